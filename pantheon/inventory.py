@@ -1,0 +1,137 @@
+"""hosts.toml -> Host and its parts: typed, frozen, complete. Every default stands here and nowhere else.
+
+The shape is the one of PRODUCT.md: `default`, `[defaults]` inherited by every `[hosts.NAME]`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import date
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Os:
+    """What /etc/os-release must say."""
+
+    id: str = "ubuntu"
+    version: str = "24.04"
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """Name as NVML gives it, exact; least memory in MiB; driver branch (procedure §2)."""
+
+    name: str = "NVIDIA RTX 4000 Ada Generation"
+    min_memory_mib: int = 20000
+    driver: str = "590"
+
+
+@dataclass(frozen=True)
+class Storage:
+    """Roots of the storage model (procedure §3). `*_fstype` empty means any local file system will do."""
+
+    nvme: str = "/mnt/local/nvme"
+    ssd: str = "/mnt/local/ssd"
+    require_mounts: bool = True
+    nvme_source: str = ""
+    ssd_source: str = ""
+    nvme_fstype: str = ""
+    ssd_fstype: str = ""
+
+
+@dataclass(frozen=True)
+class Service:
+    """What the three services share. Ports are on 127.0.0.1, always (procedure §5). Sizes are what must be free
+    before the image is pulled (Docker's root) and before the first start (the data directory), in GiB."""
+
+    image: str
+    port: int
+    image_gib: float
+    data_gib: float
+    bind: str = "127.0.0.1"  # only loopback is accepted; the key exists to be refused with a reason
+    env: dict[str, str] = field(default_factory=dict)
+    memory: str = ""  # Compose's mem_limit, e.g. "16g"; empty: no limit
+
+
+@dataclass(frozen=True)
+class Comfy(Service):
+    image: str = "mmartial/comfyui-nvidia-docker:ubuntu24_cuda13.1-latest"
+    port: int = 8188
+    image_gib: float = 12
+    data_gib: float = 15
+    gpus: str = "all"  # "all", a count ("1"), or device ids ("0,1" is two ids; "GPU-..." works too)
+    first_run_minutes: int = 45
+    image_user_switch: bool = False  # start as the image does (sudo inside, four capabilities) instead of as 1024
+
+
+@dataclass(frozen=True)
+class Ollama(Service):
+    image: str = "ollama/ollama:latest"
+    port: int = 11434
+    image_gib: float = 4
+    data_gib: float = 1
+    gpus: str = "all"
+    env: dict[str, str] = field(default_factory=lambda: {"OLLAMA_KEEP_ALIVE": "5m"})
+
+
+@dataclass(frozen=True)
+class OpenWebui(Service):
+    image: str = "ghcr.io/open-webui/open-webui:main"
+    port: int = 3000
+    image_gib: float = 6
+    data_gib: float = 2
+
+
+@dataclass(frozen=True)
+class AtlasMount:
+    export: str
+    mount: str
+    mode: Literal["ro", "rw"]
+    type: str = "nfs4"
+
+
+@dataclass(frozen=True)
+class Waiver:
+    control: str
+    reason: str
+    until: date
+
+
+@dataclass(frozen=True)
+class Host:
+    """One host of hosts.toml with everything inherited filled in. Empty user, identity, gateway and port 0 mean:
+    as ~/.ssh/config says."""
+
+    name: str
+    address: str
+    user: str = ""
+    port: int = 0
+    identity: str = ""
+    gateway: str = ""
+    mgmt_network: str = ""
+    stack_dir: str = "/opt/stacks/ai"
+    project: str = "pantheon-ai"
+    os: Os = field(default_factory=Os)
+    gpu: Gpu = field(default_factory=Gpu)
+    storage: Storage = field(default_factory=Storage)
+    comfy: Comfy = field(default_factory=Comfy)
+    ollama: Ollama = field(default_factory=Ollama)
+    openwebui: OpenWebui = field(default_factory=OpenWebui)
+    atlas: tuple[AtlasMount, ...] = ()
+    waivers: tuple[Waiver, ...] = ()
+
+    def service(self, name: str) -> Service:
+        return {"comfy": self.comfy, "ollama": self.ollama, "openwebui": self.openwebui}[name]
+
+
+SERVICES = ("comfy", "ollama", "openwebui")
+
+
+@dataclass(frozen=True)
+class Inventory:
+    """`path` is the file it was read from; `default` the host taken when no --host is given."""
+
+    path: str
+    default: str
+    hosts: dict[str, Host]

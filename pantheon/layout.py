@@ -1,0 +1,79 @@
+"""The storage model (procedure §3): every directory of the stack, who owns it, and why."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pantheon.inventory import Host
+
+COMFY = 1024  # the UID and GID that the ComfyUI image demands (procedure §6.1)
+
+
+@dataclass(frozen=True)
+class Directory:
+    """`tree_owner` is who must own everything inside, None where the services own what they write.
+    A `group` of None leaves the group as `gid`; "docker" is looked up on the host."""
+
+    name: str
+    path: str
+    mode: int
+    uid: int = 0
+    gid: int = 0
+    group: str = ""
+    tree_owner: tuple[int, int] | None = None
+
+
+def directories(host: Host) -> tuple[Directory, ...]:
+    """All directories that the stack needs, parents first. ComfyUI/, venv/ and user/ inside comfy-mnt are not among
+    them: an empty ComfyUI/ makes the image skip its clone (DOMAIN.md)."""
+    nvme, ssd = f"{host.storage.nvme}/ai", f"{host.storage.ssd}/ai"
+    mine = (COMFY, COMFY)
+    return (
+        Directory("nvme", nvme, 0o755),
+        Directory("cache", f"{nvme}/cache", 0o755),
+        Directory("models", f"{nvme}/models", 0o775, group="docker"),
+        Directory("services", f"{nvme}/services", 0o755),
+        Directory("comfy-mnt", comfy_mnt(host), 0o775, *mine, tree_owner=mine),
+        Directory("ollama", ollama_data(host), 0o755),
+        Directory("ssd", ssd, 0o755),
+        Directory("outputs", f"{ssd}/outputs", 0o755),
+        Directory("outputs/comfy", comfy_outputs(host), 0o775, *mine, tree_owner=mine),
+        Directory("projects", f"{ssd}/projects", 0o755),
+        Directory("projects/openwebui", openwebui_data(host), 0o755),
+    )
+
+
+def models(host: Host) -> str:
+    return f"{host.storage.nvme}/ai/models"
+
+
+def comfy_mnt(host: Host) -> str:
+    return f"{host.storage.nvme}/ai/services/comfy-mnt"
+
+
+def ollama_data(host: Host) -> str:
+    return f"{host.storage.nvme}/ai/services/ollama"
+
+
+def comfy_outputs(host: Host) -> str:
+    return f"{host.storage.ssd}/ai/outputs/comfy"
+
+
+def openwebui_data(host: Host) -> str:
+    return f"{host.storage.ssd}/ai/projects/openwebui"
+
+
+def compose_file(host: Host) -> str:
+    return f"{host.stack_dir}/compose.yaml"
+
+
+def secret_key(host: Host) -> str:
+    return f"{host.stack_dir}/secrets/webui_secret_key"
+
+
+def userscripts(host: Host) -> str:
+    return f"{host.stack_dir}/comfy-userscripts"
+
+
+def env_file(host: Host, service: str) -> str:
+    return f"{host.stack_dir}/secrets/{service}.env"
