@@ -1,0 +1,475 @@
+"""A lab host: a container that is a whole machine, with systemd, sshd and a Docker Engine of its own.
+
+    lab = up("lab", port=2222)      start it, or find it running
+    lab.ssh("docker compose ls")    as an operator would
+    lab.exec("systemctl", "status") from underneath, as root, with no network in between
+    reset("lab"); down("lab")
+
+Each lab has a name; its container, volumes and keys carry that name. Nothing without the lab's label is ever touched.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import shlex
+import socket
+import subprocess
+import tarfile
+import tempfile
+import time
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+
+from lab import image as images
+from lab import keys, registry
+from lab.outer import LabError, Say, docker, explain, run, silent, text
+
+LABEL = "pantheon.lab"
+USER = "ops"
+READY_S = 90
+NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,28}[a-z0-9])?")
+REGISTRIES = ("registry-1.docker.io", "ghcr.io")
+REGISTRY_STORAGE = "/var/lib/lab-registry"
+
+# Where each volume of a lab is mounted. Both of the engine's stores are volumes: an overlay file system cannot lie on
+# another, and Engine 29 keeps images with containerd. The disks are bound to /mnt/local by /etc/fstab inside.
+VOLUMES = {
+    "docker": "/var/lib/docker",
+    "containerd": "/var/lib/containerd",
+    "nvme": "/var/lib/lab/disks/nvme",
+    "ssd": "/var/lib/lab/disks/ssd",
+}
+
+# Capabilities by name and not --privileged, for two reasons. That flag asks for all of them, which fails where root
+# itself lacks one (CAP_SYS_RESOURCE on some virtual machines), and a lab is to behave the same everywhere. And it hands
+# over what a guest must not have: SYS_MODULE, SYS_RAWIO and SYS_TIME act on the workstation's kernel, disks and clock.
+# fmt: off
+CAPABILITIES = (
+    "AUDIT_CONTROL", "AUDIT_READ", "AUDIT_WRITE", "CHOWN", "DAC_OVERRIDE", "DAC_READ_SEARCH", "FOWNER",
+    "FSETID", "IPC_LOCK", "IPC_OWNER", "KILL", "LEASE", "LINUX_IMMUTABLE", "MAC_ADMIN", "MAC_OVERRIDE",
+    "MKNOD", "NET_ADMIN", "NET_BIND_SERVICE", "NET_BROADCAST", "NET_RAW", "SETFCAP", "SETGID", "SETPCAP",
+    "SETUID", "SYS_ADMIN", "SYS_BOOT", "SYS_CHROOT", "SYS_NICE", "SYS_PACCT", "SYS_PTRACE",
+    "SYS_TTY_CONFIG",
+)
+# fmt: on
+
+
+@dataclass(frozen=True)
+class Lab:
+    """A lab host that has been started."""
+
+    name: str
+    port: int
+    os_id: str
+    os_version: str
+    keys: keys.Keys
+
+    @property
+    def container(self) -> str:
+        return container_name(self.name)
+
+    @property
+    def address(self) -> str:
+        """The container's own address, for an engine on this machine. It can change when the lab is restarted.
+
+        Faults of the network show here as on a real link; the published port has the outer engine's proxy between.
+        """
+        return text("inspect", "--format", "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}", self.container)
+
+    def exec(
+        self, *argv: str, stdin: bytes | None = None, timeout: float = 60, check: bool = True, user: str = "root"
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a command on the lab host from underneath. With `check`, a non-zero status is a LabError."""
+        interactive = ["-i"] if stdin is not None else []
+        argv_all = ["exec", *interactive, "-u", user, self.container, *argv]
+        done = docker(*argv_all, stdin=stdin, timeout=timeout, check=False)
+        if check and done.returncode != 0:
+            raise LabError(f"on lab {self.name}: {explain(argv_all, done)}")
+        out, err = done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace")
+        return subprocess.CompletedProcess(argv, done.returncode, out, err)
+
+    def sh(self, script: str, *args: str, timeout: float = 60, check: bool = True) -> str:
+        """Run a shell script as root and return what it printed."""
+        return self.exec("sh", "-ceu", script, "sh", *args, timeout=timeout, check=check).stdout
+
+    def ssh(self, command: str, *, timeout: float = 60, check: bool = True) -> subprocess.CompletedProcess[str]:
+        """Run a command as `ops` over SSH, by OpenSSH and through the published port."""
+        argv = [*self.ssh_argv(), command]
+        done = run(argv, timeout=timeout)
+        out, err = done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace")
+        if check and done.returncode != 0:
+            said = " / ".join((err or out).strip().splitlines()[-8:])
+            raise LabError(f"on lab {self.name}: `{command}` over SSH ended with {done.returncode}: {said}")
+        return subprocess.CompletedProcess(argv, done.returncode, out, err)
+
+    def ssh_argv(self, *options: str) -> list[str]:
+        """The ssh command that reaches this lab and nothing else, whatever the user's configuration says."""
+        strict = {
+            "BatchMode": "yes",
+            "ConnectTimeout": "5",
+            "IdentitiesOnly": "yes",
+            "StrictHostKeyChecking": "yes",
+            "UserKnownHostsFile": str(self.keys.known_hosts),
+            "GlobalKnownHostsFile": "/dev/null",
+            "ControlPath": "none",
+            "LogLevel": "ERROR",
+        }
+        settings = [f"-o{name}={value}" for name, value in strict.items()]
+        target = ["-i", str(self.keys.identity), "-p", str(self.port), f"{USER}@127.0.0.1"]
+        return ["ssh", "-F", "/dev/null", *settings, *options, *target]
+
+    def boot_id(self) -> str:
+        return self.exec("cat", "/proc/sys/kernel/random/boot_id").stdout.strip()
+
+    def reboot(self) -> str:
+        """`sudo reboot` as an operator types it, waited for. Returns the new boot id."""
+        before = self.boot_id()
+        self.ssh("sudo reboot", check=False)
+        deadline = time.monotonic() + READY_S
+        while time.monotonic() < deadline:
+            now = self.exec("cat", "/proc/sys/kernel/random/boot_id", check=False)
+            if now.returncode == 0 and now.stdout.strip() != before:
+                self.wait_ready()
+                return now.stdout.strip()
+            time.sleep(0.1)
+        raise LabError(f"lab {self.name} did not come back within {READY_S} s of `sudo reboot`.")
+
+    def wait_ready(self, deadline_s: float = READY_S) -> None:
+        """Wait until systemd has finished booting, the engine and the registry answer, and sshd says hello."""
+        end = time.monotonic() + deadline_s
+        while True:
+            left = max(1, int(end - time.monotonic()))
+            done = self.exec("timeout", str(left), "sh", "-c", READY_SCRIPT, timeout=left + 5, check=False)
+            if done.returncode == 0 and ssh_answers(self.port):
+                return
+            if time.monotonic() > end:
+                raise LabError(f"lab {self.name} was not ready within {deadline_s:.0f} s. {self.last_words()}")
+            time.sleep(0.05)
+
+    def last_words(self) -> str:
+        """What the container, its units and its engine said last; for a message about a lab that did not start."""
+        said = docker("logs", "--tail", "5", self.container, timeout=20, check=False)
+        script = "systemctl --failed --no-legend --plain; journalctl -b -p err -n 8 --no-pager -o cat"
+        inside = self.exec("sh", "-c", script, timeout=20, check=False).stdout
+        lines = (said.stdout + said.stderr).decode(errors="replace") + inside
+        return "It said: " + " / ".join(line.strip() for line in lines.splitlines() if line.strip())
+
+    def push(self, reference: str, local_image: str) -> None:
+        """Let the lab's registries serve an image of the outer engine under a reference, until the lab is reset."""
+        with tempfile.NamedTemporaryFile(prefix="pantheon-lab-", suffix=".tar") as storage:
+            registry.write(Path(storage.name), {reference: local_image})
+            argv = ["exec", "-i", self.container, "tar", "-x", "-C", REGISTRY_STORAGE, "--no-same-owner"]
+            docker(*argv, stdin=storage, timeout=300)
+
+    def hosts_file(self, path: Path | None = None, *, direct: bool = False) -> Path:
+        """Write a hosts.toml whose default host is this lab, and return where it is.
+
+        With `direct` the host is the container's own address instead of the published port.
+        """
+        target = path or self.keys.directory / ("hosts-direct.toml" if direct else "hosts.toml")
+        target.write_text(self.inventory(direct=direct))
+        return target
+
+    def inventory(self, *, direct: bool = False) -> str:
+        address, port = (self.address, 22) if direct else ("127.0.0.1", self.port)
+        lines = [
+            f"# The lab host {self.name}, as lab.up made it.",
+            'default = "lab"',
+            "",
+            "[hosts.lab]",
+            f'address = "{address}"',
+            f"port = {port}",
+            f'user = "{USER}"',
+            f'identity = "{self.keys.identity}"',
+        ]
+        # The stand-in images are small: the room that a host must have is too.
+        lines += [f"{service} = {{ image_gib = 0.2, data_gib = 0.1 }}" for service in ("comfy", "ollama", "openwebui")]
+        if self.os_id != "ubuntu":
+            lines += ["", "[hosts.lab.os]", f'id = "{self.os_id}"', f'version = "{self.os_version}"']
+        return "\n".join(lines) + "\n"
+
+    def trust(self, file: Path, *, direct: bool = False) -> str | None:
+        """Record the lab's host key in a known_hosts file. Returns a sentence if another line stands in the way."""
+        address, port = (self.address, 22) if direct else ("127.0.0.1", self.port)
+        return keys.record(self.name, self.keys, address, port, file)
+
+
+READY_SCRIPT = """
+until s=$(systemctl is-system-running 2>/dev/null); [ "$s" = running ] || [ "$s" = degraded ]; do sleep 0.05; done
+until docker version >/dev/null 2>&1; do sleep 0.05; done
+until curl -fsS -o /dev/null https://registry-1.docker.io/v2/ 2>/dev/null; do sleep 0.05; done
+"""
+
+
+@dataclass(frozen=True)
+class Status:
+    """One line of lab.status."""
+
+    name: str
+    state: str
+    port: int
+    os: str
+    current: bool  # whether it runs on the image that the sources make now
+
+
+def up(
+    name: str = "lab",
+    *,
+    port: int = 2222,
+    base: str = "auto",
+    comfy_first_run: float | None = None,
+    known_hosts: Path | None = None,
+    say: Say = silent,
+) -> Lab:
+    """Start a lab, or find it running. The image is built if the cache has none.
+
+    `comfy_first_run` is how long the stand-in's first run takes, in seconds. `known_hosts` is where to record the host
+    key; the project's file unless given. Raises LabError.
+    """
+    check_name(name)
+    found = find(name)
+    if found:
+        lab = revive(found, port, say)
+    else:
+        check_port(port)
+        image = images.ensure(base, say)
+        lab = create(name, port, image, base, comfy_first_run, say)
+    complaint = lab.trust(known_hosts or keys.project_known_hosts())
+    if complaint:
+        say(complaint)
+    return lab
+
+
+def revive(found: Found, port: int, say: Say) -> Lab:
+    lab = found.lab()
+    if lab.port != port:
+        raise LabError(
+            f"lab {lab.name} is up on port {lab.port}, not {port}. Next: invoke lab.down --name {lab.name}, then "
+            f"lab.up again; or another lab beside it: invoke lab.up --name {lab.name}2 --port {port}"
+        )
+    if found.state == "running":
+        say(f"lab {lab.name} is already up on port {lab.port}")
+        return lab
+    say(f"lab {lab.name} is {found.state}; starting it")
+    docker("unpause" if found.state == "paused" else "start", lab.container)
+    lab.wait_ready()
+    return lab
+
+
+def create(name: str, port: int, image: images.Image, base: str, first_run: float | None, say: Say) -> Lab:
+    """Make the volumes and the container, give it its keys, start it and wait for it."""
+    lab = Lab(name, port, image.os_id, image.os_version, keys.ensure(name))
+    say(f"starting lab {name} on 127.0.0.1:{port}")
+    labels = {
+        LABEL: name,
+        f"{LABEL}.port": str(port),
+        f"{LABEL}.os": f"{image.os_id} {image.os_version}",
+        f"{LABEL}.base": base,
+        f"{LABEL}.first-run": "" if first_run is None else str(first_run),
+    }
+    try:
+        for volume in VOLUMES:
+            docker("volume", "create", "--label", f"{LABEL}={name}", f"{container_name(name)}-{volume}")
+        docker("create", *create_options(name, port, labels), image.tag)
+        docker("cp", "-", f"{lab.container}:/", stdin=personal_files(lab, first_run))
+        docker("start", lab.container)
+        lab.trust(lab.keys.known_hosts)
+        lab.wait_ready()
+    except BaseException:
+        # Half a lab would be found as one by the next lab.up.
+        remove(name)
+        raise
+    return lab
+
+
+def create_options(name: str, port: int, labels: dict[str, str]) -> list[str]:
+    container = container_name(name)
+    options = ["--name", container, "--hostname", name]
+    # systemd's reboot ends the container; this is what brings it back.
+    options += ["--restart", "unless-stopped", "--stop-timeout", "10"]
+    options += ["--env", "container=docker", "--cgroupns", "private", "--device-cgroup-rule", "a *:* rwm"]
+    options += ["--publish", f"127.0.0.1:{port}:22"]
+    for label, value in labels.items():
+        options += ["--label", f"{label}={value}"]
+    for capability in CAPABILITIES:
+        options += ["--cap-add", capability]
+    for security in ("seccomp=unconfined", "apparmor=unconfined", "systempaths=unconfined"):
+        options += ["--security-opt", security]
+    for registry_name in REGISTRIES:
+        options += ["--add-host", f"{registry_name}:127.0.0.2"]
+    for volume, target in VOLUMES.items():
+        options += ["--volume", f"{container}-{volume}:{target}"]
+    return options
+
+
+def personal_files(lab: Lab, first_run: float | None) -> bytes:
+    """A tar file with what makes this host itself: its keys, its machine id, and the stand-in's settings."""
+    settings = {} if first_run is None else {"comfy_first_run_seconds": first_run}
+    private, public = lab.keys.host_key, lab.keys.public(lab.keys.host_key)
+    files = [
+        ("etc/ssh/ssh_host_ed25519_key", private.read_text(), 0o600, 0),
+        ("etc/ssh/ssh_host_ed25519_key.pub", f"{public} root@{lab.name}\n", 0o644, 0),
+        (f"home/{USER}/.ssh/authorized_keys", f"{lab.keys.public(lab.keys.identity)} pantheon-lab\n", 0o600, 1000),
+        # Without one systemd takes this for the first boot ever and resets which units are enabled.
+        ("etc/machine-id", f"{uuid.uuid4().hex}\n", 0o444, 0),
+        ("etc/lab/stand-in.json", json.dumps(settings) + "\n", 0o644, 0),
+    ]
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w") as out:
+        for path, content, mode, owner in files:
+            info = tarfile.TarInfo(path)
+            info.size, info.mode, info.uid, info.gid = len(content), mode, owner, owner
+            info.mtime = int(time.time())
+            out.addfile(info, io.BytesIO(content.encode()))
+    return packed.getvalue()
+
+
+def down(name: str = "lab", *, forget: bool = False, known_hosts: Path | None = None, say: Say = silent) -> bool:
+    """Remove a lab with its volumes. Returns whether there was one. Its keys stay for the next, unless `forget`."""
+    check_name(name)
+    found = find(name)
+    removed = remove(name)
+    if forget:
+        directory = keys.state_root() / name
+        if found:
+            keys.forget("127.0.0.1", found.port, known_hosts or keys.project_known_hosts(), name)
+        for path in sorted(directory.glob("*")) + sorted(directory.glob(".*")):
+            path.unlink(missing_ok=True)
+        if directory.is_dir():
+            directory.rmdir()
+    say(f"lab {name} is gone" if removed else f"there is no lab {name}")
+    return removed
+
+
+def reset(name: str = "lab", *, say: Say = silent) -> Lab:
+    """A fresh host under the same name, port, base and keys. What was on it is lost."""
+    check_name(name)
+    found = find(name)
+    if not found:
+        raise LabError(f"there is no lab {name} to reset. Next: invoke lab.up --name {name}")
+    image = images.ensure(found.base, say)
+    remove(name)
+    return create(name, found.port, image, found.base, found.first_run, say)
+
+
+def get(name: str = "lab") -> Lab:
+    """A lab that exists. Raises LabError when it does not."""
+    check_name(name)
+    found = find(name)
+    if not found:
+        raise LabError(f"there is no lab {name}. Next: invoke lab.up --name {name}")
+    return found.lab()
+
+
+def status() -> list[Status]:
+    """All labs on this machine, by name."""
+    names = text("ps", "-a", "--filter", f"label={LABEL}", "--format", '{{.Label "' + LABEL + '"}}').split()
+    found = [one for name in sorted(names) if (one := find(name))]
+    return [Status(one.name, one.state, one.port, one.os, one.current()) for one in found]
+
+
+@dataclass(frozen=True)
+class Found:
+    """A lab's container as the engine describes it."""
+
+    name: str
+    state: str
+    port: int
+    os: str
+    base: str
+    first_run: float | None
+    image: str
+
+    def lab(self) -> Lab:
+        os_id, _, os_version = self.os.partition(" ")
+        return Lab(self.name, self.port, os_id, os_version, keys.ensure(self.name))
+
+    def current(self) -> bool:
+        return images.is_current(self.image)
+
+
+def find(name: str) -> Found | None:
+    """The container of that lab, if there is one. A container of that name that is no lab of ours is refused."""
+    done = docker("container", "inspect", container_name(name), timeout=20, check=False)
+    if done.returncode != 0:
+        if b"o such container" not in done.stderr:
+            raise LabError(explain(["container", "inspect", container_name(name)], done))
+        return None
+    described = json.loads(done.stdout)[0]
+    labels = described["Config"]["Labels"] or {}
+    if labels.get(LABEL) != name:
+        raise LabError(f"a container called {container_name(name)} exists and is not a lab of ours; it is left alone.")
+    return Found(
+        name=name,
+        state=described["State"]["Status"],
+        port=int(labels[f"{LABEL}.port"]),
+        os=labels[f"{LABEL}.os"],
+        base=labels[f"{LABEL}.base"],
+        first_run=float(labels[f"{LABEL}.first-run"]) if labels[f"{LABEL}.first-run"] else None,
+        image=described["Config"]["Image"],
+    )
+
+
+def remove(name: str) -> bool:
+    """Remove the container and volumes that carry the lab's label. Returns whether there were any."""
+    wanted = f"label={LABEL}={name}"
+    containers = text("ps", "-aq", "--filter", wanted).split()
+    for container in containers:
+        retried("rm", "-f", container)
+    volumes = text("volume", "ls", "-q", "--filter", wanted).split()
+    for volume in volumes:
+        retried("volume", "rm", volume)
+    return bool(containers or volumes)
+
+
+def retried(*argv: str) -> None:
+    """Remove something; it can fail for a moment while the engine lets go of mounts."""
+    for _ in range(20):
+        done = docker(*argv, check=False)
+        if done.returncode == 0 or b"o such " in done.stderr:
+            return
+        time.sleep(0.25)
+    raise LabError(explain(argv, done))
+
+
+def container_name(name: str) -> str:
+    return f"pantheon-lab-{name}"
+
+
+def check_name(name: str) -> None:
+    if not NAME.fullmatch(name):
+        raise LabError(f"{shlex.quote(name)} cannot name a lab: small letters, digits and hyphens, 30 at most.")
+
+
+def check_port(port: int) -> None:
+    """Refuse a port that something on this machine holds, before anything is built."""
+    if not 1 <= port <= 65535:
+        raise LabError(f"{port} is not a port number (1 to 65535).")
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise LabError(
+                f"port {port} on 127.0.0.1 is taken ({error.strerror}). Next: invoke lab.status shows other labs; "
+                f"another port: invoke lab.up --port {port + 1}"
+            ) from None
+
+
+def free_port() -> int:
+    """A port that is free now; for tests, which run labs of their own."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def ssh_answers(port: int) -> bool:
+    """Whether an SSH server says hello. The outer engine accepts connections before there is one."""
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout=2) as connection:
+            return connection.recv(4) == b"SSH-"
+    except OSError:
+        return False
