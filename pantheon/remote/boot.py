@@ -1,0 +1,106 @@
+"""Runs on the host, before anything else of pantheon does: its text travels at the head of every exec.
+
+It imports the modules that the header names, from the root-owned cache where an apply left them or from their texts
+as sent, and hands over to one of them. Standard library only, Python 3.10+; looks, never writes.
+"""
+
+from __future__ import annotations
+
+import binascii
+import hashlib
+import importlib.abc
+import importlib.util
+import json
+import os
+import stat
+import sys
+import types
+import zlib
+from typing import Any
+
+LIB = "/var/lib/pantheon/lib"
+
+
+def frame(name: str, **fields: object) -> None:
+    sys.stdout.write(json.dumps({"frame": name, **fields}) + "\n")
+    sys.stdout.flush()
+
+
+def safe(path: str) -> bool:
+    """Nobody but root (or ourselves) could have put this here."""
+    try:
+        found = os.lstat(path)
+    except OSError:
+        return False
+    return not stat.S_ISLNK(found.st_mode) and not found.st_mode & 0o022 and found.st_uid in (0, os.geteuid())
+
+
+def cached(lib: str, name: str, digest: str) -> str | None:
+    """The path of an unchanged copy in the cache, or None."""
+    folder = os.path.join(lib, digest)
+    path = os.path.join(folder, name.rpartition(".")[2] + ".py")
+    if not all(map(safe, (os.path.dirname(lib), lib, folder, path))):
+        return None
+    pyc = os.path.join(folder, "__pycache__")
+    if os.path.lexists(pyc) and not all(map(safe, (pyc, *(entry.path for entry in os.scandir(pyc))))):
+        return None
+    with open(path, "rb") as file:
+        return path if hashlib.sha256(file.read()).hexdigest() == digest else None
+
+
+class Sent(importlib.abc.Loader):
+    """Compiles a text only when it is imported: pynvml costs 115 ms."""
+
+    def __init__(self, text: bytes) -> None:
+        self.text = text
+
+    def create_module(self, spec: object) -> None:
+        pass
+
+    def exec_module(self, module: types.ModuleType) -> None:
+        exec(compile(self.text, "<" + module.__name__ + ">", "exec", dont_inherit=True), module.__dict__)
+
+
+class Finder(importlib.abc.MetaPathFinder):
+    def __init__(self, paths: dict[str, str], sent: dict[str, bytes]) -> None:
+        self.paths, self.sent = paths, sent
+
+    def find_spec(self, name: str, path: object = None, target: object = None) -> object:
+        if name in self.paths:
+            return importlib.util.spec_from_file_location(name, self.paths[name])
+        if name in self.sent:
+            return importlib.util.spec_from_loader(name, Sent(self.sent[name]), origin="<" + name + ">")
+        return None
+
+
+def boot(header: dict[str, Any]) -> int:
+    """Runs header["main"].main(spec, stdin, stdout) and returns its exit status.
+
+    `pantheon.sent` maps the modules that had to be sent to their texts (bytes), for an apply to keep them, and
+    `pantheon.hashes` all of them to the SHA-256 of their texts."""
+    sys.stdout.reconfigure(  # type: ignore[union-attr]
+        encoding="utf-8", errors="backslashreplace"
+    )
+    if sys.version_info < (3, 10):
+        frame("python", version=sys.version.split()[0])
+        return 1
+    sys.dont_write_bytecode = True
+    lib = header.get("lib", LIB)
+    hashes = header["modules"]
+    paths = {name: path for name, path in ((name, cached(lib, name, hashes[name])) for name in hashes) if path}
+    missing = sorted(set(hashes) - set(paths))
+    sent = {}
+    if missing:
+        frame("missing", modules=missing)
+        texts = json.loads(sys.stdin.buffer.readline())["sources"]
+        sent = {name: zlib.decompress(binascii.a2b_base64(texts[name])) for name in missing}
+        for name in missing:
+            if hashlib.sha256(sent[name]).hexdigest() != hashes[name]:
+                raise SystemExit(name + " did not arrive whole")
+    package: Any = types.ModuleType("pantheon")
+    package.__path__ = []
+    package.sent, package.hashes = sent, hashes
+    sys.modules["pantheon"] = package
+    sys.meta_path.insert(0, Finder(paths, sent))
+    main = importlib.import_module(header["main"])
+    return int(main.main(header["spec"], sys.stdin.buffer, sys.stdout) or 0)

@@ -1,0 +1,212 @@
+"""The one way to a host: a Fabric Connection that trusts no unknown key, waits for nothing without a bound, and says
+in one sentence what went wrong. FABRIC.md lists what it cures and the measurements behind it.
+"""
+
+from __future__ import annotations
+
+import codecs
+import contextlib
+import errno
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import fabric
+import paramiko
+from fabric.runners import Remote
+from paramiko.proxy import ProxyCommand
+
+from pantheon.errors import HostError, LinkLost, LoginRefused, NotReached
+from pantheon.inventory import Host
+from pantheon.remote import known_hosts, login, transport
+from pantheon.remote.endpoint import Endpoint, resolve
+from pantheon.remote.trust import refuse
+from pantheon.remote.transport import Transport
+
+AskPassword = Callable[[str], str]
+
+
+class FastRunner(Remote):  # type: ignore[misc]
+    """Fabric's runner without its brakes: stdin in bulk, 32 KB reads, no join of the whole buffer for each chunk, and
+    text decoded across chunks (a character that straddles two was lost)."""
+
+    read_chunk_size = 32768
+    input_sleep = 0.001
+
+    def read_our_stdin(self, input_: Any) -> Any:
+        if hasattr(input_, "fileno") and hasattr(input_, "isatty") and input_.isatty():
+            return super().read_our_stdin(input_)
+        data = input_.read(self.read_chunk_size)
+        return self.decode(data) if isinstance(data, bytes) else data
+
+    def read_proc_output(self, reader: Callable[[int], bytes]) -> Iterator[str]:
+        decoder = codecs.getincrementaldecoder(self.encoding)("replace")
+        while data := reader(self.read_chunk_size):
+            yield decoder.decode(data)
+        if rest := decoder.decode(b"", final=True):
+            yield rest
+
+    def respond(self, buffer_: list[str]) -> None:
+        if self.watchers:
+            super().respond(buffer_)
+
+    def returncode(self) -> int:
+        """Raises LinkLost where -1 does not mean "killed" but "nobody can know any more"."""
+        status = int(super().returncode())
+        if status == -1 and not self.context.is_connected:
+            raise self.context.lost()
+        return status
+
+
+class HostConnection(fabric.Connection):  # type: ignore[misc]
+    """A connection to one host of hosts.toml, gateways included. `HostConnection.to(host)` makes one; `open`, `run`,
+    `session.run_module` and `forward.http_through` use it; `close` ends it and every gateway on the way."""
+
+    endpoint: Endpoint = None  # type: ignore[assignment]  # declared here, or Invoke takes them for configuration
+    ask_password: AskPassword | None = None
+    sudo_password: str | None = None  # kept for this connection's further commands, in memory only
+
+    @classmethod
+    def to(cls, host: Host, *, ask_password: AskPassword | None = None) -> HostConnection:
+        """A connection, not opened yet. `ask_password` gets a prompt and returns the sudo password; it is called only
+        when the host asks for one. Raises NotReached and LoginRefused for a configuration that cannot work."""
+        return cls(resolve(host), ask_password=ask_password)
+
+    def __init__(self, endpoint: Endpoint, *, ask_password: AskPassword | None = None) -> None:
+        gateway: Any = HostConnection(endpoint.gateway) if endpoint.gateway else endpoint.proxy_command or False
+        # Neither ssh_config nor Fabric's own files are read again: the endpoint has the last word.
+        config = fabric.Config(lazy=True, ssh_config=paramiko.SSHConfig(), overrides={
+            "runners": {"remote": FastRunner}, "run": {"in_stream": False, "hide": True}})  # fmt: skip
+        super().__init__(endpoint.hostname.replace(":", "_"), user=endpoint.user, port=endpoint.port, config=config,
+                         gateway=gateway, connect_kwargs={})  # fmt: skip
+        self.host = endpoint.hostname  # past Fabric's shorthand, which would split an IPv6 address
+        self.endpoint, self.ask_password = endpoint, ask_password
+        # open() checks the key itself; should anything ever use the client's own connect, it must be as strict.
+        self.client.set_missing_host_key_policy(paramiko.RejectPolicy())
+
+    @property
+    def name(self) -> str:
+        return self.endpoint.inventory_host or self.endpoint.name
+
+    def open(self) -> None:
+        """Connect, check the key, log in. Does nothing on an open connection.
+
+        Raises NotReached, NotTrusted or LoginRefused, and leaves neither a socket nor a thread behind."""
+        if self.is_connected:
+            return
+        for hop in self.endpoint.chain():
+            login.check_identities(hop)
+        link: Transport | None = None
+        try:
+            link = Transport(self._way_there())
+            self._shake_hands(link)
+            login.log_in(link, self.endpoint)
+        except BaseException as error:
+            _end(link)
+            self._close_gateway()
+            if isinstance(error, HostError) or not isinstance(error, Exception):
+                raise
+            raise explain(self.endpoint, error) from error
+        link.watch_link()
+        self.client._transport = self.transport = link
+
+    def _way_there(self) -> Any:
+        endpoint = self.endpoint
+        if isinstance(self.gateway, HostConnection):
+            self.gateway.open()
+            try:
+                return self.gateway.transport.open_channel("direct-tcpip", (endpoint.hostname, endpoint.port), ("", 0))
+            except paramiko.ChannelException as error:
+                raise _gateway_refuses(endpoint, error) from error
+        if self.gateway:
+            return ProxyCommand(self.gateway)
+        return transport.dial(endpoint.hostname, endpoint.port)
+
+    def _shake_hands(self, link: Transport) -> None:
+        known = known_hosts.of(self.endpoint)
+        link.prefer(known.types)
+        link.handshake()
+        refuse(self.endpoint, known, link.server_key)
+
+    def close(self) -> None:
+        """End the connection and its gateways, at once. Safe to call at any time, and twice."""
+        if self._sftp is not None:
+            with contextlib.suppress(Exception):
+                self._sftp.close()
+            self._sftp = None
+        link, self.transport, self.client._transport = self.transport, None, None
+        _end(link)
+        self._close_gateway()
+
+    def _close_gateway(self) -> None:
+        if isinstance(self.gateway, HostConnection):
+            self.gateway.close()
+
+    def lost(self) -> LinkLost:
+        """The error for a link that has died under us."""
+        why = self.transport.get_exception() if self.transport else None
+        quiet = f"no answer for {transport.SILENCE_S:.0f} s" if isinstance(why, transport.Silent) else ""
+        reason = quiet or (why.strerror if isinstance(why, OSError) and why.strerror else "") or "closed by the host"
+        return LinkLost(f"{self.endpoint.label}: the connection was lost ({reason})",
+                        next_commands=["run the same command again: it goes on from what is there"])  # fmt: skip
+
+
+def _end(link: Transport | None) -> None:
+    """Close a transport and see its thread off. paramiko's own close leaves the thread in a read for 0.1 s, and does
+    nothing for a transport that never became active."""
+    if link is None:
+        return
+    with contextlib.suppress(Exception):
+        link.sock.shutdown(socket.SHUT_RDWR) if hasattr(link.sock, "shutdown") else link.sock.close()
+    with contextlib.suppress(Exception):
+        link.close()
+    with contextlib.suppress(Exception):
+        link.sock.close()
+    if link.is_alive() and link is not threading.current_thread():
+        link.join(1)
+
+
+def _gateway_refuses(endpoint: Endpoint, error: paramiko.ChannelException) -> NotReached:
+    gateway = endpoint.gateway.label if endpoint.gateway else "the gateway"
+    if error.code == 1:
+        return NotReached(f"{endpoint.label}: {gateway} does not forward connections (AllowTcpForwarding)",
+                          next_commands=["set `gateway` in hosts.toml to a host that forwards"])  # fmt: skip
+    return NotReached(f"{endpoint.label}: {gateway} cannot connect to it: {error.text}",
+                      next_commands=["check `address` and `port` in hosts.toml, as seen from the gateway"])  # fmt: skip
+
+
+def explain(endpoint: Endpoint, error: Exception) -> HostError:
+    """What a failure to connect means, in one sentence, with what to type next."""
+    ssh = f"ssh -v -p {endpoint.port} {endpoint.user}@{endpoint.hostname} true"
+    check = "check `address` and `port` in hosts.toml"
+    cause = error.__context__ if "protocol banner" in str(error) else error
+    if isinstance(error, socket.gaierror):
+        return NotReached(f"{endpoint.label}: no address is known for {endpoint.hostname!r} (DNS: {error.strerror})",
+                          next_commands=[f"getent hosts {endpoint.hostname}", check])  # fmt: skip
+    if isinstance(error, ConnectionRefusedError):
+        return NotReached(f"{endpoint.label}: connection refused, no SSH server listens on port {endpoint.port}",
+                          next_commands=[ssh, check])  # fmt: skip
+    if isinstance(error, OSError) and error.errno in (errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EHOSTDOWN):
+        return NotReached(f"{endpoint.label}: no route to it ({error.strerror})",
+                          next_commands=[f"ping {endpoint.hostname}", "is the VPN up?"])  # fmt: skip
+    if "protocol banner" in str(error):
+        if isinstance(cause, TimeoutError):
+            return NotReached(f"{endpoint.label}: it accepts connections but says nothing for "
+                              f"{transport.BANNER_S:.0f} s (paused, or overloaded)", next_commands=[ssh])  # fmt: skip
+        return NotReached(f"{endpoint.label}: it hung up before a word was said (sshd down behind a proxy, or too many "
+                          "connections at once)", next_commands=[ssh])  # fmt: skip
+    if "protocol version" in str(error) or "Invalid SSH banner" in str(error):
+        return NotReached(f"{endpoint.label}: something else than an SSH server answers on port {endpoint.port}",
+                          next_commands=[ssh, check])  # fmt: skip
+    if isinstance(error, TimeoutError):
+        return NotReached(f"{endpoint.label}: no answer within {transport.CONNECT_S:.0f} s (host down, or a firewall)",
+                          next_commands=[f"ping {endpoint.hostname}", ssh])  # fmt: skip
+    if isinstance(error, paramiko.IncompatiblePeer):
+        return NotReached(f"{endpoint.label}: no common SSH algorithm: {error}", next_commands=[ssh])
+    if isinstance(error, paramiko.AuthenticationException):
+        return LoginRefused(f"{endpoint.label}: the login failed: {error}", next_commands=[ssh])
+    if isinstance(error, (EOFError, OSError, paramiko.SSHException)):
+        text = str(error) or "the host hung up"
+        return NotReached(f"{endpoint.label}: the connection broke while it was made: {text}", next_commands=[ssh])
+    return NotReached(f"{endpoint.label}: {type(error).__name__}: {error}", next_commands=[ssh])

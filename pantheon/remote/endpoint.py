@@ -1,0 +1,156 @@
+"""Where a host is and as whom to log in: hosts.toml over what OpenSSH itself makes of ~/.ssh/config.
+
+`ssh -G` is asked instead of parsing the file again: it knows Include, Match, tokens and everything to come.
+"""
+
+from __future__ import annotations
+
+import getpass
+import os
+import pwd
+import subprocess
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from pantheon.errors import NotReached
+from pantheon.inventory import Host
+
+# What `ssh -G` lists when no IdentityFile is configured: offered when they exist, never missed when they do not.
+DEFAULT_IDENTITIES = ("id_ed25519", "id_ecdsa", "id_rsa")
+_SSH_DEFAULTS = {f"id_{kind}" for kind in ("rsa", "dsa", "ecdsa", "ecdsa_sk", "ed25519", "ed25519_sk", "xmss")}
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """One SSH server. `name` is what the operator calls it, `key_name` what known_hosts calls it.
+
+    `identities` were asked for by name; with `identities_only` nothing else is offered. `user_known_hosts` and
+    `global_known_hosts` are the files that OpenSSH would read, in its order.
+    """
+
+    name: str
+    hostname: str
+    port: int
+    user: str
+    key_name: str
+    identities: tuple[Path, ...] = ()
+    identities_only: bool = False
+    identity_agent: str = ""  # a socket's path, "" for SSH_AUTH_SOCK, "none"
+    gateway: Endpoint | None = None
+    proxy_command: str = ""
+    user_known_hosts: tuple[Path, ...] = ()
+    global_known_hosts: tuple[Path, ...] = ()
+    inventory_host: str = ""  # the hosts.toml name that next commands should use (a hop's: its target's)
+
+    @property
+    def address(self) -> str:
+        """`host:port`, an IPv6 address in brackets."""
+        return f"[{self.hostname}]:{self.port}" if ":" in self.hostname else f"{self.hostname}:{self.port}"
+
+    @property
+    def label(self) -> str:
+        """`prometheus (ops@10.0.99.10:22)`: how every message names it."""
+        return f"{self.name} ({self.user}@{self.address})"
+
+    @property
+    def key_names(self) -> tuple[str, ...]:
+        """Names under which known_hosts may hold its key, the binding one first. OpenSSH falls back to the bare name
+        for another port, but only to accept an equal key."""
+        name = self.key_name.lower()
+        return (name,) if self.port == 22 or self.key_name != self.hostname else (f"[{name}]:{self.port}", name)
+
+    def chain(self) -> tuple[Endpoint, ...]:
+        """Every server on the way, the first hop first, this one last."""
+        return (*(self.gateway.chain() if self.gateway else ()), self)
+
+
+def resolve(host: Host) -> Endpoint:
+    """The endpoint of an inventory host. Reads the user's SSH configuration; contacts nothing.
+
+    Raises NotReached when the configuration cannot be read, or when a gateway leads back to itself.
+    """
+    found = _resolve(host.name, host.address, user=host.user, port=host.port, gateway=host.gateway, seen=())
+    found = replace(found, inventory_host=host.name)
+    if host.identity:
+        found = replace(found, identities=(Path(host.identity).expanduser(),), identities_only=True)
+    return found
+
+
+def _resolve(name: str, address: str, *, user: str, port: int, gateway: str, seen: tuple[str, ...]) -> Endpoint:
+    if address in seen:
+        raise NotReached(
+            f"{name}: its gateway leads back to itself ({' -> '.join((*seen, address))})",
+            next_commands=["check `gateway` in hosts.toml and ProxyJump in ~/.ssh/config"],
+        )
+    known = _ask_ssh(name, address, user=user, port=port)
+    hostname = known.get("hostname", [address])[0]
+    ours = [Path(text).expanduser() for text in known.get("identityfile", [])]
+    identities = tuple(path for path in ours if path.name not in _SSH_DEFAULTS or path.parent.name != ".ssh")
+    if identities != tuple(ours):
+        identities = tuple(ours) if len(ours) == 1 else identities  # `IdentityFile ~/.ssh/id_rsa` alone was asked for
+    jump = gateway or known.get("proxyjump", [""])[0]
+    return Endpoint(
+        name=name,
+        hostname=hostname,
+        port=port or int(known.get("port", ["22"])[0]),
+        user=user or known.get("user", [getpass.getuser()])[0],
+        key_name=known.get("hostkeyalias", [hostname])[0],
+        identities=identities,
+        identities_only=known.get("identitiesonly", ["no"])[0] == "yes",
+        identity_agent=known.get("identityagent", [""])[0],
+        gateway=_hops(name, jump, seen=(*seen, address)),
+        proxy_command="" if jump else known.get("proxycommand", [""])[0],
+        user_known_hosts=_files(known, "userknownhostsfile", "~/.ssh/known_hosts"),
+        global_known_hosts=_files(known, "globalknownhostsfile", "/etc/ssh/ssh_known_hosts"),
+    )
+
+
+def _hops(name: str, jump: str, *, seen: tuple[str, ...]) -> Endpoint | None:
+    """`[user@]host[:port],...` as ProxyJump writes it -> the last hop, with those before it as its gateways."""
+    last: Endpoint | None = None
+    if jump.lower() == "none":
+        return None
+    for hop in filter(None, (part.strip() for part in jump.removeprefix("ssh://").split(","))):
+        user, _, place = hop.rpartition("@")
+        address, _, port = place.rpartition(":") if place.count(":") == 1 or "]:" in place else (place, "", "")
+        if port and not port.isdigit():
+            raise NotReached(f"{name}: gateway {hop!r} is not [user@]host[:port]", next_commands=["edit hosts.toml"])
+        address = address.strip("[]")
+        found = _resolve(address, address, user=user, port=int(port or 0), gateway="none" if last else "", seen=seen)
+        last = replace(found, gateway=last) if last else found
+    return replace(last, inventory_host=name) if last else None
+
+
+def _files(known: dict[str, list[str]], key: str, default: str) -> tuple[Path, ...]:
+    return tuple(Path(text).expanduser() for text in " ".join(known.get(key, [default])).split() if text != "none")
+
+
+def ssh_options() -> list[str]:
+    """Options that make OpenSSH read the configuration of $HOME, which it otherwise ignores for the password
+    database's home: so that both halves of pantheon always read the same files."""
+    home = os.environ.get("HOME", "")
+    if not home or Path(home) == Path(pwd.getpwuid(os.getuid()).pw_dir):
+        return []
+    config = Path(home) / ".ssh/config"
+    return ["-F", str(config) if config.is_file() else os.devnull]
+
+
+def _ask_ssh(name: str, address: str, *, user: str, port: int) -> dict[str, list[str]]:
+    """What OpenSSH would do for this address, keyword -> values; empty where OpenSSH is not installed."""
+    given = [*(["-l", user] if user else []), *(["-p", str(port)] if port else [])]
+    try:
+        done = subprocess.run(["ssh", "-G", *ssh_options(), *given, "--", address], stdin=subprocess.DEVNULL,
+                              capture_output=True, text=True, errors="replace", timeout=10)  # fmt: skip
+    except FileNotFoundError:
+        return {}
+    except subprocess.TimeoutExpired as error:
+        raise NotReached(f"{name}: `ssh -G {address}` gave no answer in 10 s (a Match exec in ~/.ssh/config?)",
+                         next_commands=[f"ssh -G {address}"]) from error  # fmt: skip
+    if done.returncode != 0:
+        raise NotReached(f"{name}: OpenSSH cannot read its configuration for {address!r}",
+                         details=done.stderr.strip().splitlines()[-10:], next_commands=[f"ssh -G {address}"])  # fmt: skip
+    found: dict[str, list[str]] = {}
+    for line in done.stdout.splitlines():
+        key, _, value = line.partition(" ")
+        found.setdefault(key, []).append(value)
+    return found

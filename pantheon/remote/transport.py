@@ -1,0 +1,162 @@
+"""paramiko's Transport with four cures: no waiting where nothing is to be waited for, an answer-or-die keepalive,
+socket options, and a host key check that reads known_hosts as OpenSSH does.
+
+Round trips to a login: connect, banner with key exchange proposals, key exchange, login. (Stock paramiko waits once
+more, for the server to grant the right to ask for a login; OpenSSH grants it always, and dropbear's client has not
+waited since 2013.)
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import paramiko
+from paramiko.auth_handler import AuthOnlyHandler
+from paramiko.common import cMSG_GLOBAL_REQUEST, cMSG_SERVICE_REQUEST, cMSG_USERAUTH_REQUEST
+from paramiko.message import Message
+from paramiko.packet import Packetizer
+from paramiko.transport import ServiceRequestingTransport
+
+from pantheon.remote.known_hosts import Key
+
+CONNECT_S = 10.0  # TCP, per address
+BANNER_S = 10.0  # until the server says SSH-2.0: a paused host accepts connections and stays silent
+HANDSHAKE_S = 15.0
+LOGIN_S = 20.0
+CHANNEL_S = 10.0
+BEAT_S = 2.5  # between two questions whether the other side is still there
+SILENCE_S = 9.0  # without a packet after which the link counts as dead
+
+
+_RSA = {"ssh-rsa": ("rsa-sha2-512", "rsa-sha2-256")}  # how a key of that type may sign
+
+
+class Silent(paramiko.SSHException):
+    """The other side has not answered for SILENCE_S."""
+
+
+class _Packetizer(Packetizer):  # type: ignore[misc]
+    """Remembers when the last packet came in."""
+
+    def __init__(self, sock: Any) -> None:
+        super().__init__(sock)
+        self.heard = time.monotonic()
+
+    def read_message(self) -> Any:
+        message = super().read_message()
+        self.heard = time.monotonic()
+        return message
+
+
+class _Login(AuthOnlyHandler):  # type: ignore[misc]
+    def send_auth_request(self, username: str, method: str, finish_message: Any = None) -> Any:
+        """As paramiko's, but the event is there before the question goes out: an answer that is quicker than the
+        next line of Python was lost, and the login hung until its timeout. Keeps what the server would accept."""
+        message = Message()
+        message.add_byte(cMSG_USERAUTH_REQUEST)
+        for text in (username, "ssh-connection", method):
+            message.add_string(text)
+        if finish_message is not None:
+            finish_message(message)
+        self.auth_method, self.username = method, username
+        self.auth_event = event = threading.Event()
+        with self.transport.lock:
+            self.transport.saved_exception = None
+            self.transport._send_message(message)
+        return self.wait_for_response(event)
+
+    def _parse_userauth_failure(self, m: Any) -> None:
+        self.transport.login_methods = tuple(Message(m.get_remainder()).get_list())
+        super()._parse_userauth_failure(m)
+
+
+class Transport(ServiceRequestingTransport):  # type: ignore[misc]
+    """A client's transport. `silence` is for how long nothing has come in, in seconds."""
+
+    login_methods: tuple[str, ...] = ()
+
+    def __init__(self, sock: Any, **options: Any) -> None:
+        super().__init__(sock, packetizer_class=_Packetizer, **options)
+        self.banner_timeout = BANNER_S
+        self.handshake_timeout = HANDSHAKE_S
+        self.auth_timeout = LOGIN_S
+        self.channel_timeout = CHANNEL_S
+        self.clear_to_send_timeout = CHANNEL_S
+
+    def prefer(self, types: Sequence[str]) -> None:
+        """Ask for these host key types first, as OpenSSH does for a host that it knows. Otherwise one that is known
+        by its ecdsa key would show its ed25519 key and look like a stranger."""
+        options = self.get_security_options()
+        wanted = [name for kind in types for name in _RSA.get(kind, (kind,)) if name in options.key_types]
+        options.key_types = tuple(dict.fromkeys((*wanted, *options.key_types)))
+
+    def handshake(self) -> None:
+        """Banner and key exchange. Raises SSHException, EOFError or OSError; TimeoutError when it takes too long."""
+        self.start_client(timeout=BANNER_S + HANDSHAKE_S)
+        if not self.initial_kex_done:  # paramiko returns without a word when the time is up
+            raise TimeoutError("the key exchange was not finished")
+
+    @property
+    def server_key(self) -> Key:
+        key = self.get_remote_server_key()
+        return Key(key.get_name(), key.asbytes())
+
+    def get_auth_handler(self) -> Any:
+        return _Login(self)
+
+    def ensure_session(self) -> None:
+        """Ask for the login service once, and do not wait for the answer: it comes before the login's own."""
+        if not self.active or not self.initial_kex_done:
+            raise paramiko.SSHException("the connection ended before the login")
+        if self.auth_handler is None:
+            message = Message()
+            message.add_byte(cMSG_SERVICE_REQUEST)
+            message.add_string("ssh-userauth")
+            self.auth_handler = self.get_auth_handler()
+            self._send_message(message)
+
+    @property
+    def silence(self) -> float:
+        return time.monotonic() - float(self.packetizer.heard)
+
+    def watch_link(self) -> None:
+        """From now on ask every BEAT_S for a sign of life, and end the connection when none came for SILENCE_S.
+
+        TCP's own timeout sees a cut cable, but not a host that is frozen behind a living kernel or a gateway."""
+        self.packetizer.heard = time.monotonic()
+        self.packetizer.set_keepalive(BEAT_S, self._beat)
+
+    def _beat(self) -> None:
+        if self.silence > SILENCE_S:
+            raise Silent(f"no answer for {self.silence:.0f} s")
+        message = Message()
+        message.add_byte(cMSG_GLOBAL_REQUEST)
+        message.add_string("keepalive@openssh.com")
+        message.add_boolean(True)  # OpenSSH answers what it does not know with a failure, which is all we want
+        self._send_message(message)
+
+
+def tune(sock: socket.socket) -> None:
+    """No Nagle (40 ms for each command), and death in seconds when packets are no longer acknowledged."""
+    wanted = [(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1), (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)]
+    if hasattr(socket, "TCP_USER_TIMEOUT"):
+        wanted.append((socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(SILENCE_S * 1000)))
+    elif sys.platform == "darwin":
+        wanted.append((socket.IPPROTO_TCP, 0x80, int(SILENCE_S)))  # TCP_RXT_CONNDROPTIME, which Python does not name
+    for level, option, value in wanted:
+        with contextlib.suppress(OSError):
+            sock.setsockopt(level, option, value)
+
+
+def dial(hostname: str, port: int) -> socket.socket:
+    """A tuned TCP connection, to the first of the name's addresses that answers. Raises OSError (gaierror for a name
+    that does not resolve, TimeoutError after CONNECT_S an address)."""
+    sock = socket.create_connection((hostname, port), timeout=CONNECT_S)
+    tune(sock)
+    return sock
