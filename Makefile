@@ -1,0 +1,72 @@
+# The two commands of a fresh machine are `make setup` (what an operator needs) and `make demo` (all of it on a lab
+# host); `make test` is the gate. Works with GNU make 3.81, which macOS has.
+
+SHELL = /bin/sh
+BIN = .venv/bin
+PYTHON ?= python3
+export PYTHON
+# What the gate looks at; bench/ and the rest join as soon as they are there.
+SOURCES = $(wildcard tasks.py pantheon lab bench scripts tests)
+TYPED = $(wildcard tasks.py pantheon lab bench)
+
+.PHONY: help setup dev demo test test-unit static test-lab lint fmt lock bench clean
+.NOTPARALLEL:
+
+help:
+	@echo "make setup      virtual environment and locked dependencies, nothing else"
+	@echo "make demo       set up, start a lab host, bring it up, validate it"
+	@echo "make test       the gate: format, lint, types, unit tests, lab tests (needs Docker)"
+	@echo "make test-unit  the gate without the lab tests"
+	@echo "make fmt        format, and mend what lint can mend"
+	@echo "make bench      the benchmarks, against a lab host that is up"
+	@echo "make lock       write the lock files anew (UPGRADE=1: with newer versions)"
+	@echo "make clean      remove .venv and empty the user's cache"
+
+setup:
+	@scripts/setup.sh runtime
+	@echo 'Ready. To have `invoke` on the PATH of this shell:'
+	@echo '  export PATH="$(CURDIR)/$(BIN):$$PATH"'
+
+dev:
+	@scripts/setup.sh dev
+
+demo:
+	@scripts/setup.sh runtime
+	@$(BIN)/python -m lab.engine
+	$(BIN)/invoke lab.up
+	$(BIN)/invoke bringup --host lab --yes
+	$(BIN)/invoke validate --host lab
+	@cat scripts/after-demo.txt
+
+test: test-unit
+	@scripts/lab-tests.sh
+
+test-unit: static
+	$(BIN)/python -m pytest -n auto tests/unit
+
+test-lab: dev
+	@scripts/lab-tests.sh
+
+lint: static
+static: dev
+	$(BIN)/ruff format --check $(SOURCES)
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/mypy --strict $(TYPED)
+
+fmt: dev
+	$(BIN)/ruff check --fix $(SOURCES)
+	$(BIN)/ruff format $(SOURCES)
+
+lock:
+	@scripts/lock.sh
+
+bench: dev
+	@for each in bench/*.py; do \
+	    case $$each in bench/_*|bench/conftest.py) continue;; esac; \
+	    echo "== $$each"; $(BIN)/python "$$each" || exit 1; \
+	done
+
+# The Python of the system, since .venv may be gone or broken by now; lab.cache wants nothing but the standard library.
+clean:
+	@rm -rf .venv .mypy_cache .ruff_cache .pytest_cache
+	@$(PYTHON) -m lab.cache || rm -rf "$${XDG_CACHE_HOME:-$$HOME/.cache}/pantheon"

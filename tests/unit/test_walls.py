@@ -1,0 +1,154 @@
+"""The walls between the rooms (STYLE.md), read from the imports: who may know whom."""
+
+from __future__ import annotations
+
+import ast
+import re
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import pantheon
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGE = ROOT / "pantheon"
+
+# Rooms without I/O: they get facts and give plans and findings.
+PURE_FILES = ["errors", "facts", "finding", "foreign", "grammar", "inventory", "layout", "plan", "stack"]
+PURE = [
+    *(PACKAGE / f"{name}.py" for name in PURE_FILES),
+    *sorted((PACKAGE / "sections").glob("*.py")),
+    *sorted((PACKAGE / "fixes").glob("*.py")),
+]
+IO = {"asyncio", "fabric", "fcntl", "http", "invoke", "io", "logging", "os", "paramiko", "pynvml", "requests", "rich"}
+IO |= {"select", "shutil", "signal", "socket", "subprocess", "tempfile", "threading", "time", "urllib"}
+IO |= {"lab", "pantheon.engine", "pantheon.remote", "pantheon.report"}
+HOST_SIDE = [PACKAGE / name for name in ("probe.py", "runner.py", "remote/boot.py")]
+HEAVY = {"fabric", "paramiko", "requests", "rich", "pynvml", "pantheon.remote", "pantheon.report", "pantheon.engine"}
+
+
+def name_of(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def modules(*, folder: Path = PACKAGE) -> list[Path]:
+    return sorted(path for path in folder.rglob("*.py") if "__pycache__" not in path.parts)
+
+
+def tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"), str(path))
+
+
+def imported(nodes: Iterator[ast.AST]) -> set[str]:
+    """Full names of what is imported; `from pantheon import plan` counts as pantheon.plan."""
+    found: set[str] = set()
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "relative import"
+            module = node.module or ""
+            found.add(module)
+            found.update(f"{module}.{alias.name}" for alias in node.names)
+    return {name for name in found - {"pantheon"} if not name.startswith("__future__")}
+
+
+def everywhere(path: Path) -> set[str]:
+    return imported(ast.walk(tree(path)))
+
+
+def at_the_top(path: Path) -> set[str]:
+    """Imports that happen when the module is imported: not those inside functions."""
+
+    def outside(node: ast.AST) -> Iterator[ast.AST]:
+        for child in ast.iter_child_nodes(node):
+            if not isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)):
+                yield child
+                yield from outside(child)
+
+    return imported(outside(tree(path)))
+
+
+def within(names: set[str], rooms: set[str]) -> set[str]:
+    """Those of `names` that are one of the rooms or in one."""
+    return {name for name in names if any(name == room or name.startswith(f"{room}.") for room in rooms)}
+
+
+def test_errors_imports_nothing() -> None:
+    tops = {name.partition(".")[0] for name in everywhere(PACKAGE / "errors.py")}
+    assert tops <= {"collections", "typing"}
+
+
+@pytest.mark.parametrize("path", PURE, ids=name_of)
+def test_pure_rooms_do_no_io(path: Path) -> None:
+    assert within(everywhere(path), IO) == set()
+    called = {
+        node.func.id for node in ast.walk(tree(path)) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+    }
+    assert called & {"open", "print", "input", "exec", "eval", "__import__"} == set()
+
+
+def test_only_the_loader_of_the_inventory_reads_files_and_the_environment() -> None:
+    assert within(everywhere(PACKAGE / "hostsfile.py"), IO - {"os"}) == set()
+    used = {
+        node.attr
+        for node in ast.walk(tree(PACKAGE / "hostsfile.py"))
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "os"
+    }
+    assert used <= {"environ", "open", "fstat", "read", "O_RDONLY", "O_NONBLOCK", "O_CLOEXEC"}
+
+
+@pytest.mark.parametrize("room", ["sections", "fixes"])
+def test_sections_and_fixes_do_not_know_each_other(room: str) -> None:
+    for path in sorted((PACKAGE / room).glob("*.py")):
+        if path.stem == "__init__":  # the list of them
+            continue
+        others = within(everywhere(path), {"pantheon.sections", "pantheon.fixes"})
+        assert others == set(), name_of(path)
+
+
+@pytest.mark.parametrize(
+    ("room", "libraries"),
+    [("remote", {"fabric", "paramiko", "requests"}), ("report", {"rich"})],
+    ids=["remote", "report"],
+)
+def test_libraries_stay_in_their_room(room: str, libraries: set[str]) -> None:
+    for path in [*modules(), ROOT / "tasks.py"]:
+        if path.exists() and (PACKAGE / room) not in path.parents:
+            assert within(everywhere(path), libraries) == set(), name_of(path)
+
+
+@pytest.mark.parametrize("path", [path for path in HOST_SIDE if path.exists()], ids=name_of)
+def test_what_runs_on_the_host_needs_nothing_there(path: Path) -> None:
+    allowed = set(sys.stdlib_module_names) | {"pynvml"}
+    found = {name for name in everywhere(path) if name.partition(".")[0] not in allowed}
+    assert within(found, {"pantheon.probe"}) == found
+    ast.parse(path.read_text(encoding="utf-8"), feature_version=(3, 10))
+
+
+@pytest.mark.parametrize("path", modules(), ids=name_of)
+def test_pantheon_does_not_know_the_lab(path: Path) -> None:
+    names: list[str] = sorted(everywhere(path))
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            names.append(node.value)
+        elif isinstance(node, ast.Name):
+            names.append(node.id)
+        elif isinstance(node, ast.Attribute):
+            names.append(node.attr)
+    assert [name for name in names if re.search(r"\blab\b", name, re.IGNORECASE)] == []
+
+
+def test_the_command_line_starts_quickly() -> None:
+    if (ROOT / "tasks.py").exists():  # the first commits had none
+        assert within(at_the_top(ROOT / "tasks.py"), HEAVY) == set()
+
+
+def test_one_version() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    newest = re.search(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert newest is not None
+    assert pantheon.__version__ == project["version"] == newest[1]
