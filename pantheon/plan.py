@@ -113,6 +113,11 @@ class SectionPlan:
     blocked: tuple[Finding, ...] = ()
     notes: tuple[str, ...] = ()
 
+    @property
+    def is_ready(self) -> bool:
+        """Nothing to do and nothing in the way."""
+        return not self.changes and not self.blocked
+
 
 @dataclass(frozen=True)
 class Plan:

@@ -42,13 +42,18 @@ class Silent(paramiko.SSHException):
 
 
 class _Packetizer(Packetizer):  # type: ignore[misc]
-    """Remembers when the last packet came in."""
+    """Remembers when the last packet came in, and acknowledges each at once: sshd keeps Nagle on until a command
+    runs, so that a delayed acknowledgement of ours held its next words back for 40 ms."""
 
     def __init__(self, sock: Any) -> None:
         super().__init__(sock)
         self.heard = time.monotonic()
+        self.acknowledge = getattr(sock, "setsockopt", None) if hasattr(socket, "TCP_QUICKACK") else None
 
     def read_message(self) -> Any:
+        if self.acknowledge:  # Linux forgets it again, so it is said before every read
+            with contextlib.suppress(OSError):
+                self.acknowledge(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
         message = super().read_message()
         self.heard = time.monotonic()
         return message

@@ -1,0 +1,184 @@
+"""Between Invoke and the engine: the shared options, and a clean end for everything that can go wrong.
+
+Options are strings or flags that we parse ourselves: Invoke turns a bad int into a traceback. Nothing heavy is imported
+here before a task runs, so that `invoke --list` stays quick.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from invoke import Context, Exit, Task, task
+
+if TYPE_CHECKING:
+    from pantheon.engine import Options
+    from pantheon.inventory import Host, Inventory
+    from pantheon.report.console import Console
+
+HELP = {
+    "host": "which host of hosts.toml (default: its `default`)",
+    "hosts_file": "another hosts.toml ($PANTHEON_HOSTS does the same)",
+    "ask_sudo_password": "ask for the sudo password, where the host wants one",
+    "plan": "show the plan and stop: exit 2 when there is something to do, 0 when not",
+    "yes": "agree to the plan that is shown, without being asked",
+    "details": "show commands and file differences too",
+    "older": "with --yes: go on although this version or hosts.toml is older than what the host last saw",
+    "json": "data on stdout, progress on stderr",
+}
+FLAGS = {"ask_sudo_password", "plan", "yes", "details", "older", "json"}
+
+Body = Callable[..., int | None]
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of a command: its options, and what follows from them."""
+
+    name: str
+    given: dict[str, Any]
+
+    @functools.cached_property
+    def inventory(self) -> Inventory:
+        from pathlib import Path
+
+        from pantheon import inventory
+
+        file = self.given.get("hosts_file")
+        return inventory.load(Path(file) if file else None)
+
+    @functools.cached_property
+    def host(self) -> Host:
+        return self.inventory.host(self.given.get("host") or None)
+
+    @functools.cached_property
+    def options(self) -> Options:
+        from pantheon.engine import Options
+        from pantheon.report.ask import password
+
+        given = self.given
+        return Options(
+            yes=given.get("yes", False),
+            plan_only=given.get("plan", False),
+            details=given.get("details", False),
+            older=given.get("older", False),
+            ask_password=password if given.get("ask_sudo_password") else None,
+        )
+
+    @functools.cached_property
+    def report(self) -> Console:
+        if self.given.get("json"):
+            from pantheon.report.data import Json
+
+            return Json()
+        from pantheon.report.console import Console
+
+        return Console()
+
+
+def command(
+    *,
+    host: bool = True,
+    changes: bool = False,
+    json: bool = False,
+    interrupt_code: int = 130,
+    name: str = "",
+    help: dict[str, str] | None = None,  # Invoke's own word for it
+) -> Callable[[Body], Task[Any]]:
+    """A task from a body `(call, ...) -> exit code`. `host` adds the options of a task that contacts a host, `changes`
+    those of one that changes it. The body's own parameters stay in front; strings and flags only."""
+    shared = [
+        *(("host", "hosts_file", "ask_sudo_password") if host else ()),
+        *(("plan", "yes", "details", "older") if changes else ()),
+        *(("json",) if json else ()),
+    ]
+
+    def decorate(body: Body) -> Task[Any]:
+        title = name or body.__name__
+
+        @functools.wraps(body)
+        def run(context: Context, *args: Any, **kwargs: Any) -> None:
+            given = {key: kwargs.pop(key) for key in shared if key in kwargs}
+            code = guarded(lambda: body(Call(title, given), *args, **kwargs), context, interrupt_code=interrupt_code)
+            if code:
+                raise Exit(code=code)
+
+        own = list(inspect.signature(body).parameters.values())[1:]
+        kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+        options = [inspect.Parameter(key, kind, default=False if key in FLAGS else "") for key in shared]
+        first = inspect.Parameter("c", kind)
+        run.__signature__ = inspect.Signature([first, *own, *options])  # type: ignore[attr-defined]
+        texts = {key: HELP[key] for key in shared} | (help or {})
+        made: Task[Any] = task(run, name=title, help=texts, auto_shortflags=False)
+        return made
+
+    return decorate
+
+
+def guarded(work: Callable[[], int | None], context: Context, *, interrupt_code: int = 130) -> int:
+    """The exit code of `work`. Every expected failure is told in plain words on stderr, every unexpected one in a line
+    that names the file in which its traceback was put; Ctrl-C gives `interrupt_code`."""
+    from pantheon.errors import PantheonError, UsageError
+
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")  # a terminal that cannot show a sign is no reason to die
+    try:
+        if context.config.run.dry:
+            raise UsageError(
+                "--dry is Invoke's own and would show nothing true", next_commands=["the same command with --plan"]
+            )
+        return work() or 0
+    except PantheonError as problem:
+        from pantheon.report.console import error
+
+        error(problem)
+        return problem.exit_code
+    except KeyboardInterrupt:
+        sys.stderr.write("\ninterrupted\n" if interrupt_code else "\n")
+        return interrupt_code
+    except BrokenPipeError:
+        # `invoke ... | head`: nobody reads any more. Python must not complain about it at exit either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 1
+    except Exit:
+        raise
+    except Exception as unexpected:
+        return _unexpected(unexpected)
+
+
+def _unexpected(problem: Exception) -> int:
+    """A defect of ours: no traceback on the screen, all of it in a file."""
+    import traceback
+
+    from pantheon.errors import PantheonError
+    from pantheon.report.console import error
+    from pantheon.report.journal import state_directory
+
+    where = state_directory() / "last-error.txt"
+    text = "".join(traceback.format_exception(problem))
+    try:
+        where.parent.mkdir(parents=True, exist_ok=True)
+        where.write_text(text, encoding="utf-8")
+        where.chmod(0o600)
+        kept = f"its traceback is in {where}"
+    except OSError:
+        kept = "its traceback could not be kept"
+    error(PantheonError(f"a defect in pantheon: {type(problem).__name__}: {problem}", details=[kept]))
+    return 1
+
+
+def port_number(text: str, option: str) -> int:
+    """A TCP port from an option; 0 for an empty one. Raises UsageError."""
+    from pantheon.errors import UsageError
+
+    if not text:
+        return 0
+    if not text.isdecimal() or not 1 <= int(text) <= 65535:
+        raise UsageError(f"{option} must be a port from 1 to 65535, not {text!r}")
+    return int(text)

@@ -1,0 +1,266 @@
+"""The one way through: look, plan, show, ask, apply, look again, prove.
+
+Each function returns the exit code of its command (PRODUCT.md) and raises PantheonError for what went wrong. It prints
+nothing itself: what is to be seen goes to a Report.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from pantheon import firstrun, memory, procedure
+from pantheon.errors import ApplyError, Declined, NotAsItShouldBe
+from pantheon.facts import Facts, Http
+from pantheon.finding import Finding
+from pantheon.inventory import SERVICES, Host
+from pantheon.plan import Plan
+from pantheon.sections import validate as checklist
+
+QUICK_START_S = 600.0  # Ollama and Open WebUI: a database migration included
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the shared options say. `yes` agrees to the plan that is shown, and to nothing else."""
+
+    yes: bool = False
+    plan_only: bool = False
+    details: bool = False
+    older: bool = False
+    ask_password: Callable[[str], str] | None = None
+
+
+class Report(Protocol):
+    """Where everything that an operator sees goes: a terminal, plain lines or JSON."""
+
+    def connecting(self, host: Host, what: str) -> None: ...
+    def plan(
+        self, host: Host, plan: Plan, warnings: list[Finding], *, took_s: float, details: bool, final: bool
+    ) -> None: ...
+    def ask(self, question: str) -> bool: ...
+    def applying(self, host: Host, plan: Plan, what: str) -> Callable[[dict[str, Any]], None]: ...
+    def watching(self, host: Host, what: str, services: tuple[str, ...]) -> Callable[[dict[str, Watched]], None]: ...
+    def settled(self) -> None: ...
+    def nothing_to_do(self, host: Host, findings: list[Finding], *, took_s: float) -> None: ...
+    def done(self, host: Host, plan: Plan, findings: list[Finding], *, took_s: float) -> None: ...
+    def findings(self, host: Host, title: str, findings: list[Finding], *, took_s: float) -> None: ...
+
+
+@dataclass(frozen=True)
+class Watched:
+    """One service while it comes up. `trouble` says why it cannot; `mend` the command to type next."""
+
+    state: str = "starting"
+    ready: bool = False
+    trouble: str = ""
+    mend: str = ""
+    progress: firstrun.Progress = firstrun.Progress()
+    restarts: int = 0
+
+
+@contextmanager
+def connected(host: Host, options: Options) -> Iterator[Any]:
+    """An open, verified connection. fabric is imported here, not before: it costs a quarter of a second."""
+    from pantheon.remote.connection import HostConnection
+
+    with HostConnection.to(host, ask_password=options.ask_password) as connection:
+        connection.open()
+        yield connection
+
+
+def look(connection: Any, host: Host) -> Facts:
+    from pantheon.remote import gather
+
+    return gather.look(connection, host)
+
+
+def bring(host: Host, names: tuple[str, ...], *, what: str, options: Options, report: Report) -> int:
+    """Bring the named sections to what the inventory says. Returns 0 when they are, 2 when something is not as it should
+    be and nothing was done about it. Raises Declined, Locked, HostChanged, StepFailed and the HostErrors."""
+    began = time.monotonic()
+    report.connecting(host, what)
+    with connected(host, options) as connection:
+        facts = look(connection, host)
+        warnings = memory.warnings(host, facts)
+        plan = procedure.plan(host, facts, names)
+        took = time.monotonic() - began
+        if options.plan_only or plan.blocked:
+            report.plan(host, plan, warnings, took_s=took, details=options.details, final=True)
+            return 0 if plan.is_empty else 2
+        services = tuple(name for name in SERVICES if name in names)
+        if plan.is_empty and not _starting(facts, services):
+            findings = procedure.check(host, facts, names)
+            report.nothing_to_do(host, findings + warnings, took_s=took)
+            return _code(findings)
+        if not plan.is_empty:
+            report.plan(host, plan, warnings, took_s=took, details=options.details, final=False)
+            _agree(host, plan, warnings, options, report)
+            _apply(connection, host, plan, facts, what=what, report=report)
+        _watch(connection, host, services, what=what, report=report)
+        return _prove(connection, host, plan, names, began=began, report=report)
+
+
+def _agree(host: Host, plan: Plan, warnings: list[Finding], options: Options, report: Report) -> None:
+    """Raises Declined unless the operator agreed to exactly this plan."""
+    older = [finding for finding in warnings if finding.id.startswith("memory.")]
+    if options.yes:
+        if older and not options.older:
+            raise Declined(
+                f"{host.name}: {older[0].text}",
+                details=[older[0].evidence],
+                next_commands=["git pull", "the same command with --older, if that is what you want"],
+            )
+        return
+    count = len(plan.changes)
+    if not report.ask(f"Apply {count} change{'s' if count != 1 else ''} to {host.name}?"):
+        raise Declined(f"{host.name}: nothing was changed")
+
+
+def _apply(connection: Any, host: Host, plan: Plan, facts: Facts, *, what: str, report: Report) -> None:
+    from pantheon.remote import apply as remote
+
+    state = memory.remember(host, facts, who=remote.who())
+    try:
+        remote.apply(connection, host, plan, what=what, state=state, on_event=report.applying(host, plan, what))
+    finally:
+        report.settled()
+
+
+def _starting(facts: Facts, services: tuple[str, ...]) -> bool:
+    """Whether a service that is as planned is still on its way up."""
+    containers = [facts.container(name) for name in services]
+    return any(c is not None and c.state == "running" and c.health == "starting" for c in containers)
+
+
+def ready_url(host: Host, name: str) -> str:
+    """The loopback URL on the host that answers 200 once the service can be used."""
+    path = {"comfy": "/system_stats", "ollama": "/api/version", "openwebui": "/health"}[name]
+    return f"http://127.0.0.1:{host.service(name).port}{path}"
+
+
+def _watch(connection: Any, host: Host, services: tuple[str, ...], *, what: str, report: Report) -> None:
+    """Follow the services until all of them answer. Raises ApplyError when one cannot come up, or is late."""
+    if not services:
+        return
+    from pantheon.remote import gather
+
+    show = report.watching(host, what, services)
+    seen = {name: Watched() for name in services}
+    deadline = host.comfy.first_run_minutes * 60.0 if "comfy" in services else QUICK_START_S
+    began = time.monotonic()
+
+    def on_frame(frame: dict[str, Any]) -> bool:
+        for name in services:
+            seen[name] = follow(name, seen[name], frame, late=time.monotonic() - began > QUICK_START_S)
+        show(dict(seen))
+        return all(w.ready for w in seen.values()) or any(w.trouble for w in seen.values())
+
+    try:
+        urls = {name: ready_url(host, name) for name in services}
+        gather.watch(connection, urls, deadline_s=deadline, on_frame=on_frame)
+    finally:
+        report.settled()
+    for name, watched in seen.items():
+        if watched.trouble:
+            raise ApplyError(
+                f"{host.name}: {name} cannot start: {watched.trouble}",
+                next_commands=[f"{watched.mend} --host {host.name}", f"ssh {host.address} docker logs --tail=50 {name}"],
+            )
+    late = [name for name, watched in seen.items() if not watched.ready]
+    if late:
+        minutes = f"{deadline / 60:.0f} minutes"
+        stage = f" ({seen['comfy'].progress.label})" if "comfy" in late else ""
+        raise ApplyError(
+            f"{host.name}: {', '.join(late)} did not get ready within {minutes}{stage}; it goes on by itself",
+            next_commands=[f"invoke {late[0]} --host {host.name}"],
+        )
+
+
+def follow(name: str, watched: Watched, frame: dict[str, Any], *, late: bool) -> Watched:
+    """One service after one frame of the watch (pantheon.probe)."""
+    container = frame.get("containers", {}).get(name) or {}
+    state, health = container.get("state", "missing"), container.get("health")
+    restarts = int(container.get("restarts") or 0)
+    progress = watched.progress
+    if name == "comfy":
+        for line in container.get("log", ()):
+            progress = firstrun.follow(progress, line)
+    answered = frame.get("http", {}).get(name) == 200
+    ready = state == "running" and answered and health in ("healthy", None)
+    trouble, mend = "", f"invoke {name}"
+    if progress.fatal:
+        trouble, mend = progress.fatal, progress.mend
+    elif restarts >= watched.restarts + 2 and not ready:
+        trouble = f"it restarts over and over ({restarts} times, last exit code {container.get('exit_code')})"
+    elif state in ("exited", "dead", "missing"):
+        trouble = f"its container is {state}, exit code {container.get('exit_code')} {container.get('error') or ''}".rstrip()
+    elif name != "comfy" and (health == "unhealthy" or late) and not ready:
+        trouble = "it runs but does not get healthy"
+    if trouble and not progress.fatal:
+        last = [line for line in container.get("log", ()) if line.strip()][-1:]
+        trouble += f": {last[0]}" if last else ""
+        mend = "invoke runbook " + name
+    base = watched.restarts if watched.state != "starting" else restarts
+    label = "ready" if ready else health or state
+    return Watched(label, ready, trouble, mend, progress, base)
+
+
+def _prove(connection: Any, host: Host, plan: Plan, names: tuple[str, ...], *, began: float, report: Report) -> int:
+    """Look again: the new plan must be empty, and what was brought up must hold."""
+    facts = look(connection, host)
+    again = procedure.plan(host, facts, names)
+    if not again.is_empty:
+        details = [f"{section.name}: {change.what}" for section in again.sections for change in section.changes]
+        details += [finding.text for finding in again.blocked]
+        raise NotAsItShouldBe(
+            f"{host.name}: after the changes there is still something to do",
+            details=details,
+            next_commands=[f"invoke bringup --plan --host {host.name}"],
+        )
+    findings = _findings(connection, host, facts, names)
+    report.done(host, plan, findings, took_s=time.monotonic() - began)
+    return _code(findings)
+
+
+def _findings(connection: Any, host: Host, facts: Facts, names: tuple[str, ...]) -> list[Finding]:
+    if set(SERVICES) <= set(names):
+        return checklist.check(host, facts, answers(connection, host, SERVICES))
+    return procedure.check(host, facts, names)
+
+
+def answers(connection: Any, host: Host, services: tuple[str, ...]) -> dict[str, Http]:
+    """Each service's answer to a request from this workstation, through the SSH connection."""
+    from pantheon.remote.forward import http_through
+
+    return {
+        name: http_through(connection, f"http://127.0.0.1:{host.service(name).port}/", timeout_s=10) for name in services
+    }
+
+
+def prerequisites(host: Host, *, options: Options, report: Report) -> int:
+    """Section 2: look and judge. Returns 0 or 2."""
+    began = time.monotonic()
+    report.connecting(host, "prereqs")
+    with connected(host, options) as connection:
+        findings = procedure.check(host, look(connection, host), ("prereqs",))
+    report.findings(host, "prerequisites (§2)", findings, took_s=time.monotonic() - began)
+    return _code(findings)
+
+
+def validate(host: Host, *, options: Options, report: Report) -> int:
+    """Section 8: the checklist. Returns 0 or 2."""
+    began = time.monotonic()
+    report.connecting(host, "validate")
+    with connected(host, options) as connection:
+        facts = look(connection, host)
+        findings = checklist.check(host, facts, answers(connection, host, SERVICES))
+    report.findings(host, "validation checklist (§8)", findings, took_s=time.monotonic() - began)
+    return _code(findings)
+
+
+def _code(findings: list[Finding]) -> int:
+    return 0 if all(finding.is_good for finding in findings) else 2

@@ -1,0 +1,126 @@
+"""What is on the host and is not ours: a stack that somebody started by hand, a port that another process holds.
+
+Ours is a container with our label. Everything that looks like one of the three services, or uses our directories,
+names or ports, without that label belongs to somebody: it is named, and nothing is touched.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+
+from pantheon import layout, stack
+from pantheon.facts import Container, Entry, Facts, TextFile, Unknown
+from pantheon.finding import Finding
+from pantheon.inventory import SERVICES, Host
+
+# Repositories by which a hand-made container is known, whatever it is called.
+REPOSITORIES = {
+    "mmartial/comfyui-nvidia-docker": "comfy",
+    "ollama/ollama": "ollama",
+    "ghcr.io/open-webui/open-webui": "openwebui",
+}
+# `ai-comfyui-1`, `open-webui`, `comfy`: names that Compose or a human gives.
+_NAMES = re.compile(r"(?:.*[-_])?(comfy(?:ui)?|ollama|open-?webui)(?:[-_]\d+)?", re.IGNORECASE)
+
+
+def is_ours(host: Host, container: Container) -> bool:
+    return container.labels.get(stack.OURS) == host.project and container.project == host.project
+
+
+def half_made(host: Host, facts: Facts) -> list[Container]:
+    """Containers called `<12 hex>_NAME`, left by a `docker compose up` that was killed in the middle of a recreate."""
+    containers = facts.containers if isinstance(facts.containers, tuple) else ()
+    return [c for c in containers if is_ours(host, c) and re.fullmatch(r"[0-9a-f]{12}_.+", c.name)]
+
+
+def repository(image: str) -> str:
+    """`docker.io/ollama/ollama:0.13@sha256:..` -> `ollama/ollama`."""
+    name = image.split("@")[0].removeprefix("docker.io/").removeprefix("index.docker.io/")
+    head, _, tail = name.rpartition("/")
+    return f"{head}/{tail.split(':')[0]}" if head else tail.split(":")[0]
+
+
+def stack_findings(host: Host, facts: Facts) -> list[Finding]:
+    """A finding for each container and file of a stack that is not ours."""
+    if facts.containers is None or isinstance(facts.containers, Unknown):
+        reason = facts.containers.reason if isinstance(facts.containers, Unknown) else "Docker is not there"
+        return [Finding("stack.containers", "unknown", "containers: not known", reason)]
+    findings = []
+    for container in facts.containers:
+        if not is_ours(host, container) and (why := _looks_like_ours(host, container)):
+            findings.append(_container_finding(host, container, why))
+    file = facts.files.get(layout.compose_file(host))
+    if isinstance(file, TextFile) and not (file.text or "").startswith(stack.HEADER):
+        text = f"{file.path} was not written by pantheon, and is left alone"
+        mend = "move it away, or give another stack_dir in hosts.toml"
+        findings.append(Finding("stack.compose-file", "fail", text, mend=mend, source="procedure §5"))
+    return findings + _stack_dir(host, facts)
+
+
+def _stack_dir(host: Host, facts: Facts) -> list[Finding]:
+    entry = facts.paths.get(host.stack_dir)
+    if isinstance(entry, Entry) and (entry.kind != "dir" or entry.real != entry.path):
+        text = f"{host.stack_dir} is a {entry.kind}, really {entry.real}"
+        return [Finding("stack.dir", "fail", text, mend="hosts.toml: stack_dir must be a directory of its own")]
+    return []
+
+
+def _looks_like_ours(host: Host, container: Container) -> str:
+    """Why a container that is not ours concerns us; "" when it does not."""
+    roots = (f"{host.storage.nvme}/ai/", f"{host.storage.ssd}/ai/", f"{host.stack_dir}/")
+    ours = {host.service(name).port: name for name in SERVICES}
+    label = container.labels.get("com.docker.compose.service", "")
+    known = REPOSITORIES | {repository(host.service(name).image): name for name in SERVICES}
+    mounted = [m.source for m in container.mounts if f"{m.source}/".startswith(roots)]
+    ports = [port.port for port in container.ports if port.port in ours]
+    other = container.labels.get(stack.OURS)
+    checks = (
+        (other is not None, f"a stack of ours under the project name {other}"),
+        (container.name in SERVICES, "it has the name of one of our services"),
+        (repository(container.image) in known, f"it runs {container.image}"),
+        (bool(_NAMES.fullmatch(label) or _NAMES.fullmatch(container.name)), "its name is that of such a service"),
+        (bool(ports), f"it publishes port {ports[0] if ports else ''}"),
+        (bool(mounted), f"it mounts {mounted[0] if mounted else ''}"),
+        (container.project == host.project, f"it is in the Compose project {host.project}"),
+        (
+            any(f"{path}".startswith(f"{host.stack_dir}/") for path in container.compose_files.split(",")),
+            f"its Compose file lies in {host.stack_dir}",
+        ),
+    )
+    return next((why for applies, why in checks if applies), "")
+
+
+def _container_finding(host: Host, container: Container, why: str) -> Finding:
+    by = f"Compose file {container.compose_files}" if container.compose_files else "started with docker run"
+    text = f"container {container.name} was started by hand ({by}); nothing is touched"
+    stop = f"docker stop {shlex.quote(container.name)} && docker rename {shlex.quote(container.name)} {shlex.quote(container.name)}-old"
+    evidence = f"{why}; state {container.state}; image {container.image}; project {container.project or 'none'}"
+    mend = f"keep it, or take it out of the way yourself: ssh {host.address} '{stop}'"
+    return Finding(f"stack.foreign.{container.name}", "fail", text, evidence, mend, "procedure §5")
+
+
+def port_finding(host: Host, facts: Facts, name: str) -> Finding | None:
+    """A finding when somebody else holds the service's port on the host."""
+    port = host.service(name).port
+    if not isinstance(facts.listeners, tuple):
+        return None
+    for listener in facts.listeners:
+        if listener.port != port or not _same_address(listener.address):
+            continue
+        holder = facts.container(listener.container) if listener.container else None
+        if holder is not None and is_ours(host, holder):
+            continue
+        if holder is not None:
+            who = f"container {holder.name}"
+        else:
+            who = f"{listener.process or 'an unknown process'}" + (f" (pid {listener.pid})" if listener.pid else "")
+        text = f"port {port} on {listener.address} is taken by {who}"
+        mend = f"stop it (ssh {host.address} sudo ss -ltnp 'sport = :{port}'), or give {name} another port in hosts.toml: {name}.port"
+        return Finding(f"{name}.port", "fail", text, mend=mend, source="procedure §5")
+    return None
+
+
+def _same_address(address: str) -> bool:
+    """Whether a listener there keeps us from binding 127.0.0.1."""
+    return address in ("127.0.0.1", "0.0.0.0", "::", "*", "::ffff:127.0.0.1", "")  # noqa: S104

@@ -1,0 +1,87 @@
+"""What a host remembers of the last bring-up: who, with which version and which inventory.
+
+An older pantheon, or an inventory that would undo newer state, says so before anything is planned.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from datetime import UTC, datetime
+
+from pantheon import __version__
+from pantheon.facts import Facts
+from pantheon.finding import Finding
+from pantheon.inventory import Host, as_data
+
+KEPT = 20  # inventories remembered
+
+
+def inventory_digest(host: Host) -> str:
+    return hashlib.sha256(json.dumps(_relevant(host), sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def remember(host: Host, facts: Facts, *, who: str) -> dict[str, object]:
+    """What the host is to keep after this apply (/var/lib/pantheon/state.json)."""
+    digest = inventory_digest(host)
+    seen = [entry for entry in _seen(_state(facts)) if entry != digest]
+    return {
+        "version": __version__,
+        "who": who,
+        "when": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "digest": digest,
+        "seen": [*seen, digest][-KEPT:],
+        "inventory": _relevant(host),
+    }
+
+
+def warnings(host: Host, facts: Facts) -> list[Finding]:
+    """A finding for a pantheon or an inventory that is older than what the host was last brought up with."""
+    state = _state(facts)
+    found = []
+    by = f"last brought up by {state.get('who', '?')} on {state.get('when', '?')}"
+    version = str(state.get("version", ""))
+    if _numbers(version) > _numbers(__version__):
+        text = f"this pantheon ({__version__}) is older than the one that brought {host.name} up ({version})"
+        found.append(Finding("memory.version", "warn", text, by, "git pull"))
+    digest = inventory_digest(host)
+    if state.get("digest") != digest and digest in _seen(state):
+        changes = _differences(state.get("inventory"), _relevant(host))
+        text = f"this hosts.toml was in use before and has been replaced since: it would undo newer state ({by})"
+        found.append(Finding("memory.inventory", "warn", text, "; ".join(changes), "git pull, or compare hosts.toml"))
+    return found
+
+
+def _state(facts: Facts) -> dict[str, object]:
+    try:
+        state = json.loads(facts.state) if isinstance(facts.state, str) else {}
+    except ValueError:
+        return {}
+    return state if isinstance(state, dict) else {}
+
+
+def _seen(state: dict[str, object]) -> list[str]:
+    seen = state.get("seen")
+    return [str(entry) for entry in seen] if isinstance(seen, list) else []
+
+
+def _relevant(host: Host) -> dict[str, object]:
+    """The part of the inventory that shapes the host; how to reach it is each workstation's own business."""
+    data = dict(as_data(host))
+    for key in ("name", "address", "user", "port", "identity", "gateway", "waivers"):
+        data.pop(key, None)
+    return data
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split(".") if part.isdigit())
+
+
+def _differences(old: object, new: object, path: str = "") -> list[str]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        return [
+            line
+            for key in sorted({*old, *new})
+            for line in _differences(old.get(key), new.get(key), f"{path}.{key}" if path else str(key))
+        ]
+    return [] if old == new else [f"{path}: {old} → {new}"]

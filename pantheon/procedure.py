@@ -1,0 +1,63 @@
+"""The procedure as a whole: its sections in order, and one plan for as many of them as were asked for."""
+
+from __future__ import annotations
+
+from pantheon.facts import Facts
+from pantheon.finding import Finding
+from pantheon.inventory import SERVICES, Host
+from pantheon.plan import Plan, SectionPlan
+from pantheon.sections import comfy, ollama, openwebui, prereqs, storage
+
+# The order of the work: what others need first; ComfyUI last, because its first run takes longest (§7).
+ORDER = ("prereqs", "storage", "ollama", "openwebui", "comfy")
+_SERVICE = {"comfy": comfy, "ollama": ollama, "openwebui": openwebui}
+
+
+def plan(host: Host, facts: Facts, names: tuple[str, ...]) -> Plan:
+    """The plan for the named sections. Unmet prerequisites, or anything that blocks a section, block the whole run:
+    nothing is touched by halves."""
+    names = tuple(name for name in ORDER if name in names)
+    sections = [prereqs.plan(host, facts)]
+    done: tuple[str, ...] = ()
+    for name in names:
+        if name == "storage":
+            sections.append(storage.plan(host, facts))
+        elif name in SERVICES:
+            if "storage" not in names and not done:
+                sections += _storage_first(host, facts)
+            sections.append(_SERVICE[name].plan(host, facts, before=done))
+        done = (*done, name)
+    return Plan(host.name, _once(sections))
+
+
+def check(host: Host, facts: Facts, names: tuple[str, ...]) -> list[Finding]:
+    """The findings of the named sections on one look."""
+    modules = {"prereqs": prereqs, "storage": storage, **_SERVICE}
+    return [finding for name in ORDER if name in names for finding in modules[name].check(host, facts)]
+
+
+def _storage_first(host: Host, facts: Facts) -> list[SectionPlan]:
+    """A service alone never starts on directories that are not right: it says what to do first."""
+    ahead = storage.plan(host, facts)
+    if ahead.is_ready:
+        return []
+    todo = "; ".join(change.what for change in ahead.changes)
+    first = Finding(
+        "storage.first", "fail", "the directories are not as §3 says", todo, "invoke storage", "procedure §3"
+    )
+    return [SectionPlan("storage", blocked=ahead.blocked or (first,))]
+
+
+def _once(sections: list[SectionPlan]) -> tuple[SectionPlan, ...]:
+    """A finding that blocks several sections is shown with the first."""
+    seen: set[str] = set()
+    result = []
+    for section in sections:
+        blocked = tuple(finding for finding in section.blocked if finding.id not in seen)
+        seen |= {finding.id for finding in blocked}
+        if section.blocked and not blocked:
+            section = SectionPlan(section.name, reason="waits for the above")
+        else:
+            section = SectionPlan(section.name, section.changes, section.reason, blocked, section.notes)
+        result.append(section)
+    return tuple(result)

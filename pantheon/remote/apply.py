@@ -1,0 +1,99 @@
+"""A plan, applied: its steps go to the runner on the host in one exec, under one lock."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import platform
+import secrets
+from collections.abc import Callable
+from typing import Any
+
+from pantheon import __version__
+from pantheon.errors import ApplyError, HostChanged, Locked, StepFailed
+from pantheon.inventory import Host
+from pantheon.plan import Change, Plan, Step, step_data
+from pantheon.remote.connection import HostConnection
+from pantheon.remote.session import run_module
+
+RUNNER = "pantheon.runner"
+MARGIN_S = 120.0
+
+Listener = Callable[[dict[str, Any]], None]
+
+
+def who() -> str:
+    """Who is at this end, for the lock and the audit log: user@workstation."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a container may run as a user without a name
+        user = str(os.getuid())
+    return f"{user}@{platform.node()}"
+
+
+def steps_of(plan: Plan) -> list[tuple[Change, Step]]:
+    """The steps in the order in which they are applied, each with the change that it belongs to."""
+    return [(change, step) for change in plan.changes for step in change.steps]
+
+
+def apply(
+    connection: HostConnection, host: Host, plan: Plan, *, what: str, state: dict[str, object], on_event: Listener
+) -> None:
+    """Apply exactly `plan`. `state` is what the host is to remember when all steps are done.
+
+    Raises Locked, HostChanged, StepFailed, or a HostError when the link is lost; then the host stops by itself."""
+    steps = steps_of(plan)
+    spec = {
+        "run": secrets.token_hex(4),
+        "who": who(),
+        "what": what,
+        "version": __version__,
+        "plan": plan.hash,
+        "project": host.project,
+        "steps": [step_data(step, reveal=True) for _, step in steps],
+        "state": state,
+    }
+    ended: dict[str, dict[str, Any]] = {}
+
+    def on_frame(frame: dict[str, Any]) -> None:
+        ended[frame["frame"]] = frame
+        on_event(frame)
+
+    deadline = sum(getattr(step, "timeout_s", 30) for _, step in steps) + MARGIN_S
+    status = run_module(connection, RUNNER, spec, deadline_s=deadline, heartbeat=True, on_frame=on_frame)
+    if "locked" in ended:
+        raise _locked(host, ended["locked"].get("holder") or {})
+    if "changed" in ended:
+        raise _changed(host, ended["changed"], steps)
+    if "failed" in ended:
+        raise _failed(host, ended["failed"], steps)
+    if status:
+        raise ApplyError(
+            f"{host.name}: the run on the host ended with status {status}", next_commands=["invoke bringup"]
+        )
+
+
+def _locked(host: Host, holder: dict[str, Any]) -> Locked:
+    since, by, doing = (holder.get(key, "?") for key in ("since", "who", "what"))
+    return Locked(
+        f"{host.name} is being changed by {by}: {doing}, since {since} (pid {holder.get('pid', '?')} on the host)",
+        next_commands=[f"invoke history --host {host.name}"],
+    )
+
+
+def _changed(host: Host, frame: dict[str, Any], steps: list[tuple[Change, Step]]) -> HostChanged:
+    change, _ = steps[frame["index"]]
+    return HostChanged(
+        f"{host.name} is no longer what the plan was made from; stopped before: {change.what}",
+        details=[f"{frame['kind']} {frame['target']}: planned on {frame['planned']}, is now {frame['now']}"],
+        next_commands=[f"invoke bringup --host {host.name}"],
+    )
+
+
+def _failed(host: Host, frame: dict[str, Any], steps: list[tuple[Change, Step]]) -> StepFailed:
+    change, step = steps[frame["index"]]
+    return StepFailed(
+        f"{host.name}: step {frame['index'] + 1} of {len(steps)} failed with status {frame['status']}: {change.what}",
+        details=[step.show(), *frame["lines"]],
+        next_commands=[f"invoke bringup --host {host.name}"],
+    )

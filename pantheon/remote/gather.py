@@ -1,0 +1,58 @@
+"""One look at a host, and watching services come up: the probe, run over the connection."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable
+from typing import Any
+
+from pantheon import facts
+from pantheon.errors import LookFailed
+from pantheon.facts import Facts
+from pantheon.inventory import Host
+from pantheon.remote.connection import HostConnection
+from pantheon.remote.session import run_module
+
+PROBE = "pantheon.probe"
+LOOK_S = 60.0  # every part of the probe has a deadline of its own, well below
+
+
+def look(connection: HostConnection, host: Host) -> Facts:
+    """Everything that is known of the host, in one exec. Raises LookFailed, or a HostError when the link is lost."""
+    found: list[object] = []
+
+    def on_frame(frame: dict[str, Any]) -> None:
+        if frame.get("frame") == "facts":
+            found.append(frame.get("facts"))
+
+    questions = facts.questions(host, nonce=secrets.token_hex(8))
+    status = run_module(connection, PROBE, questions, deadline_s=LOOK_S, on_frame=on_frame)
+    if not found:
+        raise LookFailed(f"{host.name}: the probe ended with status {status} and gave no facts")
+    return facts.parse(found[-1])
+
+
+def watch(
+    connection: HostConnection,
+    services: dict[str, str],
+    *,
+    deadline_s: float,
+    on_frame: Callable[[dict[str, Any]], bool],
+) -> None:
+    """Frames of the probe's watch mode until `on_frame` says True or `deadline_s` seconds have passed.
+
+    `services` maps container names to the loopback URL that answers when they are ready."""
+    spec = {"watch": {"containers": list(services), "deadline_s": deadline_s, "log": True, "http": services}}
+
+    def until(frame: dict[str, Any]) -> None:
+        if frame.get("frame") == "watch" and on_frame(frame):
+            raise _Enough
+
+    try:
+        run_module(connection, PROBE, spec, deadline_s=deadline_s + 30, heartbeat=True, on_frame=until)
+    except _Enough:
+        return
+
+
+class _Enough(Exception):
+    """Ends a watch from inside its callback; the session closes its channel, and with it the probe."""

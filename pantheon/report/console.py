@@ -1,0 +1,312 @@
+"""What an operator sees: a live display on a terminal, plain lines elsewhere. Nothing else in pantheon prints."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from rich.console import Console as RichConsole
+from rich.console import Group, RenderableType
+from rich.live import Live
+from rich.spinner import Spinner
+from rich.table import Table
+from rich.text import Text
+
+from pantheon.engine import Watched
+from pantheon.errors import PantheonError
+from pantheon.finding import Finding
+from pantheon.firstrun import STAGES
+from pantheon.inventory import SERVICES, Host
+from pantheon.plan import Plan, SectionPlan, Write
+from pantheon.report.text import Pull, clean, clock, count, seconds
+
+STYLE = {"✓": "green", "✗": "red", "~": "yellow", "+": "green", "-": "red", "!": "yellow", "?": "magenta"}
+SIGN = {"ok": "✓", "warn": "!", "fail": "✗", "unknown": "?"}
+NAME_WIDTH = 10
+
+
+class Console:
+    """A Report (engine.py) for people. `out` is where the answer goes, notes and progress included."""
+
+    def __init__(self, out: RichConsole | None = None) -> None:
+        self.out = out or RichConsole(highlight=False)
+        self._live: Live | None = None
+
+    # ---- the parts of a screen
+
+    def line(self, sign: str, name: str, text: str, *, style: str = "") -> None:
+        """`✓ storage    text`: wrapped under itself on a terminal, one line in a pipe."""
+        if not self.out.is_terminal:
+            self.out.print(Text(f"{sign} {name:<{NAME_WIDTH}} {clean(text)}".rstrip()), soft_wrap=True)
+            return
+        grid = Table.grid(padding=(0, 1))
+        grid.add_column(width=1)
+        grid.add_column(width=NAME_WIDTH, no_wrap=True)
+        grid.add_column(overflow="fold")
+        grid.add_row(Text(sign, STYLE.get(sign, "")), Text(name), Text(clean(text), style))
+        self.out.print(grid)
+
+    def say(self, text: str = "", style: str = "") -> None:
+        self.out.print(Text(clean(text), style), soft_wrap=True)
+
+    def headline(self, text: str, right: str = "") -> None:
+        room = max(1, min(self.out.width, 80) - len(text) - len(right))
+        self.out.print(Text.assemble((clean(text), "bold"), " " * room, (right, "dim")), soft_wrap=True)
+
+    def next(self, commands: Iterable[str]) -> None:
+        for number, command in enumerate(commands):
+            self.out.print(Text(f"{'Next: ' if not number else '      '}{clean(command)}"), soft_wrap=True)
+
+    def finding(self, finding: Finding) -> None:
+        """A finding with its evidence and what mends it."""
+        self.out.print(
+            Text.assemble((SIGN[finding.level], STYLE[SIGN[finding.level]]), " ", clean(finding.text)), soft_wrap=True
+        )
+        if finding.level != "ok":
+            source = f"  ({finding.source})" if finding.source else ""
+            if finding.evidence:
+                self.say(f"    {finding.evidence}{source}", "dim")
+            if finding.mend:
+                self.say(f"    → {finding.mend}")
+
+    # ---- Report
+
+    def connecting(self, host: Host, what: str) -> None:
+        if self.out.is_terminal:
+            self._start(Spinner("dots", Text(f"{what} {host.name}: looking")))
+
+    def plan(self, host: Host, plan: Plan, warnings: list[Finding], *, took_s: float, details: bool, final: bool) -> None:
+        del final
+        self.settled()
+        where = f"{host.user}@{host.address}" if host.user else host.address
+        self.headline(f"PLAN {host.name} ({where})", f"looked {seconds(took_s)}")
+        for section in plan.sections:
+            self._section(section, details=details)
+        for finding in warnings:
+            self.finding(finding)
+        if plan.blocked:
+            self.say(f"Nothing on {host.name} was touched.")
+            return
+        if plan.is_empty:
+            self.line("✓", host.name, "nothing to do")
+            return
+        stops = f"Stops {', '.join(plan.stops)} for a moment." if plan.stops else "Stops nothing."
+        removed = [change for change in plan.changes if change.sign == "-"]
+        deletes = f"Removes {count(len(removed), 'half-made container')}; no data." if removed else "Deletes nothing."
+        self.say(f"{stops} {deletes}{'' if details else ' Commands: --details'}")
+
+    def _section(self, section: SectionPlan, *, details: bool) -> None:
+        for finding in section.blocked:
+            self.line(SIGN[finding.level], section.name, finding.text)
+            for text in (finding.evidence, f"→ {finding.mend}" if finding.mend else ""):
+                if text:
+                    self.say(f"  {' ' * NAME_WIDTH} {text}", "" if text.startswith("→") else "dim")
+        if section.blocked:
+            return
+        if not section.changes:
+            self.line("✓", section.name, section.reason)
+            return
+        signs = {change.sign for change in section.changes}
+        sign = signs.pop() if len(signs) == 1 else "~"
+        if not details:
+            self.line(sign, section.name, "; ".join(change.what for change in section.changes))
+            return
+        for change in section.changes:
+            self.line(change.sign, section.name, f"{change.what}: {change.why}")
+            for step in change.steps:
+                self.say(f"    $ {step.show()}" if not isinstance(step, Write) else f"    {step.show()}", "cyan")
+                if isinstance(step, Write):
+                    self._diff(step.diff())
+
+    def _diff(self, diff: str) -> None:
+        for line in diff.splitlines():
+            style = {"+": "green", "-": "red", "@": "magenta"}.get(line[:1], "dim")
+            self.say(f"      {line}", style)
+
+    def ask(self, question: str) -> bool:
+        """A yes or no on the terminal. Raises Declined when there is none to ask on."""
+        from pantheon.report.ask import yes_or_no
+
+        self.settled()
+        return yes_or_no(question, self.out)
+
+    def applying(self, host: Host, plan: Plan, what: str) -> Callable[[dict[str, Any]], None]:
+        return _Applying(self, host, plan, what).on_event
+
+    def watching(self, host: Host, what: str, services: tuple[str, ...]) -> Callable[[dict[str, Watched]], None]:
+        return _Watching(self, host, what, services).show
+
+    def settled(self) -> None:
+        if self._live:
+            self._live.stop()
+            self._live = None
+
+    def show(self, renderable: RenderableType) -> None:
+        """Replace what the live display shows."""
+        if self._live is None:
+            self._start(renderable)
+        else:
+            self._live.update(renderable)
+
+    def _start(self, renderable: RenderableType) -> None:
+        self._live = Live(renderable, console=self.out, transient=True, refresh_per_second=8)
+        self._live.start()
+
+    def nothing_to_do(self, host: Host, findings: list[Finding], *, took_s: float) -> None:
+        self.settled()
+        bad = [finding for finding in findings if finding.level != "ok"]
+        if any(not finding.is_good for finding in bad):
+            self.line("✗", host.name, f"nothing to change, but not as it should be ({seconds(took_s)})")
+        else:
+            self.line("✓", host.name, f"nothing to do ({seconds(took_s)})")
+        for finding in bad:
+            self.finding(finding)
+
+    def done(self, host: Host, plan: Plan, findings: list[Finding], *, took_s: float) -> None:
+        self.settled()
+        bad = [finding for finding in findings if finding.level != "ok"]
+        failed = any(not finding.is_good for finding in bad)
+        changes = count(len(plan.changes), "change") if plan.changes else "nothing changed"
+        text = f"{changes}, {seconds(took_s)}. Looked again: nothing to do"
+        self.line("✗" if failed else "✓", host.name, text)
+        self._services(findings)
+        for finding in bad:
+            self.finding(finding)
+        if not failed and any(finding.id == "comfy.http-here" for finding in findings):
+            self.say("  Loopback only; logs clean.")
+            self.next([f"invoke tunnel comfy --host {host.name}"])
+
+    def _services(self, findings: list[Finding]) -> None:
+        """`comfy  healthy  200 host  200 here  GPU`, for what was checked."""
+        by_id = {finding.id: finding for finding in findings}
+        columns = (("up", "healthy"), ("http", "200 host"), ("http-here", "200 here"), ("gpu", "GPU"))
+        for name in SERVICES:
+            if f"{name}.up" not in by_id:
+                continue
+            cells = []
+            for key, word in columns:
+                finding = by_id.get(f"{name}.{key}")
+                if finding:
+                    cells.append(word if finding.is_good else f"{SIGN[finding.level]} {word}")
+            self.say(f"  {name:<10} {'  '.join(cells)}")
+
+    def findings(self, host: Host, title: str, findings: list[Finding], *, took_s: float) -> None:
+        self.settled()
+        self.headline(f"{host.name}: {title}", f"looked {seconds(took_s)}")
+        for finding in findings:
+            self.finding(finding)
+        bad = [finding for finding in findings if not finding.is_good]
+        if bad:
+            self.line("✗", host.name, f"{len(bad)} of {count(len(findings), 'check')} not as it should be")
+        else:
+            self.line("✓", host.name, f"{count(len(findings), 'check')}, all good")
+
+
+class _Applying:
+    """The steps of an apply as they run."""
+
+    def __init__(self, console: Console, host: Host, plan: Plan, what: str) -> None:
+        self._console, self._host, self._what = console, host, what
+        self._began = time.monotonic()
+        self._steps = [(section.name, change.what) for section in plan.sections for change in section.changes
+                       for _ in change.steps]
+        self._sections = [section for section in plan.sections if section.changes]
+        self._left = {s.name: sum(len(change.steps) for change in s.changes) for s in self._sections}
+        self._current = ""
+        self._detail = ""
+        self._pull = Pull()
+
+    def on_event(self, frame: dict[str, Any]) -> None:
+        kind = frame["frame"]
+        if kind == "step":
+            section, what = self._steps[frame["index"]]
+            if not self._console.out.is_terminal and self._left.get(section) and section != self._current:
+                self._console.line("·", section, what)
+            self._current, self._detail, self._pull = section, what, Pull()
+        elif kind == "out":
+            self._detail = self._pull.line(frame["line"]) or self._detail
+        elif kind == "done":
+            section, _ = self._steps[frame["index"]]
+            self._left[section] -= 1
+            if not self._left[section]:
+                changes = next(len(s.changes) for s in self._sections if s.name == section)
+                self._finish(section, count(changes, "change"))
+        if self._console.out.is_terminal and kind in ("step", "out", "done"):
+            self._console.show(self._render())
+
+    def _finish(self, section: str, text: str) -> None:
+        if not self._console.out.is_terminal:
+            self._console.line("✓", section, text)
+
+    def _render(self) -> RenderableType:
+        rows: list[RenderableType] = [_title(self._console, f"{self._what} {self._host.name}", self._began)]
+        for section in self._sections:
+            if not self._left[section.name]:
+                rows.append(Text.assemble(("✓", "green"), f" {section.name:<{NAME_WIDTH}} {count(len(section.changes), 'change')}"))
+            elif section.name == self._current:
+                room = max(20, self._console.out.width - NAME_WIDTH - 4)
+                rows.append(Spinner("dots", Text(f"{section.name:<{NAME_WIDTH}} {self._detail[:room]}")))
+        return Group(*rows)
+
+
+class _Watching:
+    """The services on their way up; ComfyUI's first run with its stages (§7)."""
+
+    def __init__(self, console: Console, host: Host, what: str, services: tuple[str, ...]) -> None:
+        self._console, self._host, self._what, self._services = console, host, what, services
+        self._began = time.monotonic()
+        self._last: dict[str, str] = {}
+
+    def show(self, watched: dict[str, Watched]) -> None:
+        if self._console.out.is_terminal:
+            self._console.show(self._render(watched))
+            return
+        for name, now in watched.items():
+            text = _state(name, now)
+            if self._last.get(name) != text:
+                self._last[name] = text
+                elapsed = clock(time.monotonic() - self._began)
+                normal = ", 10-20 min is normal" if name == "comfy" and now.progress.stage == 1 else ""
+                self._console.line("✓" if now.ready else "✗" if now.trouble else "·", name, f"{text} ({elapsed}{normal})")
+
+    def _render(self, watched: dict[str, Watched]) -> RenderableType:
+        rows: list[RenderableType] = [_title(self._console, f"{self._what} {self._host.name}", self._began)]
+        for name, now in watched.items():
+            if now.ready or now.trouble:
+                sign = "✓" if now.ready else "✗"
+                rows.append(Text.assemble((sign, STYLE[sign]), f" {name:<{NAME_WIDTH}} {_state(name, now)}"))
+                continue
+            elapsed = clock(time.monotonic() - self._began)
+            normal = f", {elapsed} (10-20 min is normal)" if name == "comfy" else f", {elapsed}"
+            rows.append(Spinner("dots", Text(f"{name:<{NAME_WIDTH}} {_state(name, now)}{normal}")))
+            if now.progress.detail:
+                room = max(20, self._console.out.width - NAME_WIDTH - 4)
+                rows.append(Text(f"  {'':<{NAME_WIDTH}} {clean(now.progress.detail)[:room]}", "dim"))
+        rows.append(Text(f"Ctrl-C stops watching, not the services. Resume: invoke {self._services[0]}", "dim"))
+        return Group(*rows)
+
+
+def _state(name: str, watched: Watched) -> str:
+    if watched.trouble:
+        return clean(watched.trouble)
+    if name == "comfy" and not watched.ready and watched.progress.stage:
+        return f"{watched.progress.stage}/{len(STAGES)} {watched.progress.label}"
+    return watched.state
+
+
+def _title(console: Console, text: str, began: float) -> Text:
+    elapsed = clock(time.monotonic() - began)
+    room = max(1, min(console.out.width, 80) - len(text) - len(elapsed))
+    return Text.assemble((text, "bold"), " " * room, (elapsed, "dim"))
+
+
+def error(problem: PantheonError) -> None:
+    """A failure on stderr: what, where, the evidence, and what to type next."""
+    console = Console(RichConsole(highlight=False, stderr=True))
+    console.out.print(Text.assemble(("✗ ", "red"), clean(problem.message)), soft_wrap=True)
+    for line in problem.details:
+        console.say(f"    {line}", "dim")
+    console.next(problem.next_commands)
+    sys.stderr.flush()

@@ -1,0 +1,69 @@
+"""The same as data: JSON on stdout, progress and notes on stderr."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+from rich.console import Console as RichConsole
+
+from pantheon.finding import Finding
+from pantheon.inventory import Host
+from pantheon.plan import Plan
+from pantheon.report.console import Console
+
+
+def write(document: object) -> None:
+    """One JSON document on stdout."""
+    sys.stdout.write(json.dumps(document, indent=2, ensure_ascii=False) + "\n")
+    sys.stdout.flush()
+
+
+def write_text(text: str) -> None:
+    """Text on stdout as it is, for a file or a pipe."""
+    sys.stdout.write(text)
+    sys.stdout.flush()
+
+
+class Json(Console):
+    """A Report whose answers are JSON. What a person would watch goes to stderr."""
+
+    def __init__(self) -> None:
+        super().__init__(RichConsole(stderr=True, highlight=False))
+        self._plan: dict[str, object] | None = None
+
+    def plan(self, host: Host, plan: Plan, warnings: list[Finding], *, took_s: float, details: bool, final: bool) -> None:
+        del details  # data is always complete
+        self.settled()
+        self._plan = {
+            "hash": plan.hash,
+            "changes": len(plan.changes),
+            "stops": list(plan.stops),
+            **plan.as_data(),
+            "warnings": [vars(finding) for finding in warnings],
+        }
+        if final:
+            self._write(host, "blocked" if plan.blocked else "planned", [], took_s)
+
+    def nothing_to_do(self, host: Host, findings: list[Finding], *, took_s: float) -> None:
+        self.settled()
+        self._write(host, "nothing to do", findings, took_s)
+
+    def done(self, host: Host, plan: Plan, findings: list[Finding], *, took_s: float) -> None:
+        del plan
+        self.settled()
+        self._write(host, "done", findings, took_s)
+
+    def findings(self, host: Host, title: str, findings: list[Finding], *, took_s: float) -> None:
+        self.settled()
+        self._write(host, title, findings, took_s)
+
+    def _write(self, host: Host, result: str, findings: list[Finding], took_s: float) -> None:
+        document: dict[str, Any] = {"host": host.name, "result": result, "took_s": round(took_s, 3)}
+        if self._plan is not None:
+            document["plan"] = self._plan
+        if findings:
+            document["findings"] = [vars(finding) for finding in findings]
+            document["good"] = all(finding.is_good for finding in findings)
+        write(document)

@@ -1,0 +1,38 @@
+"""The full local log of a run that changes a host, under the user's state directory."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+from pantheon.report.text import clean
+
+
+def state_directory() -> Path:
+    """$XDG_STATE_HOME/pantheon, by default ~/.local/state/pantheon."""
+    root = os.environ.get("XDG_STATE_HOME") or "~/.local/state"
+    return Path(root).expanduser() / "pantheon"
+
+
+class Journal:
+    """Lines with their time, in a file of mode 0600. A journal that cannot be written never stops a run."""
+
+    def __init__(self, host: str, what: str) -> None:
+        stamp = time.strftime("%Y%m%dT%H%M%S")
+        self.path = state_directory() / "logs" / f"{stamp}-{host}-{what}.log"
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+            self._file = os.fdopen(fd, "w", encoding="utf-8", errors="replace")
+        except OSError:
+            self._file = None
+
+    def line(self, text: str) -> None:
+        if self._file is None:
+            return
+        try:
+            self._file.write(f"{time.strftime('%H:%M:%S')} {clean(text)}\n")
+            self._file.flush()
+        except OSError:
+            self._file = None

@@ -1,0 +1,65 @@
+"""Words and numbers as an operator reads them. No terminal here: plain strings in, plain strings out."""
+
+from __future__ import annotations
+
+import json
+import re
+
+_ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\-_])")
+_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u202a-\u202e\u2066-\u2069]")
+
+
+def clean(text: str) -> str:
+    """What comes from a host is hostile text: no control or direction sequence of it reaches the terminal."""
+    return _CONTROLS.sub("", _ESCAPES.sub("", text))
+
+
+def seconds(took_s: float) -> str:
+    """0.6 s, 14:02 (minutes and seconds), 1:02:03."""
+    if took_s < 60:
+        return f"{took_s:.1f} s"
+    minutes, rest = divmod(int(took_s), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes:02}:{rest:02}"
+
+
+def clock(elapsed_s: float) -> str:
+    """Always minutes and seconds: 00:07."""
+    return f"{int(elapsed_s) // 60:02}:{int(elapsed_s) % 60:02}"
+
+
+def count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+class Pull:
+    """Compose's JSON progress, summed over the layers of a pull."""
+
+    def __init__(self) -> None:
+        self._layers: dict[str, tuple[int, int]] = {}
+
+    def line(self, line: str) -> str:
+        """The line in words; "" when it says nothing new. Lines that are not Compose's progress pass as they are."""
+        if not line.startswith("{"):
+            return clean(line)
+        try:
+            event = json.loads(line)
+        except ValueError:
+            return clean(line)
+        if event.get("error") or event.get("message"):
+            return clean(str(event.get("error") or event.get("message")))
+        status = str(event.get("text") or event.get("status") or "")
+        if event.get("total"):
+            name = f"{event.get('parent_id')}/{event.get('id')}"
+            self._layers[name] = (int(event.get("current") or 0), int(event["total"]))
+            done, total = (sum(part) for part in zip(*self._layers.values(), strict=True))
+            return f"{status} {_size(done)}/{_size(total)}"
+        return clean(f"{event.get('id', '')} {status}".strip())
+
+
+def _size(size: float) -> str:
+    for unit in ("B", "kB", "MB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}"
+        size /= 1000
+    return f"{size:.1f} GB"

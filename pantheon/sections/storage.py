@@ -1,0 +1,224 @@
+"""Section 3, the storage model: the directories, their owners, and the mounts that they must lie on.
+
+Nothing is ever deleted, no symlink is followed out of the roots, and nothing outside them changes its owner.
+"""
+
+from __future__ import annotations
+
+from pantheon import layout
+from pantheon.facts import Entry, Facts, Space, Unknown
+from pantheon.finding import Finding
+from pantheon.inventory import SERVICES, Host
+from pantheon.layout import Directory
+from pantheon.plan import Change, Guard, Run, SectionPlan
+
+NAME = "storage"
+SOURCE = "procedure §3"
+GIB = 1 << 30
+
+HOURS = 3600  # a tree of some millions of files on a slow disk
+
+
+def plan(host: Host, facts: Facts) -> SectionPlan:
+    """What brings the directories right; blocked when a root is not what it must be."""
+    blocked = [finding for finding in roots(host, facts) if not finding.is_good]
+    blocked += room(host, facts)
+    blocked += _in_the_way(host, facts)
+    if blocked:
+        return SectionPlan(NAME, blocked=tuple(blocked))
+    changes = []
+    created = [d for d in layout.directories(host) if facts.paths.get(d.path) is None]
+    if created:
+        changes.append(_create(host, facts, created))
+    for directory in layout.directories(host):
+        if directory not in created:
+            changes += _mend(host, facts, directory)
+    return SectionPlan(NAME, tuple(changes), reason="directories, owners and mounts are as §3 says")
+
+
+def check(host: Host, facts: Facts) -> list[Finding]:
+    """A finding for each root and each directory."""
+    findings = roots(host, facts) + room(host, facts) + _in_the_way(host, facts)
+    for directory in layout.directories(host):
+        entry = facts.paths.get(directory.path)
+        key = f"{NAME}.{directory.name}"
+        if isinstance(entry, Unknown):
+            findings.append(Finding(key, "unknown", f"{directory.path}: not known", entry.reason, source=SOURCE))
+        elif entry is None:
+            findings.append(Finding(key, "fail", f"{directory.path} is missing", mend="invoke storage", source=SOURCE))
+        else:
+            wrong = [change.what for change in _mend(host, facts, directory)]
+            text = "; ".join(wrong) or f"{directory.path} {entry.uid}:{entry.gid} {entry.mode:o}"
+            findings.append(
+                Finding(key, "fail" if wrong else "ok", text, mend="invoke storage" if wrong else "", source=SOURCE)
+            )
+    return findings
+
+
+def roots(host: Host, facts: Facts) -> list[Finding]:
+    """Whether the NVMe and SSD roots are the mount points that they must be (§3.1, §3.2)."""
+    findings = []
+    for name, root, fstype in (
+        ("nvme", host.storage.nvme, host.storage.nvme_fstype),
+        ("ssd", host.storage.ssd, host.storage.ssd_fstype),
+    ):
+        key, entry = f"{NAME}.{name}-root", facts.paths.get(root)
+        mend = f"mount the disk: sudo mount {root} (is it in /etc/fstab?)"
+        if isinstance(entry, Unknown):
+            findings.append(Finding(key, "unknown", f"{root}: not known", entry.reason, mend, SOURCE))
+        elif entry is None:
+            findings.append(Finding(key, "fail", f"{root} does not exist", "", mend, SOURCE))
+        elif entry.kind != "dir" or entry.real != root:
+            findings.append(
+                Finding(
+                    key,
+                    "fail",
+                    f"{root} is not a directory of its own",
+                    f"{entry.kind}, really {entry.real}",
+                    "",
+                    SOURCE,
+                )
+            )
+        elif host.storage.require_mounts and not entry.is_mount:
+            text = f"{root} is not a mount point: what is written there fills the root disk"
+            findings.append(Finding(key, "fail", text, "findmnt --mountpoint finds nothing", mend, SOURCE))
+        elif entry.mount and "ro" in entry.mount.options.split(","):
+            findings.append(
+                Finding(
+                    key,
+                    "fail",
+                    f"{root} is mounted read-only",
+                    entry.mount.options,
+                    f"sudo mount -o remount,rw {root}; look at `sudo dmesg` for disk errors",
+                    SOURCE,
+                )
+            )
+        elif fstype and entry.mount and entry.mount.fstype != fstype:
+            text = f"{root} is {entry.mount.fstype}, not {fstype}"
+            findings.append(
+                Finding(key, "fail", text, entry.mount.source, f"hosts.toml: storage.{name}_fstype", SOURCE)
+            )
+        else:
+            evidence = f"{entry.mount.source} {entry.mount.fstype}" if entry.mount else ""
+            findings.append(Finding(key, "ok", f"{root} is mounted", evidence, source=SOURCE))
+    return findings
+
+
+def room(host: Host, facts: Facts) -> list[Finding]:
+    """Findings where there is too little room for what is still to be pulled or set up. Empty: enough."""
+    pulls = [host.service(name) for name in SERVICES if facts.images.get(host.service(name).image) is None]
+    # Never started here: its container has never been made.
+    fresh = [name for name in SERVICES if facts.container(name) is None]
+    nvme = sum(host.service(name).data_gib for name in fresh if name != "openwebui")
+    ssd = sum(host.service(name).data_gib for name in fresh if name == "openwebui")
+    needs = (
+        ("docker-room", "docker", "Docker's root", sum(service.image_gib for service in pulls)),
+        ("nvme-room", host.storage.nvme, host.storage.nvme, nvme),
+        ("ssd-room", host.storage.ssd, host.storage.ssd, ssd),
+    )
+    findings = []
+    for key, name, label, gib in needs:
+        space = facts.spaces.get(name)
+        if not isinstance(space, Space):
+            if gib:
+                reason = space.reason if isinstance(space, Unknown) else "not there"
+                findings.append(
+                    Finding(f"{NAME}.{key}", "unknown", f"free space in {label}: not known", reason, source=SOURCE)
+                )
+        elif space.free_bytes < gib * GIB or (space.total_inodes and not space.free_inodes):
+            free = (
+                f"{space.free_bytes / GIB:.1f} GiB free"
+                if space.free_inodes or not space.total_inodes
+                else "no inode free"
+            )
+            text = f"{label} has too little room: {free}, {gib:.1f} GiB needed"
+            mend = "make room on the host; see `sudo docker system df` and `df -h`"
+            findings.append(Finding(f"{NAME}.{key}", "fail", text, mend=mend, source=SOURCE))
+    return findings
+
+
+def _in_the_way(host: Host, facts: Facts) -> list[Finding]:
+    """Paths that are something else than a directory of ours, or could not be looked at: to be settled by a human."""
+    findings = []
+    for directory in layout.directories(host):
+        entry = facts.paths.get(directory.path)
+        key = f"{NAME}.{directory.name}"
+        if isinstance(entry, Unknown):
+            findings.append(Finding(key, "unknown", f"{directory.path}: not known", entry.reason, source=SOURCE))
+        elif entry is not None and (entry.kind != "dir" or entry.real != directory.path):
+            text = f"{directory.path} is a {entry.kind}" + (f" to {entry.real}" if entry.real != directory.path else "")
+            mend = f"look at it on the host: ls -ld {directory.path}; pantheon follows no link and removes nothing"
+            findings.append(Finding(key, "fail", text, mend=mend, source=SOURCE))
+    return findings
+
+
+def _create(host: Host, facts: Facts, missing: list[Directory]) -> Change:
+    steps = tuple(
+        Run(
+            ("install", "-d", f"-m{d.mode:04o}", f"-o{d.uid}", f"-g{_gid(facts, d)}", "--", d.path),
+            guards=(_root_guard(host, facts, d), Guard("path", d.path, "missing")),
+        )
+        for d in missing
+    )
+    names = ", ".join(d.name for d in missing)
+    count = f"{len(missing)} director{'ies' if len(missing) > 1 else 'y'}"
+    return Change(f"create {count}: {names}", "the storage model (§3)", steps, sign="+")
+
+
+def _root_guard(host: Host, facts: Facts, directory: Directory) -> Guard:
+    inside_ssd = directory.path.startswith(host.storage.ssd + "/")
+    root = host.storage.ssd if inside_ssd else host.storage.nvme
+    return Guard("mount", root, facts.reading("mount", root))
+
+
+def _mend(host: Host, facts: Facts, directory: Directory) -> list[Change]:
+    """What brings an existing directory's owner and mode right."""
+    entry = facts.paths.get(directory.path)
+    if not isinstance(entry, Entry):
+        return []
+    guards = (_root_guard(host, facts, directory), Guard("path", directory.path, facts.reading("path", directory.path)))
+    owner = f"{directory.uid}:{_gid(facts, directory)}"
+    why = "the ComfyUI image demands it (§6.2)" if directory.tree_owner else "the storage model (§3)"
+    changes = []
+    tree = facts.trees.get(directory.path)
+    has = f"{entry.uid}:{entry.gid}"
+    wrong_inside = tree is not None and not isinstance(tree, Unknown) and tree.wrong > 0
+    if directory.tree_owner and wrong_inside:
+        what = f"{directory.name} owner inside → {owner}"
+        if has != owner:
+            what = f"{directory.name} owner {has} → {owner}, and inside"
+        changes.append(
+            Change(what, why, (Run(_chown_tree(directory.path, owner), guards=guards, timeout_s=4 * HOURS),))
+        )
+    elif has != owner:
+        changes.append(
+            Change(
+                f"{directory.name} owner {has} → {owner}",
+                why,
+                (Run(("chown", "-h", owner, "--", directory.path), guards=guards),),
+            )
+        )
+    if _mode_is_wrong(directory, entry):
+        step = Run(("chmod", f"{directory.mode:04o}", "--", directory.path), guards=() if changes else guards)
+        changes.append(Change(f"{directory.name} mode {entry.mode:04o} → {directory.mode:04o}", why, (step,)))
+    return changes
+
+
+def _chown_tree(path: str, owner: str) -> tuple[str, ...]:
+    """One walk that touches only what is wrong, stays on the file system and follows no link. -execdir works inside the
+    directory it found, so that a service cannot redirect it by swapping a directory for a link."""
+    uid, gid = owner.split(":")
+    test = ("(", "!", "-uid", uid, "-o", "!", "-gid", gid, ")")
+    return ("find", "-P", path, "-xdev", *test, "-execdir", "chown", "-h", owner, "{}", "+")
+
+
+def _gid(facts: Facts, directory: Directory) -> int:
+    gid = facts.groups.get(directory.group) if directory.group else directory.gid
+    return gid if isinstance(gid, int) else directory.gid
+
+
+def _mode_is_wrong(directory: Directory, entry: Entry) -> bool:
+    """Exactly 775 where the image and the models ask for it; elsewhere only what would break or expose something."""
+    if directory.tree_owner or directory.group:
+        return entry.mode != directory.mode
+    return bool(entry.mode & 0o002) or entry.mode & 0o700 != 0o700

@@ -1,0 +1,132 @@
+"""Section 8, the validation checklist, judged on one look from the host and one request for each service from here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from pantheon import foreign, service
+from pantheon.facts import Command, Container, Facts, Http, Port, Unknown
+from pantheon.finding import Finding
+from pantheon.inventory import SERVICES, Host
+
+NAME = "validate"
+SOURCE = "procedure §8"
+
+OWNERSHIP_ERRORS = ("owned by unexpected user/group", "MUST be running as UID", "!! ERROR: ")
+STARTED = "Starting server"
+
+
+def check(host: Host, facts: Facts, here: Mapping[str, Http]) -> list[Finding]:
+    """The checklist. `here` holds each service's answer to a request that came from the workstation."""
+    findings: list[Finding] = []
+    for name in SERVICES:
+        findings += service.check(host, facts, name)
+    for name in SERVICES:
+        findings.append(_http(f"{name}.http", f"{name} answers on the host", facts.http.get(name), name))
+        findings.append(_http(f"{name}.http-here", f"{name} answers through SSH", here.get(name), name))
+    findings += [_log_errors(facts), _log_started(facts)]
+    findings += [_gpu(facts, name) for name in ("comfy", "ollama")]
+    findings.append(_loopback(host, facts))
+    return findings
+
+
+def _http(key: str, text: str, answer: Http | Unknown | None, name: str) -> Finding:
+    if answer is None or isinstance(answer, Unknown):
+        reason = answer.reason if isinstance(answer, Unknown) else "not asked"
+        return Finding(key, "unknown", f"{text}: not known", reason, source=SOURCE)
+    got = f"{answer.status} {answer.reason}".strip() if answer.status else answer.error
+    if answer.status == 200:
+        return Finding(key, "ok", text, f"{answer.url}: {got}", source=SOURCE)
+    return Finding(key, "fail", f"{text}: {got}", answer.url, f"docker logs --tail=50 {name}", SOURCE)
+
+
+def _log_errors(facts: Facts) -> Finding:
+    key, good = "comfy.log-errors", "ComfyUI's log has no UID/GID error since its start"
+    container = facts.container("comfy")
+    if container is None:
+        return Finding(key, "unknown", "ComfyUI's log: not known", "no container", source=SOURCE)
+    markers = container.log_markers
+    if not isinstance(markers, tuple):
+        reason = markers.reason if isinstance(markers, Unknown) else "no log"
+        return Finding(key, "unknown", "ComfyUI's log: not known", reason, source=SOURCE)
+    errors = [line for line in markers if any(pattern in line for pattern in OWNERSHIP_ERRORS)]
+    if errors:
+        return Finding(
+            key,
+            "fail",
+            "ComfyUI's log has errors since its start",
+            errors[0],
+            "invoke storage, then invoke comfy",
+            SOURCE,
+        )
+    return Finding(key, "ok", good, source=SOURCE)
+
+
+def _log_started(facts: Facts) -> Finding:
+    key = "comfy.log-started"
+    container = facts.container("comfy")
+    markers = container.log_markers if container else None
+    if isinstance(markers, tuple) and any(STARTED in line for line in markers):
+        return Finding(key, "ok", f'ComfyUI\'s log says "{STARTED}"', source=SOURCE)
+    if container is None:
+        return Finding(key, "unknown", "ComfyUI's log: not known", "no container", source=SOURCE)
+    answer = facts.http.get("comfy")
+    answered = isinstance(answer, Http) and answer.status == 200
+    if not container.log_complete and answered:
+        # Rotated away: the log cannot say, and the HTTP answer is the evidence.
+        return Finding(
+            key, "warn", f'"{STARTED}" is rotated out of ComfyUI\'s log', "200 OK is the evidence", source=SOURCE
+        )
+    if not isinstance(markers, tuple):
+        reason = markers.reason if isinstance(markers, Unknown) else "no log"
+        return Finding(key, "unknown", f'whether ComfyUI\'s log says "{STARTED}": not known', reason, source=SOURCE)
+    return Finding(key, "fail", f'ComfyUI\'s log does not say "{STARTED}"', "", "invoke comfy", SOURCE)
+
+
+def _gpu(facts: Facts, name: str) -> Finding:
+    key = f"{name}.gpu"
+    container = facts.container(name)
+    seen = container.gpu_seen if container else None
+    if isinstance(seen, Command) and seen.status == 0 and "GPU 0" in seen.output:
+        return Finding(key, "ok", f"{name} sees the GPU", seen.output.splitlines()[0].split(" (UUID")[0], source=SOURCE)
+    if isinstance(seen, Command):
+        last = (seen.output.strip().splitlines() or [f"exit {seen.status}"])[-1]
+        return Finding(
+            key, "fail", f"{name} does not see the GPU", f"nvidia-smi inside: {last}", f"invoke restart {name}", SOURCE
+        )
+    reason = seen.reason if isinstance(seen, Unknown) else "the container does not run"
+    return Finding(key, "unknown", f"whether {name} sees the GPU: not known", reason, source=SOURCE)
+
+
+def _loopback(host: Host, facts: Facts) -> Finding:
+    """Nothing of the stack may listen beyond loopback (§5): neither a published port nor a process of its containers."""
+    key, good = "stack.loopback", "nothing of the stack listens beyond loopback"
+    if not isinstance(facts.listeners, tuple) or not isinstance(facts.containers, tuple):
+        reasons = [v.reason for v in (facts.listeners, facts.containers) if isinstance(v, Unknown)]
+        return Finding(key, "unknown", f"whether {good}: not known", "; ".join(reasons), source="procedure §5")
+    mine = {c.name: c for c in facts.containers if c.name in SERVICES or foreign.is_ours(host, c)}
+    open_ports = [f"{c.name} {port.address or '*'}:{port.port}" for c in mine.values() for port in _exposed(c)]
+    ours = {host.service(name).port for name in SERVICES}
+    for listener in facts.listeners:
+        if _beyond(listener.address) and (listener.container in mine or listener.port in ours):
+            open_ports.append(
+                f"{listener.container or listener.process or 'a process'} {listener.address}:{listener.port}"
+            )
+    if not open_ports:
+        return Finding(key, "ok", good, source="procedure §5")
+    return Finding(
+        key,
+        "fail",
+        "the stack listens beyond loopback",
+        ", ".join(dict.fromkeys(open_ports)),
+        "invoke bringup",
+        "procedure §5",
+    )
+
+
+def _exposed(container: Container) -> list[Port]:
+    return [port for port in container.ports if _beyond(port.address)]
+
+
+def _beyond(address: str) -> bool:
+    return not (address.startswith("127.") or address in ("::1", "::ffff:127.0.0.1"))

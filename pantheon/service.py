@@ -1,0 +1,206 @@
+"""What the sections comfy, ollama and openwebui share: from a service as it must be to the changes that make it so.
+
+Procedure §4 to §6.
+"""
+
+from __future__ import annotations
+
+from pantheon import foreign, layout, stack
+from pantheon.facts import Container, Docker, Entry, Facts, TextFile, Unknown
+from pantheon.finding import Finding
+from pantheon.inventory import Host
+from pantheon.plan import Change, Guard, MakeSecret, Run, SectionPlan, Step, Write
+
+SOURCE = "procedure §4-§6"
+PULL_S = 2 * 3600
+UP_S = 600
+JSON_PROGRESS = (2, 29)  # the first Compose with `--progress json`
+
+
+def plan(host: Host, facts: Facts, name: str, *, before: tuple[str, ...]) -> SectionPlan:
+    """The changes for one service. `before` names the sections that are applied ahead of it in the same run."""
+    blocked = foreign.stack_findings(host, facts)
+    port = foreign.port_finding(host, facts, name)
+    if port and not blocked:
+        blocked.append(port)
+    blocked += _not_ready(host, facts, name, before)
+    if blocked:
+        return SectionPlan(name, blocked=tuple(blocked))
+    want = stack.wanted(host, name)
+    changes = [*_files(host, facts, want, before), *_half_made(host, facts, name)]
+    changes += _container(host, facts, want)
+    return SectionPlan(name, tuple(changes), reason=f"127.0.0.1:{want.port}, as in hosts.toml")
+
+
+def _not_ready(host: Host, facts: Facts, name: str, before: tuple[str, ...]) -> list[Finding]:
+    """The service that this one needs and that is neither healthy now nor brought up ahead of it."""
+    needs = stack.wanted(host, name).needs
+    if not needs or needs in before:
+        return []
+    container = facts.container(needs)
+    if container is not None and container.state == "running" and container.health == "healthy":
+        return []
+    state = f"{container.state}, {container.health}" if container else "no container"
+    return [Finding(f"{name}.needs", "fail", f"{needs} is not healthy", state, f"invoke {needs}", SOURCE)]
+
+
+def _files(host: Host, facts: Facts, want: stack.Wanted, before: tuple[str, ...]) -> list[Change]:
+    steps: list[Step] = []
+    if not set(before) & {"comfy", "ollama", "openwebui"}:  # the first service of a run writes the common file
+        steps += _directory(facts, host.stack_dir, 0o755)
+        steps += _text(facts, layout.compose_file(host), stack.compose_text(host), 0o644)
+    secrets = f"{host.stack_dir}/secrets"
+    own: list[Step] = []
+    if want.name == "comfy":
+        own += _directory(facts, layout.userscripts(host), 0o755)
+        own += _text(facts, f"{layout.userscripts(host)}/{stack.USERSCRIPT}", stack.USERSCRIPT_TEXT, 0o755)
+    if want.secret_env:
+        own += _secret_env(facts, layout.env_file(host, want.name), stack.env_text(want), want, host)
+    if want.secret:
+        own += _login_key(facts, layout.secret_key(host))
+    if (want.secret_env or want.secret) and own:
+        own = [*_directory(facts, secrets, 0o700), *own]
+    changes = []
+    if steps:
+        new = facts.files.get(layout.compose_file(host)) is None
+        changes.append(
+            Change(f"{layout.compose_file(host)}", "the Compose project (§5)", tuple(steps), sign="+" if new else "~")
+        )
+    if own:
+        what = {"comfy": "link script for the shared models", "openwebui": "login key"}.get(
+            want.name, "secret environment"
+        )
+        changes.append(Change(what, "beside the Compose file", tuple(own), sign="+"))
+    return changes
+
+
+def _directory(facts: Facts, path: str, mode: int) -> list[Step]:
+    entry = facts.paths.get(path)
+    if isinstance(entry, Entry) and entry.kind == "dir" and entry.mode == mode and entry.uid == 0:
+        return []
+    guard = Guard("path", path, facts.reading("path", path))
+    return [Run(("install", "-d", f"-m{mode:04o}", "-o0", "-g0", "--", path), guards=(guard,))]
+
+
+def _text(facts: Facts, path: str, text: str, mode: int) -> list[Step]:
+    file = facts.files.get(path)
+    before = ""
+    if isinstance(file, TextFile):
+        if file.text == text and file.mode == mode and (file.uid, file.gid) == (0, 0):
+            return []
+        before = file.text or ""
+    return [Write(path, text, mode, before=before, guards=(Guard("sha256", path, facts.reading("sha256", path)),))]
+
+
+def _secret_env(facts: Facts, path: str, text: str, want: stack.Wanted, host: Host) -> list[Step]:
+    """Written when it is missing, open to others, or when the running container does not have its values. Its content is
+    never read back from the host."""
+    file, container = facts.files.get(path), facts.container(want.name)
+    right = isinstance(file, TextFile) and file.mode == 0o600 and file.uid == 0 and file.size == len(text.encode())
+    label = container.labels.get(stack.CONFIG) if container else None
+    if right and label == stack.config_hash(host, want):
+        return []
+    return [Write(path, text, 0o600, secret=True)]
+
+
+def _login_key(facts: Facts, path: str) -> list[Step]:
+    file = facts.files.get(path)
+    if isinstance(file, TextFile) and file.mode == 0o600 and file.uid == 0 and file.size > 0:
+        return []
+    return [MakeSecret(path, guards=(Guard("path", path, facts.reading("path", path)),))]
+
+
+def _half_made(host: Host, facts: Facts, name: str) -> list[Change]:
+    changes = []
+    for container in foreign.half_made(host, facts):
+        if container.name.endswith(f"_{name}"):
+            guard = Guard("container", container.name, container.id)
+            step = Run(("docker", "rm", "-f", container.id), guards=(guard,))
+            why = "left by an interrupted recreate; nothing is kept in a container"
+            changes.append(Change(f"remove half-made container {container.name}", why, (step,), sign="-"))
+    return changes
+
+
+def _container(host: Host, facts: Facts, want: stack.Wanted) -> list[Change]:
+    container = facts.container(want.name)
+    image = facts.images.get(want.image)
+    local = image.id if image is not None and not isinstance(image, Unknown) else ""
+    image_guard = Guard("image", want.image, facts.reading("image", want.image))
+    guard = Guard("container", want.name, container.id if container else "missing")
+    pull: tuple[Step, ...] = ()
+    if not local:
+        pull = (
+            Run(_compose(host, facts, "pull", want.name), guards=(image_guard,), timeout_s=PULL_S, progress="compose"),
+        )
+    pulled = f", pull about {host.service(want.name).image_gib:g} GiB" if pull else ""
+
+    def up(*flags: str) -> Run:
+        wait = ("--wait", "--wait-timeout", "300") if want.name == "ollama" else ()
+        argv = _compose(host, facts, "up", "-d", "--no-deps", *wait, *flags, want.name)
+        return Run(argv, guards=(guard,), timeout_s=UP_S, progress="compose")
+
+    if container is None:
+        first = ", first run 10-20 min (§7)" if want.name == "comfy" and not _installed(facts, host) else ""
+        what = f"127.0.0.1:{want.port}{pulled}{first}"
+        return [Change(what, "it is not there", (*pull, up()), sign="+")]
+    differences = stack.differences(host, want, container, nonce=facts.nonce, local_image_id=local)
+    if differences:
+        stops = (want.name,) if container.state == "running" else ()
+        steps = (*pull, up("--force-recreate"))
+        return [Change(f"recreate{pulled}: {'; '.join(differences)}", "it differs from hosts.toml", steps, stops=stops)]
+    if container.state == "paused":
+        return [Change("unpause", "it is paused", (Run(("docker", "unpause", want.name), guards=(guard,)),))]
+    if container.state not in ("running", "restarting"):
+        return [
+            Change(f"start ({container.state}, exit code {container.exit_code})", "it is not running", (*pull, up()))
+        ]
+    return []
+
+
+def _installed(facts: Facts, host: Host) -> bool:
+    venv = facts.paths.get(f"{layout.comfy_mnt(host)}/venv")
+    return isinstance(venv, Entry)
+
+
+def _compose(host: Host, facts: Facts, *arguments: str) -> tuple[str, ...]:
+    progress = ("--progress", "json") if _compose_version(facts) >= JSON_PROGRESS else ()
+    return ("docker", "compose", "-p", host.project, "-f", layout.compose_file(host), *progress, *arguments)
+
+
+def _compose_version(facts: Facts) -> tuple[int, ...]:
+    text = facts.docker.compose if isinstance(facts.docker, Docker) else None
+    if not isinstance(text, str):
+        return (0, 0)
+    return tuple(int(part) for part in text.removeprefix("v").split(".")[:2] if part.isdigit())
+
+
+def check(host: Host, facts: Facts, name: str) -> list[Finding]:
+    """Up and healthy; a stack of somebody else's, a stopped or a failing container is a fail."""
+    if not isinstance(facts.containers, tuple):
+        reason = facts.containers.reason if isinstance(facts.containers, Unknown) else "Docker is not there"
+        return [Finding(f"{name}.up", "unknown", f"{name}: not known", reason, source="procedure §8")]
+    container = facts.container(name)
+    if container is None:
+        return [Finding(f"{name}.up", "fail", f"{name} is not there", "", f"invoke {name}", "procedure §8")]
+    if not foreign.is_ours(host, container):
+        return [f for f in foreign.stack_findings(host, facts) if f.id == f"stack.foreign.{name}"]
+    return [_up(container)]
+
+
+def _up(container: Container) -> Finding:
+    name = container.name
+    evidence = f"{container.state}, {container.health or 'no healthcheck'}, {container.restarts} restarts since {container.started_at}"
+    key, source = f"{name}.up", "procedure §8"
+    if container.state == "running" and container.health == "healthy":
+        return Finding(key, "ok", f"{name} is Up and healthy", evidence, source=source)
+    if container.state == "running" and container.health == "starting":
+        text, mend = f"{name} is still starting", f"wait for it: invoke {name}"
+    elif container.state == "running" and container.health == "unhealthy":
+        text, mend = f"{name} is Up but unhealthy", f"read its log: docker logs --tail=50 {name}"
+    elif container.state == "running":
+        return Finding(key, "ok", f"{name} is Up", evidence, source=source)
+    else:
+        text, mend = f"{name} is {container.state} (exit code {container.exit_code})", f"invoke {name}"
+        last = container.log[-1] if isinstance(container.log, tuple) and container.log else container.error
+        evidence = f"{evidence}; {last}" if last else evidence
+    return Finding(key, "fail", text, evidence, mend, source)

@@ -1,0 +1,136 @@
+"""The verbs around the procedure: hosts, facts, history, trust, tunnel. Exit codes as in PRODUCT.md."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import TYPE_CHECKING, Any
+
+from pantheon import engine
+from pantheon.errors import Declined, NotAsItShouldBe, UsageError
+from pantheon.inventory import SERVICES, Host, Inventory, as_data, to_toml
+from pantheon.report import data
+
+if TYPE_CHECKING:
+    from pantheon.report.console import Console
+
+MOST_HISTORY = 10_000
+
+
+def hosts(inventory: Inventory, *, as_json: bool, report: Console) -> int:
+    """List the inventory; nothing is contacted."""
+    if as_json:
+        data.write({"path": inventory.path, "default": inventory.default,
+                    "hosts": {name: as_data(host) for name, host in inventory.hosts.items()}})  # fmt: skip
+        return 0
+    report.headline(inventory.path)
+    for name, host in inventory.hosts.items():
+        port = f":{host.port}" if host.port else ""
+        where = f"{host.user}@{host.address}{port}" if host.user else f"{host.address}{port}"
+        mark = "  (default)" if name == inventory.default else ""
+        ports = ", ".join(f"{service} {host.service(service).port}" for service in SERVICES)
+        report.line(" ", name, f"{where}{mark}  {host.gpu.name}, driver {host.gpu.driver}; {ports}")
+    return 0
+
+
+def facts(host: Host, *, toml: bool, as_json: bool, options: engine.Options, report: Console) -> int:
+    """Show one look, or print the host's section of hosts.toml filled from it."""
+    from pantheon import survey
+    from pantheon.facts import to_data
+
+    began = time.monotonic()
+    report.connecting(host, "facts")
+    with engine.connected(host, options) as connection:
+        seen = engine.look(connection, host)
+    report.settled()
+    if as_json:
+        data.write(to_data(seen))
+    elif toml:
+        data.write_text(to_toml(survey.as_found(host, seen)))
+    else:
+        report.headline(f"{host.name}: facts", f"looked {time.monotonic() - began:.1f} s")
+        for sign, name, text in survey.sheet(host, seen):
+            report.line(sign, name, text)
+    return 0
+
+
+def history(host: Host, *, last: str, as_json: bool, options: engine.Options, report: Console) -> int:
+    """The audit log of the host, newest last: when, who, from where, version, plan, result."""
+    if not last.isdecimal() or not 1 <= int(last) <= MOST_HISTORY:
+        raise UsageError(f"--last must be a number from 1 to {MOST_HISTORY}, not {last!r}")
+    report.connecting(host, "history")
+    with engine.connected(host, options) as connection:
+        file = "/var/log/pantheon/history.jsonl"
+        found = connection.run(f"tail -n {int(last)} {file} 2>/dev/null", warn=True, timeout=15)
+    report.settled()
+    runs = [run for line in found.stdout.splitlines() if (run := _object(line))]
+    if as_json:
+        data.write({"host": host.name, "runs": runs})
+        return 0
+    report.headline(f"{host.name}: history")
+    if not runs:
+        report.say("nothing was ever changed here by pantheon")
+    for run in runs:
+        sign = {"done": "✓", "interrupted": "!"}.get(str(run.get("result")), "✗")
+        text = f"{run.get('when')}  {run.get('who')}  {run.get('what')}, {run.get('steps')} steps: {run.get('result')}"
+        report.line(sign, "", f"{text}  (plan {run.get('plan')}, version {run.get('version')})")
+    return 0
+
+
+def _object(line: str) -> dict[str, Any] | None:
+    try:
+        value = json.loads(line)
+    except ValueError:
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def tunnel(host: Host, service: str, *, port: int, report: Console) -> int:
+    """Open a tunnel to a service and keep it until Ctrl-C."""
+    if service not in SERVICES:
+        raise UsageError(f"no service {service!r}: {', '.join(SERVICES)}", next_commands=["invoke tunnel comfy"])
+    from pantheon.remote.tunnel import open_tunnel
+
+    report.connecting(host, f"tunnel {service}")
+    with open_tunnel(host, service, port=port) as way:
+        report.settled()
+        report.line("✓", service, f"{way.url}  (Ctrl-C closes it)")
+        own = host.service(service).port
+        if not port and not way.url.endswith(f":{own}"):
+            report.say(f"  port {own} is taken on this machine, so another one was chosen")
+        way.wait()
+    return 0
+
+
+def trust(host: Host, *, fingerprint: str, replace: bool, yes: bool, report: Console) -> int:
+    """Fetch the host's key without logging in, show it, and record it after a yes."""
+    from pantheon.remote import trust as keys
+
+    found = keys.examine(host)
+    report.headline(f"TRUST {found.label}")
+    report.say(f"  {found.key_type}  {found.fingerprint}")
+    for old in found.old:
+        report.say(f"  recorded: {old.key_type}  {old.fingerprint}  in {old.file}:{old.line}")
+    if found.state == "revoked":
+        raise NotAsItShouldBe(f"{host.name}: this key is revoked and will not be recorded")
+    if fingerprint and fingerprint != found.fingerprint:
+        raise NotAsItShouldBe(
+            f"{host.name}: the host shows {found.fingerprint}, not the fingerprint given",
+            next_commands=["on the host's own console: ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub"],
+        )
+    if found.state == "known":
+        report.line("✓", host.name, "this key is known already")
+        return 0
+    if found.state == "changed" and not replace:
+        raise NotAsItShouldBe(
+            f"{host.name}: another key is recorded for it (rebuilt, or somebody in between)",
+            next_commands=[f"invoke trust --host {host.name} --replace"],
+        )
+    report.say("  Compare it on the host's own console: ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub", "dim")
+    question = f"{'Replace the old entries and trust' if found.state == 'changed' else 'Trust'} this key for {host.name}?"
+    if not (fingerprint or yes or report.ask(question)):
+        raise Declined(f"{host.name}: nothing was recorded")
+    file = keys.replace(host, found) if found.state == "changed" else keys.record(host, found)
+    report.line("✓", host.name, f"recorded in {file}")
+    report.next([f"invoke prereqs --host {host.name}"])
+    return 0
