@@ -41,7 +41,7 @@ if ! { [ "$1" = dev ] && stamped runtime "$runtime" && works; }; then
     rm -rf .venv
     if "$python" -c 'import ensurepip' >/dev/null 2>&1; then
         "$python" -m venv .venv
-    elif "$python" -m pip --python "$python" --version >/dev/null 2>&1; then
+    elif "$python" -m pip --python "$("$python" -c 'import sys; print(sys.executable)')" --version >/dev/null 2>&1; then
         "$python" -m venv --without-pip .venv # Debian keeps ensurepip in a package; a pip beside it does as well
     else
         version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
