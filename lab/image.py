@@ -1,10 +1,10 @@
 """From a base file system to the image that lab hosts start from, in steps that are each cached by what goes in.
 
-    base         mmdebstrap                          a tar file in the cache
-    os           os.Dockerfile on the base           an image, saved in the cache (apt takes the longest)
-    gpu          lab/gpu compiled on the os image    a tar file in the cache
-    registry     lab/services built on the base      a tar file in the cache
-    host         Dockerfile: os + gpu + registry     an image on the engine, a second or two to make
+- base: what mmdebstrap fetched; a tar file in the cache
+- os: os.Dockerfile on the base; an image, saved in the cache as well (apt takes the longest)
+- gpu: lab/gpu, compiled; a tar file in the cache
+- registry: lab/services, built on the base; a tar file in the cache
+- host: Dockerfile, from the os image with gpu and registry; an image on the engine, a second or two to make
 """
 
 from __future__ import annotations
