@@ -1,0 +1,1 @@
+"""The stand-in images: three services that keep the real images' contracts."""

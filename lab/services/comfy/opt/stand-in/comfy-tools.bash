@@ -1,0 +1,92 @@
+# What the start-up script would get from the internet. Sourced by it; nothing here is on the PATH.
+
+# The length of a stage in seconds is the lab's to set; the container's environment is not.
+stage_seconds=$(sed -n 's/.*"comfy_step_seconds" *: *\([0-9.]*\).*/\1/p' /etc/lab/stand-in.json 2>/dev/null || true)
+stage_seconds=${stage_seconds:-0.5}
+stage() { sleep "$stage_seconds"; }
+
+git() {
+  case "$1" in
+  clone) clone "$2" "$3" ;;
+  remote) origin "$2" "$3" "$4" ;;
+  esac
+}
+
+clone() { # address, folder
+  echo "Cloning into '$2'..." >&2
+  stage
+  mkdir "$2" || return 128
+  mkdir "$2"/{.git,models,input,output,custom_nodes,app,comfy}
+  mkdir "$2"/models/{checkpoints,clip,clip_vision,configs,controlnet,diffusion_models,embeddings,loras,text_encoders,unet,upscale_models,vae,vae_approx}
+  local kind
+  for kind in "$2"/models/*; do : >"$kind/put_$(basename "$kind")_here"; done
+  printf 'ref: refs/heads/master\n' >"$2/.git/HEAD"
+  printf '%s\n' "$1" >"$2/.git/stand-in-origin"
+  printf '%s\n' comfyui-frontend-package torch torchvision torchaudio numpy pillow aiohttp >"$2/requirements.txt"
+  echo comfyui_manager >"$2/manager_requirements.txt"
+  printf '__version__ = "0.3.76"\n' >"$2/comfyui_version.py"
+  printf '%s\n' 'import sys' 'sys.path.insert(0, "/opt/stand-in/lib")' \
+    'from stand_in.comfy import main' 'sys.exit(main())' >"$2/main.py"
+}
+
+# git's own two reasons to refuse a folder; both leave with 128, which `set -e` makes the end.
+origin() { # get-url|set-url, origin, [address]
+  if [ ! -d .git ]; then
+    echo "fatal: not a git repository (or any parent up to mount point /comfy)" >&2
+    echo "Stopping at filesystem boundary (GIT_DISCOVERY_ACROSS_FILESYSTEM not set)." >&2
+    return 128
+  fi
+  if [ "$(stat -c %u .git)" != "$(id -u)" ] || [ "$(stat -c %u .)" != "$(id -u)" ]; then
+    echo "fatal: detected dubious ownership in repository at '$PWD'" >&2
+    printf '%s\n\n\t%s\n' "To add an exception for this directory, call:" "git config --global --add safe.directory $PWD" >&2
+    return 128
+  fi
+  if [ "$1" == get-url ]; then cat .git/stand-in-origin; else echo "$3" >.git/stand-in-origin; fi
+}
+
+make_venv() {
+  stage
+  mkdir -p venv/bin venv/lib/python3.12/site-packages || return 1
+  ln -s /usr/bin/python3 venv/bin/python3 && ln -s python3 venv/bin/python
+  printf 'home = /usr/bin\nversion = 3.12.3\n' >venv/pyvenv.cfg
+  cat >venv/bin/activate <<'ACTIVATE'
+VIRTUAL_ENV=/comfy/mnt/venv
+PATH="$VIRTUAL_ENV/bin:$PATH"
+export VIRTUAL_ENV PATH
+ACTIVATE
+}
+
+packages=/comfy/mnt/venv/lib/python3.12/site-packages
+
+# What is there already is said and costs nothing: so a restart is quick though pip runs at every start.
+pip_install() {
+  local name fresh=""
+  for name in "$@"; do
+    if [ -d "$packages/$name" ]; then
+      echo "Requirement already satisfied: $name in ./venv/lib/python3.12/site-packages"
+    else
+      echo "Collecting $name"
+      fresh="$fresh $name"
+    fi
+  done
+  if [ -z "$fresh" ]; then return 0; fi
+  stage
+  for name in $fresh; do
+    if [ "$name" == torch ]; then download_torch; fi
+    mkdir "$packages/$name" || return 1
+  done
+  echo "Successfully installed$fresh"
+}
+
+# pip into a pipe writes one line for each file, before it fetches it.
+download_torch() {
+  local file
+  for file in "torch-2.9.1+cu130-cp312-cp312-manylinux_2_28_x86_64.whl (614.9 MB)" \
+    "nvidia_cublas-13.1.0.3-py3-none-manylinux_2_27_x86_64.whl (423.1 MB)" \
+    "nvidia_cudnn_cu13-9.13.0.50-py3-none-manylinux_2_27_x86_64.whl (366.2 MB)" \
+    "nvidia_nccl_cu13-2.27.7-py3-none-manylinux2014_x86_64.whl (193.7 MB)" \
+    "torchvision-0.24.1+cu130-cp312-cp312-manylinux_2_28_x86_64.whl (8.6 MB)"; do
+    echo "Downloading $file"
+    stage
+  done
+}

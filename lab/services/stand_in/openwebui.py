@@ -1,0 +1,243 @@
+"""Open WebUI's server: health and readiness, accounts and sessions, Ollama's models, the Socket.IO socket."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import http.client
+import json
+import os
+import secrets
+import signal
+import sqlite3
+import sys
+import threading
+import time
+import urllib.parse
+import uuid
+from pathlib import Path
+from typing import Any
+
+from stand_in import tokens
+from stand_in.web import Answer, App, Request, listen, setting
+
+VERSION = os.environ.get("STAND_IN_VERSION", "0.12.4")
+PAGE = b"<!doctype html><html><head><title>Open WebUI</title></head><body></body></html>"
+SCHEMA = "CREATE TABLE IF NOT EXISTS user (id TEXT PRIMARY KEY, name TEXT, email TEXT UNIQUE, role TEXT, salt TEXT, password TEXT)"
+WRONG = "The email or password provided is incorrect. Please check for typos and try logging in again."
+EXPIRED = "Your session has expired or the token is invalid. Please sign in again."
+NO_SIGNUP = "You do not have permission to access this resource. Please contact your administrator for assistance."
+
+
+def ollama_address() -> tuple[str, int]:
+    given = os.environ.get("OLLAMA_BASE_URL", "/ollama")
+    url = urllib.parse.urlsplit("http://host.docker.internal:11434" if given == "/ollama" else given)
+    return url.hostname or "localhost", url.port or 80
+
+
+def ask_ollama(path: str) -> Any:
+    """Ollama's JSON; OSError or ValueError where there is none."""
+    connection = http.client.HTTPConnection(*ollama_address(), timeout=5)
+    try:
+        connection.request("GET", path)
+        return json.loads(connection.getresponse().read())
+    except http.client.HTTPException as error:
+        raise OSError(str(error)) from error
+    finally:
+        connection.close()
+
+
+def hash_password(password: str, salt: str) -> str:
+    return hashlib.sha256(f"{salt}{password}".encode()).hexdigest()
+
+
+class Accounts:
+    """The users in webui.db."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.lock = threading.Lock()
+        with self.open() as database:
+            database.execute(SCHEMA)
+
+    @contextlib.contextmanager
+    def open(self) -> Any:
+        with self.lock, contextlib.closing(sqlite3.connect(self.path)) as database, database:
+            database.row_factory = sqlite3.Row
+            yield database
+
+    def add(self, name: str, email: str, password: str) -> dict[str, str] | None:
+        """The new user; the first is the administrator, and closes the door behind him (None) unless told otherwise."""
+        with self.open() as database:
+            first = not database.execute("SELECT count(*) FROM user").fetchone()[0]
+            if not first and os.environ.get("ENABLE_SIGNUP", "").lower() != "true":
+                return None
+            salt, identity = secrets.token_hex(8), str(uuid.uuid4())
+            role = "admin" if first else os.environ.get("DEFAULT_USER_ROLE", "pending")
+            row = (identity, name, email.lower(), role, salt, hash_password(password, salt))
+            database.execute("INSERT INTO user VALUES (?, ?, ?, ?, ?, ?)", row)
+        return self.find("id", identity)
+
+    def find(self, column: str, value: str) -> dict[str, str] | None:
+        query = {"id": "SELECT * FROM user WHERE id = ?", "email": "SELECT * FROM user WHERE email = ?"}[column]
+        with self.open() as database:
+            row = database.execute(query, (value,)).fetchone()
+        return dict(row) if row else None
+
+
+class OpenWebui(App):
+    def __init__(self, data: Path, secret: str) -> None:
+        self.data = data
+        self.secret = secret
+        self.ready = False
+        self.accounts: Accounts | None = None
+        super().__init__(
+            {
+                "GET /": lambda request: Answer(PAGE),
+                "GET /health": lambda request: Answer({"status": True}),
+                "GET /health/db": self.health,
+                "GET /ready": self.health,
+                "GET /api/version": lambda request: Answer({"version": VERSION, "deployment_id": ""}),
+                "GET /api/config": self.config,
+                "POST /api/v1/auths/signup": self.sign_up,
+                "POST /api/v1/auths/signin": self.sign_in,
+                "GET /api/v1/auths/": lambda request: Answer(self.session(self.user(request))),
+                "GET /api/models": self.models,
+                "GET /ollama/api/(?P<path>tags|version|ps)": self.ollama,
+                "GET /ws/socket.io/?": self.socket_io,
+            }
+        )
+
+    def unknown(self, request: Request) -> Answer:
+        if request.command in ("GET", "HEAD") and not request.path.startswith(("/api", "/ollama", "/ws")):
+            return Answer(PAGE)  # the pages of a single-page application
+        return Answer({"detail": "Not Found"}, 404)
+
+    def log(self, request: Request, text: str) -> None:
+        status = text.split('" ')[-1].split()[0]
+        print(f'INFO:     {request.client_address[0]}:{request.client_address[1]} - "{request.requestline}" {status}', flush=True)
+
+    def start(self) -> None:
+        """The slow part of a start, after the port is open: the database, and on an empty data directory the models."""
+        first = not (self.data / "webui.db").exists()
+        (self.data / "uploads").mkdir(parents=True, exist_ok=True)
+        print("INFO  [alembic.runtime.migration] Context impl SQLiteImpl.", flush=True)
+        if first:
+            print("INFO  [open_webui.env] Fetching 30 files: sentence-transformers/all-MiniLM-L6-v2", flush=True)
+            time.sleep(setting("openwebui_first_seconds", 2.0))
+            (self.data / "cache/embedding/models").mkdir(parents=True, exist_ok=True)
+        time.sleep(setting("openwebui_start_seconds", 1.0))
+        self.accounts = Accounts(self.data / "webui.db")
+        self.ready = True
+        print("INFO:     Application startup complete.", flush=True)
+
+    def health(self, request: Request) -> Answer:
+        del request
+        return Answer({"status": True}) if self.ready else Answer({"detail": "Startup not complete"}, 503)
+
+    def config(self, request: Request) -> Answer:
+        del request
+        return Answer({"status": True, "name": "Open WebUI", "version": VERSION, "features": {"auth": True, "enable_websocket": True}})
+
+    def database(self) -> Accounts:
+        if self.accounts is None:
+            raise Answer({"detail": "Startup not complete"}, 503)
+        return self.accounts
+
+    def session(self, user: dict[str, str]) -> dict[str, str]:
+        shown = {name: user[name] for name in ("id", "email", "name", "role")}
+        token = tokens.make({"id": user["id"], "jti": str(uuid.uuid4())}, self.secret)
+        return {"token": token, "token_type": "Bearer", "profile_image_url": "/user.png", **shown}
+
+    def user(self, request: Request) -> dict[str, str]:
+        """Whose session the request carries, in a header or a cookie; 401 without one that our key signed."""
+        kind, _, token = request.headers.get("Authorization", "").partition(" ")
+        if kind.lower() != "bearer":
+            cookies = dict(part.strip().partition("=")[::2] for part in request.headers.get("Cookie", "").split(";"))
+            token = cookies.get("token", "")
+        if not token:
+            raise Answer({"detail": "Not authenticated"}, 401)
+        claims = tokens.read(token, self.secret)
+        user = self.database().find("id", str(claims.get("id"))) if claims else None
+        if user is None:
+            raise Answer({"detail": EXPIRED}, 401)
+        return user
+
+    def signed_in(self, user: dict[str, str]) -> Answer:
+        session = self.session(user)
+        return Answer(session, headers={"Set-Cookie": f"token={session['token']}; HttpOnly; Path=/; SameSite=lax"})
+
+    def sign_up(self, request: Request) -> Answer:
+        body = request.json
+        name, email, password = (str(body.get(key, "")) for key in ("name", "email", "password"))
+        if "@" not in email or not password:
+            return Answer({"detail": "The email format you entered is invalid. Please double-check and try again."}, 400)
+        if self.database().find("email", email.lower()):
+            return Answer({"detail": "Uh-oh! This email is already registered. Sign in with your existing account."}, 400)
+        user = self.database().add(name, email, password)
+        return self.signed_in(user) if user else Answer({"detail": NO_SIGNUP}, 403)
+
+    def sign_in(self, request: Request) -> Answer:
+        body = request.json
+        user = self.database().find("email", str(body.get("email", "")).lower())
+        if not user or hash_password(str(body.get("password", "")), user["salt"]) != user["password"]:
+            return Answer({"detail": WRONG}, 400)
+        return self.signed_in(user)
+
+    def models(self, request: Request) -> Answer:
+        self.user(request)
+        listed = []
+        with contextlib.suppress(OSError, ValueError):
+            listed = ask_ollama("/api/tags")["models"]
+        return Answer(
+            {"data": [{"id": model["name"], "name": model["name"], "object": "model", "owned_by": "ollama", "ollama": model} for model in listed]}
+        )
+
+    def ollama(self, request: Request) -> Answer:
+        self.user(request)
+        try:
+            return Answer(ask_ollama(f"/api/{request.groups['path']}"))
+        except (OSError, ValueError):
+            return Answer({"detail": "Open WebUI: Server Connection Error"}, 500)
+
+    def socket_io(self, request: Request) -> None:
+        """Engine.IO 4 over a web socket alone; polling is refused, so a tunnel or proxy must carry web sockets."""
+        if request.query.get("EIO") != "4" or request.query.get("transport") != "websocket":
+            raise Answer(b'"Invalid transport"', 400, "application/json")
+        client = request.websocket()
+        timing = {"pingInterval": 25000, "pingTimeout": 20000, "maxPayload": 1000000}
+        with contextlib.suppress(OSError):
+            client.send("0" + json.dumps({"sid": secrets.token_urlsafe(15), "upgrades": [], **timing}))
+            while (message := client.receive()) is not None:
+                if message.startswith("40"):
+                    client.send("40" + json.dumps({"sid": secrets.token_urlsafe(15)}))
+                elif message.startswith("2"):
+                    client.send("3" + message[1:])
+
+
+def main() -> int:
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+    secret = os.environ.get("WEBUI_SECRET_KEY", "")
+    data = Path(os.environ.get("DATA_DIR", "/app/backend/data"))
+    print(f"v{VERSION} - building the best AI user interface.\nhttps://github.com/open-webui/open-webui", flush=True)
+    try:
+        data.mkdir(parents=True, exist_ok=True)
+        app = OpenWebui(data, secret)
+        server = listen(app, os.environ.get("HOST", "0.0.0.0"), int(os.environ.get("PORT", "8080")))  # noqa: S104
+    except OSError as error:
+        print(f"ERROR: {error}", file=sys.stderr)
+        return 1
+    print("INFO:     Started server process\nINFO:     Waiting for application startup.", flush=True)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        app.start()
+    except (OSError, sqlite3.Error) as error:
+        print(f"ERROR:    Application startup failed. Exiting. {error}", file=sys.stderr, flush=True)
+        return 3
+    print(f"INFO:     Uvicorn running on http://0.0.0.0:{server.server_port} (Press CTRL+C to quit)", flush=True)
+    threading.Event().wait()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
