@@ -1,15 +1,54 @@
 """What was seen on a host, typed. Every value is Known (the value itself), Absent (None) or Unknown(reason).
 
-The probe (pantheon/probe.py) prints one JSON document; `parse` turns it into Facts. In the JSON an unknown value is
-{"unknown": "reason"} and an absent one is null.
+`questions` says what a look asks, the probe (pantheon/probe.py) answers with one JSON document, and `parse` turns that
+into Facts. In the JSON an unknown value is {"unknown": "reason"} and an absent one is null.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TypeAlias, TypeVar
+import hmac
+import types
+import typing
+from collections.abc import Callable
+from dataclasses import MISSING, dataclass, fields, is_dataclass
+from functools import cache
+from typing import TypeAlias, TypeVar, Union
+
+from pantheon import layout
+from pantheon.errors import LookFailed
+from pantheon.inventory import SERVICES, Host
 
 SCHEMA = 1
+USERSCRIPT = "10-shared-models.sh"  # the hook in the comfy-userscripts directory that shows the shared models inside
+
+# Environment whose values may be shown: none of them can hold a secret. Everything else is compared by digest.
+PLAIN_ENV = (
+    *("WANTED_UID", "WANTED_GID", "SECURITY_LEVEL", "USE_UV", "UPDATE_UV", "USE_PIPUPGRADE", "DISABLE_UPGRADES"),
+    *("TORCH_LOCK", "UMASK", "FORCE_CHOWN", "BASE_DIRECTORY", "COMFY_CMDLINE_EXTRA", "HF_HOME", "TZ"),
+    *("NVIDIA_VISIBLE_DEVICES", "NVIDIA_DRIVER_CAPABILITIES", "OLLAMA_HOST", "OLLAMA_NO_CLOUD", "OLLAMA_KEEP_ALIVE"),
+    *("OLLAMA_NUM_PARALLEL", "OLLAMA_MAX_LOADED_MODELS", "OLLAMA_CONTEXT_LENGTH", "OLLAMA_FLASH_ATTENTION"),
+    *("OLLAMA_NOPRUNE", "OLLAMA_BASE_URL", "WEBUI_SECRET_KEY_FILE", "ENABLE_OPENAI_API", "ENABLE_PERSISTENT_CONFIG"),
+    *("ENABLE_VERSION_UPDATE_CHECK", "ENABLE_COMMUNITY_SHARING", "ENABLE_IMAGE_GENERATION", "IMAGE_GENERATION_ENGINE"),
+    "COMFYUI_BASE_URL",
+)
+
+# Lines worth finding in a whole log, by container name (DOMAIN.md: first-run markers, fatal lines, proof of the GPU)
+LOG_MARKERS = {
+    "comfy": [
+        "== Running as comfy",
+        "== Cloning ComfyUI",
+        "== Running ComfyUI",
+        "Starting server",
+        "To see the GUI go to:",
+        "!! ERROR",
+        "!! Exiting script",
+        "fatal: ",
+        "owned by unexpected user/group",
+        "MUST be running as UID",
+    ],
+    "ollama": ["Listening on", "inference compute", "Error: "],
+    "openwebui": ["Application startup complete", "Uvicorn running on", "ERROR"],
+}
 
 T = TypeVar("T")
 
@@ -24,7 +63,7 @@ class Unknown:
         return False
 
 
-Maybe: TypeAlias = T | None | Unknown
+Maybe: TypeAlias = T | Unknown | None
 
 
 @dataclass(frozen=True)
@@ -91,7 +130,7 @@ class Docker:
     snap: Maybe[str]  # evidence that it is the snap, None when it is not
     root: Maybe[str]
     driver: Maybe[str]
-    runtimes: tuple[str, ...]
+    runtimes: tuple[str, ...]  # empty as well while `root` is Unknown: the engine did not say
     cdi: tuple[str, ...]  # CDI specification files found
     daemon_json: Maybe[str]  # its text; None when there is no such file
     tcp: tuple[str, ...]  # TCP addresses on which the API listens, with where that is configured
@@ -133,7 +172,8 @@ class Entry:
 @dataclass(frozen=True)
 class Tree:
     """A bounded look at who owns what is inside a directory, breadth first. `wrong` counts entries of another owner
-    than asked for, `examples` are some of them; `complete` is False when the bound ended the look."""
+    than asked for, `examples` are some of them as "PATH (uid:gid)"; `complete` is False when the bound (20,000 entries
+    or 0.4 s) ended the look or a directory could not be read."""
 
     path: str
     looked: int
@@ -144,7 +184,8 @@ class Tree:
 
 @dataclass(frozen=True)
 class TextFile:
-    """A file of ours: its hash, owner and mode; its text unless it is secret or large."""
+    """A file of ours: its hash, owner and mode; its text unless it is secret or larger than 256 KiB. Of a secret file
+    `sha256` is "" and `digest` is keyed with the look's own nonce: compare it with `digest(nonce, text)`."""
 
     path: str
     sha256: str
@@ -153,6 +194,7 @@ class TextFile:
     mode: int
     size: int
     text: str | None
+    digest: str = ""
 
 
 @dataclass(frozen=True)
@@ -183,7 +225,9 @@ class Port:
 
 @dataclass(frozen=True)
 class Container:
-    """One container, whoever made it. `image` is the reference it was made from, `image_id` what it runs."""
+    """One container, whoever made it. `image` is the reference it was made from, `image_id` what it runs. `unread` says
+    why it could not be inspected ("" when it was): then only id, name, image, state, ports, mounts, labels and networks
+    are facts. Secrets in command, labels and log lines read ***. Capabilities come without CAP_."""
 
     id: str
     name: str
@@ -218,7 +262,8 @@ class Container:
     log: Maybe[tuple[str, ...]]  # last lines, control characters removed
     log_markers: Maybe[tuple[str, ...]]  # lines since this start that matched the patterns asked for
     log_complete: bool  # the log reaches back to the container's start
-    gpu_seen: Maybe[Command]  # `nvidia-smi -L` inside, where asked for
+    gpu_seen: Maybe[Command]  # `nvidia-smi -L` inside; None: not asked; Unknown when it is not running
+    unread: str = ""
 
     @property
     def project(self) -> str:
@@ -288,3 +333,227 @@ class Facts:
     state: Maybe[str]  # the text of what the last apply left (/var/lib/pantheon/state.json)
     mounts: Maybe[tuple[Mount, ...]]
     lock: Maybe[str]  # who holds the lock, as JSON text; None: nobody
+    hook: Maybe[str] = None  # where dockerd would find nvidia-container-runtime-hook on PATH; None: nowhere
+
+    def container(self, name: str) -> Maybe[Container]:
+        """The container of that name; None when there is none, Unknown when the containers are."""
+        if not isinstance(self.containers, tuple):
+            return self.containers
+        return next((container for container in self.containers if container.name == name), None)
+
+    def reading(self, kind: str, target: str) -> str:
+        """What probe.reading gives on the host now, from what was looked at: for plan.Guard. Raises LookFailed when the
+        look did not ask about `target` or could not read it: nothing can be planned on that."""
+        if kind == "path":
+            return self._path_reading(self._known(self.paths, kind, target))
+        if kind == "mount":
+            entry = self._known(self.paths, kind, target)
+            at = entry.mount if entry and entry.is_mount else None
+            return f"{at.source} {at.fstype}" if at else "not a mount point"
+        if kind == "sha256":
+            file = self._known(self.files, kind, target)
+            if file and not file.sha256:
+                raise LookFailed(f"{target} is secret: its hash is not looked at")
+            return file.sha256 if file else "missing"
+        if kind == "container":
+            container = self._known({target: self.container(target)}, kind, target)
+            return container.id if container else "missing"
+        if kind == "image":
+            image = self._known(self.images, kind, target)
+            return image.id if image else "missing"
+        raise LookFailed(f"no such kind of reading: {kind}")
+
+    @staticmethod
+    def _known(values: dict[str, Maybe[T]], kind: str, target: str) -> T | None:
+        if target not in values:
+            raise LookFailed(f"the look did not ask about {kind} {target}")
+        value = values[target]
+        if isinstance(value, Unknown):
+            raise LookFailed(f"{kind} {target} is not known: {value.reason}")
+        return value
+
+    @staticmethod
+    def _path_reading(entry: Entry | None) -> str:
+        if entry is None:
+            return "missing"
+        if entry.kind == "symlink":
+            return f"symlink -> {entry.real}"
+        if entry.real != entry.path:
+            return f"elsewhere: {entry.real}"
+        return f"{entry.kind} {entry.uid}:{entry.gid} {entry.mode:04o}"
+
+
+def digest(nonce: str, value: str) -> str:
+    """What the probe gives for an environment value or a secret file's text: HMAC-SHA256 keyed with the look's nonce,
+    16 hex digits."""
+    return hmac.new(nonce.encode(), value.encode("utf-8", "surrogatepass"), "sha256").hexdigest()[:16]
+
+
+def questions(host: Host, *, nonce: str, pynvml: str = "") -> dict[str, object]:
+    """The spec of one look at `host`, JSON-ready: every directory of procedure §3 with its parents, our files, images
+    and addresses. `nonce` keys the digests of this look; `pynvml` is the SHA-256 of the pynvml.py that goes with it."""
+    directories = layout.directories(host)
+    secrets = layout.secret_key(host)
+    files = [layout.compose_file(host), f"{layout.userscripts(host)}/{USERSCRIPT}"]
+    secret_files = [secrets, *(layout.env_file(host, service) for service in SERVICES)]
+    places = [directory.path for directory in directories]
+    places += [host.storage.nvme, host.storage.ssd, host.stack_dir, layout.userscripts(host), *files, *secret_files]
+    comfy, ollama, openwebui = (f"http://127.0.0.1:{host.service(name).port}/" for name in SERVICES)
+    return {
+        "schema": SCHEMA,
+        "nonce": nonce,
+        "pynvml": pynvml,
+        "paths": sorted({ancestor for place in places for ancestor in _ancestors(place)}),
+        "spaces": sorted({host.storage.nvme, host.storage.ssd}),
+        "trees": [
+            {"path": directory.path, "uid": directory.tree_owner[0], "gid": directory.tree_owner[1]}
+            for directory in directories
+            if directory.tree_owner
+        ],
+        "files": [{"path": path, "secret": False} for path in files]
+        + [{"path": path, "secret": True} for path in secret_files],
+        "images": sorted({host.service(name).image for name in SERVICES}),
+        "http": {
+            "comfy": comfy,
+            "comfy/system_stats": f"{comfy}system_stats",
+            "ollama": ollama,
+            "openwebui": openwebui,
+            "openwebui/ready": f"{openwebui}ready",
+        },
+        "groups": ["docker"],
+        "plain_env": list(PLAIN_ENV),
+        "log_tail": 50,
+        "log_markers": {name: list(markers) for name, markers in LOG_MARKERS.items()},
+        "gpu_in": ["comfy", "ollama"],
+        "root": "",
+        "deadline_s": 10,
+    }
+
+
+def _ancestors(path: str) -> list[str]:
+    """`path` and everything above it except the root directory."""
+    parts = path.split("/")
+    return ["/".join(parts[:count]) for count in range(2, len(parts) + 1) if parts[count - 1]]
+
+
+def parse(document: object) -> Facts:
+    """The probe's document as Facts. Raises LookFailed with the path of what is wrong in it, or when the document is of
+    another schema (a pantheon of another version is at work)."""
+    if not isinstance(document, dict):
+        raise LookFailed(f"the probe's answer is {_describe(document)}, not a document")
+    schema = document.get("schema")
+    if not isinstance(schema, int) or isinstance(schema, bool):
+        raise LookFailed("the probe's answer does not say its schema")
+    if schema != SCHEMA:
+        older = "this pantheon is older than" if schema > SCHEMA else "this pantheon is newer than"
+        raise LookFailed(
+            f"the probe's answer has schema {schema}, this pantheon reads {SCHEMA}: {older} the probe that answered",
+            next_commands=["make setup"] if schema > SCHEMA else [],
+        )
+    facts = _decoder(Facts)(document, "facts")
+    assert isinstance(facts, Facts)
+    return facts
+
+
+def to_data(value: object) -> object:
+    """Facts, or any part of them, as JSON-ready data: `parse(to_data(facts)) == facts`."""
+    if isinstance(value, Unknown):
+        return {"unknown": value.reason}
+    if is_dataclass(value) and not isinstance(value, type):
+        return {field.name: to_data(getattr(value, field.name)) for field in fields(value)}
+    if isinstance(value, tuple | list):
+        return [to_data(item) for item in value]
+    if isinstance(value, dict):
+        return {str(key): to_data(item) for key, item in value.items()}
+    return value
+
+
+Decode: TypeAlias = Callable[[object, str], object]
+
+
+@cache
+def _decoder(hint: object) -> Decode:
+    """How data of the type `hint` is read: made once per type from the annotations above."""
+    if isinstance(hint, type) and is_dataclass(hint):
+        return _of_dataclass(hint)
+    if hint in (str, int, float, bool):
+        return _of_scalar(typing.cast(type, hint))
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is tuple:
+        return _of_tuple(_decoder(arguments[0]))
+    if origin is dict:
+        return _of_dict(_decoder(arguments[1]))
+    if origin in (Union, types.UnionType):
+        others = [argument for argument in arguments if argument not in (Unknown, types.NoneType)]
+        return _of_maybe(_decoder(others[0]), none=types.NoneType in arguments, unknown=Unknown in arguments)
+    raise TypeError(f"facts of type {hint} cannot be read")
+
+
+def _of_scalar(kind: type) -> Decode:
+    def decode(data: object, path: str) -> object:
+        if type(data) is kind:
+            return data
+        if kind is float and type(data) is int:
+            return float(data)
+        raise _wrong(path, kind.__name__, data)
+
+    return decode
+
+
+def _of_tuple(item: Decode) -> Decode:
+    def decode(data: object, path: str) -> object:
+        if not isinstance(data, list):
+            raise _wrong(path, "list", data)
+        return tuple(item(value, f"{path}[{index}]") for index, value in enumerate(data))
+
+    return decode
+
+
+def _of_dict(item: Decode) -> Decode:
+    def decode(data: object, path: str) -> object:
+        if not isinstance(data, dict):
+            raise _wrong(path, "object", data)
+        return {str(key): item(value, f"{path}[{str(key)!r}]") for key, value in data.items()}
+
+    return decode
+
+
+def _of_maybe(known: Decode, *, none: bool, unknown: bool) -> Decode:
+    def decode(data: object, path: str) -> object:
+        if data is None and none:
+            return None
+        if unknown and isinstance(data, dict) and data.keys() == {"unknown"}:
+            if not isinstance(data["unknown"], str):
+                raise _wrong(f"{path}.unknown", "str", data["unknown"])
+            return Unknown(data["unknown"])
+        return known(data, path)
+
+    return decode
+
+
+def _of_dataclass(kind: type) -> Decode:
+    hints = typing.get_type_hints(kind)
+    decoders: dict[str, Decode] = {}
+    optional = {field.name for field in fields(kind) if field.default is not MISSING}
+
+    def decode(data: object, path: str) -> object:
+        if not decoders:
+            decoders.update({field.name: _decoder(hints[field.name]) for field in fields(kind)})
+        if not isinstance(data, dict):
+            raise _wrong(path, kind.__name__, data)
+        for name in data.keys() - decoders.keys():
+            raise LookFailed(f"the probe's answer is not as expected: {path}.{name}: nothing of that name is known")
+        for name in decoders.keys() - data.keys() - optional:
+            raise LookFailed(f"the probe's answer is not as expected: {path}.{name} is not there")
+        return kind(**{name: decoders[name](value, f"{path}.{name}") for name, value in data.items()})
+
+    return decode
+
+
+def _wrong(path: str, wanted: str, data: object) -> LookFailed:
+    return LookFailed(f"the probe's answer is not as expected: {path}: {_describe(data)} where {wanted} belongs")
+
+
+def _describe(data: object) -> str:
+    text = repr(data)
+    return f"{type(data).__name__} {text[:60]}{'...' if len(text) > 60 else ''}"

@@ -15,7 +15,6 @@ Start-up counts, since this runs on every command: no dataclasses, typing, http.
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import hmac
 import json
@@ -31,6 +30,7 @@ import sys
 import threading
 import time
 from collections import deque
+from contextlib import suppress
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -171,7 +171,7 @@ def read_text(path: str, limit: int = 1024 * 1024) -> str | None:
 def which(name: str) -> str | None:
     for folder in os.environ.get("PATH", USUAL_PATH).split(":"):
         path = f"{folder or '.'}/{name}"
-        if os.access(path, os.X_OK) and os.path.isfile(path):  # noqa: PTH113 (pathlib costs 8 ms to import)
+        if os.access(path, os.X_OK) and os.path.isfile(path):
             return path
     return None
 
@@ -179,12 +179,10 @@ def which(name: str) -> str | None:
 class Mounts:
     """The mounts that this process can see, from the text of /proc/self/mountinfo. Nothing is touched on disk."""
 
-    REMOTE = frozenset(
-        "nfs nfs4 cifs smb3 smbfs ceph afs glusterfs lustre gpfs beegfs ncpfs coda orangefs pvfs2 fuse autofs".split()
-    )
-    PSEUDO = frozenset(
-        "proc sysfs cgroup cgroup2 devpts mqueue debugfs tracefs securityfs pstore bpf configfs fusectl hugetlbfs nsfs "
-        "devtmpfs binfmt_misc efivarfs rpc_pipefs ramfs squashfs selinuxfs".split()
+    REMOTE = re.compile(r"nfs4?|cifs|smb3|smbfs|ceph|afs|glusterfs|lustre|gpfs|beegfs|orangefs|fuse(\..+)?|autofs")
+    PSEUDO = re.compile(
+        r"proc|sysfs|cgroup2?|devpts|mqueue|debugfs|tracefs|securityfs|pstore|bpf|configfs|fusectl|hugetlbfs|nsfs|"
+        r"devtmpfs|binfmt_misc|efivarfs|rpc_pipefs|ramfs|squashfs|selinuxfs"
     )
 
     def __init__(self, data: bytes) -> None:
@@ -223,11 +221,12 @@ class Mounts:
 
     def remote(self, row: dict[str, str] | None) -> bool:
         """Whether the far side of this mount may hang or be dead."""
-        return bool(row) and (row["fstype"] in self.REMOTE or row["fstype"].startswith("fuse."))  # type: ignore[index]
+        return row is not None and bool(self.REMOTE.fullmatch(row["fstype"]))
 
     def visible(self) -> list[Object]:
         """Every mount that can be reached and is a place for files, in the order in which they were made."""
-        return [public(row) for row in self.order if row["fstype"] not in self.PSEUDO and self.of(row["target"]) is row]
+        shown = (row for row in self.order if not self.PSEUDO.fullmatch(row["fstype"]))
+        return [public(row) for row in shown if self.of(row["target"]) is row]
 
 
 def unescape(field: bytes) -> str:
@@ -359,7 +358,7 @@ class Ground:
         if found.st_size > HASH_BYTES:
             raise Unread(f"larger than {HASH_BYTES >> 20} MiB: {path}")
         handle = os.open(self.root + real, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
-        with open(handle, "rb") as stream:  # noqa: PTH123 (a descriptor, not a path)
+        with open(handle, "rb") as stream:
             found = os.fstat(handle)
             data = stream.read(HASH_BYTES + 1)
         show = not secret and len(data) <= TEXT_BYTES
@@ -420,7 +419,9 @@ def kind(mode: int, *, exact: bool = False) -> str:
             return name
     if not exact:
         return "other"
-    return {stat.S_IFIFO: "FIFO", stat.S_IFSOCK: "socket", stat.S_IFBLK: "block device"}.get(stat.S_IFMT(mode), "device")
+    return {stat.S_IFIFO: "FIFO", stat.S_IFSOCK: "socket", stat.S_IFBLK: "block device"}.get(
+        stat.S_IFMT(mode), "device"
+    )
 
 
 # ---- deadlines: threads, children, commands --------------------------------------------------------------------------
@@ -542,6 +543,11 @@ class Child:
 RUNNING: set[int] = set()  # process groups of commands under way, for the last moment of `leave`
 
 
+def kill_group(group: int) -> None:
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(group, signal.SIGKILL)
+
+
 def command(argv: list[str], deadline_s: float, limit: int = 64 * 1024) -> Object:
     """facts.Command: exit status and output together. The command leads a process group of its own, which is killed
     at the deadline. Raises Unread when it does not start or does not end."""
@@ -571,10 +577,7 @@ def command(argv: list[str], deadline_s: float, limit: int = 64 * 1024) -> Objec
         except subprocess.TimeoutExpired:
             raise Unread(f"no answer within {deadline_s:g} s ({' '.join(argv)})") from None
     finally:
-        try:
-            os.killpg(child.pid, signal.SIGKILL)
-        except (ProcessLookupError, PermissionError):
-            pass
+        kill_group(child.pid)
         RUNNING.discard(child.pid)
         pipe.close()
     text = output.decode("utf-8", "replace")
@@ -606,7 +609,9 @@ def exchange(
         piece = receive()
         if not piece or len(data) > 65536 or not (data + piece).startswith(b"HTTP/"[: len(data + piece)]):
             got = (data + piece)[:60].decode("latin-1").strip()
-            raise Unread(f"not an HTTP answer: {plain(got)!r}" if got else "the connection was closed without an answer")
+            raise Unread(
+                f"not an HTTP answer: {plain(got)!r}" if got else "the connection was closed without an answer"
+            )
         data += piece
     top, _, data = data.partition(b"\r\n\r\n")
     first, *lines = top.decode("latin-1").split("\r\n")
@@ -616,7 +621,7 @@ def exchange(
     kept = bytearray()
     length = int(headers["content-length"]) if headers.get("content-length", "").isdigit() else -1
     for piece in pieces(data, receive, length, "chunked" in headers.get("transfer-encoding", "").lower()):
-        if sink:
+        if sink and (200 <= status < 300 or status == 101):
             if not sink(piece):
                 break
         else:
@@ -662,7 +667,7 @@ def pieces(data: bytes, receive: Callable[[], bytes], length: int, chunked: bool
 def quoted(text: str) -> str:
     """A value for one place in a URL (slashes and colons, as in image references, stay)."""
     return "".join(
-        chr(byte) if chr(byte).isalnum() and byte < 128 or chr(byte) in "-._~/:@" else f"%{byte:02X}"
+        chr(byte) if re.match(rb"[A-Za-z0-9._~/:@-]", bytes([byte])) else f"%{byte:02X}"
         for byte in text.encode("utf-8", "surrogateescape")
     )
 
@@ -698,7 +703,7 @@ class Engine:
 
     def __init__(self, root: str) -> None:
         paths = [root + path for path in SOCKETS]
-        self.path = next((path for path in paths if os.path.exists(path)), paths[0])  # noqa: PTH110
+        self.path = next((path for path in paths if os.path.exists(path)), paths[0])
 
     def ask(
         self,
@@ -717,8 +722,6 @@ class Engine:
         if method == "POST":
             head += f"Content-Type: application/json\r\nContent-Length: {len(data)}\r\n"
         began = time.monotonic()
-        failure = bytearray()
-
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as line:
             line.settimeout(max(0.001, end - began))
             try:
@@ -731,7 +734,7 @@ class Engine:
         if 200 <= status < 300 or status == 101:
             return answer
         try:
-            message = json.loads(answer or bytes(failure))["message"]
+            message = json.loads(answer)["message"]
         except (ValueError, KeyError, TypeError):
             message = answer[:200].decode("utf-8", "replace") or reason
         if status == 404:
@@ -886,10 +889,8 @@ def look_groups(root: str, names: Iterable[str]) -> Object:
         if out[name] is None and not root:
             import grp
 
-            try:
+            with suppress(KeyError):
                 out[name] = grp.getgrnam(name).gr_gid
-            except KeyError:
-                pass
     return out
 
 
@@ -938,7 +939,7 @@ def look_library(root: str) -> str | None:
         "/usr/lib/wsl/lib",
     ):
         path = f"{root}{folder}/libnvidia-ml.so.1"
-        if os.path.lexists(path):  # noqa: PTH113
+        if os.path.lexists(path):
             found = re.search(r"\.so\.(\d+(?:\.\d+)+)$", os.path.realpath(path))
             if found:
                 return found[1]
@@ -967,10 +968,10 @@ def look_toolkit(root: str) -> str | None:
 
 # ---- parts: NVML -----------------------------------------------------------------------------------------------------
 
-EVENT_REASONS = (
-    "gpu_idle applications_clocks_setting sw_power_cap hw_slowdown sync_boost sw_thermal_slowdown hw_thermal_slowdown "
-    "hw_power_brake_slowdown display_clock_setting board_limit reliability"
-).split()
+EVENT_REASONS = (  # in the order of their bits
+    *("gpu_idle", "applications_clocks_setting", "sw_power_cap", "hw_slowdown", "sync_boost", "sw_thermal_slowdown"),
+    *("hw_thermal_slowdown", "hw_power_brake_slowdown", "display_clock_setting", "board_limit", "reliability"),
+)
 
 
 def load_pynvml(spec: Object) -> Json:
@@ -1013,7 +1014,11 @@ def look_nvml(spec: Object) -> Object | None:
         try:
             value = call(*arguments)
         except nv.NVMLError as error:
-            if error.value in (nv.NVML_ERROR_NOT_SUPPORTED, nv.NVML_ERROR_FUNCTION_NOT_FOUND, nv.NVML_ERROR_NO_PERMISSION):
+            if error.value in (
+                nv.NVML_ERROR_NOT_SUPPORTED,
+                nv.NVML_ERROR_FUNCTION_NOT_FOUND,
+                nv.NVML_ERROR_NO_PERMISSION,
+            ):
                 return None
             raise
         return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
@@ -1118,7 +1123,7 @@ def look_compose(root: str) -> str | None:
     found = re.search(r"^v?(\d[\w.+~-]*)\s*$", result["output"], re.MULTILINE)
     if result["status"] == 0 and found:
         return found[1]
-    if not any(os.path.lexists(f"{root}{folder}/docker-compose") for folder in COMPOSE_PLUGINS):  # noqa: PTH113
+    if not any(os.path.lexists(f"{root}{folder}/docker-compose") for folder in COMPOSE_PLUGINS):
         return None
     raise Unread(f"docker compose version: exit {result['status']}: {result['output'][:200]}")
 
@@ -1128,9 +1133,11 @@ def snap_evidence(root: str, docker_root: Json) -> str | None:
     if isinstance(docker_root, str) and docker_root.startswith("/var/snap/"):
         return f"Docker's root directory is {docker_root}"
     path = which("docker")
-    if path and ("/snap/" in path or "/snap/" in os.path.realpath(path) or os.path.realpath(path).endswith("/bin/snap")):
+    if path and (
+        "/snap/" in path or "/snap/" in os.path.realpath(path) or os.path.realpath(path).endswith("/bin/snap")
+    ):
         return f"the docker command is {path}"
-    if os.path.lexists(f"{root}/snap/bin/docker"):  # noqa: PTH113
+    if os.path.lexists(f"{root}/snap/bin/docker"):
         return "/snap/bin/docker exists"
     return None
 
@@ -1169,7 +1176,7 @@ def unit_values(root: str, unit: str, key: str) -> list[tuple[str, str]]:
     drop-ins by name; an empty value forgets the earlier ones."""
     places = ("/etc/systemd/system", "/run/systemd/system", "/usr/local/lib/systemd/system", "/usr/lib/systemd/system")
     files = [f"{place}/{unit}" for place in (*places, "/lib/systemd/system")]
-    files = [path for path in files if os.path.exists(root + path)][:1]  # noqa: PTH110
+    files = [path for path in files if os.path.exists(root + path)][:1]
     drop_ins: dict[str, str] = {}
     for place in places:
         try:
@@ -1230,6 +1237,7 @@ class Containers:
     def __init__(self, engine: Engine, spec: Object) -> None:
         self.engine = engine
         self.spec = spec
+        self.root = str(spec.get("root") or "")
         self.end = time.monotonic() + PART_S
         self.markers: dict[str, list[str]] = spec.get("log_markers") or {}
         self.asked = {*self.markers, *(spec.get("gpu_in") or ())}
@@ -1424,8 +1432,7 @@ class Containers:
         out["log"] = [without(line, secrets) for line in lines.tail]
         if markers is not None:
             out["log_markers"] = [without(line, secrets) for line in lines.found]
-        whole = not lines.cut and lines.count < tail
-        out["log_complete"] = whole and (not since or True) and not rotated_away(found)
+        out["log_complete"] = not lines.cut and lines.count < tail and not rotated_away(self.root, found, since)
 
 
 def own_name(summary: Object) -> str:
@@ -1513,9 +1520,9 @@ def start_of_log(state: Object) -> float:
     return started - 0.05
 
 
-def rotated_away(found: Object) -> bool:
-    """Whether the log's oldest part may be gone. Without rotation it is all there; with it, all is there while fewer
-    files lie beside each other than are kept."""
+def rotated_away(root: str, found: Object, since: float) -> bool:
+    """Whether the part of a log that belongs to this start may be gone. Without rotation it is all there; with it, all
+    is there while fewer files lie beside each other than are kept, or while the oldest still begins before `since`."""
     config = found["HostConfig"].get("LogConfig") or {}
     options = config.get("Config") or {}
     path = found.get("LogPath") or ""
@@ -1524,18 +1531,21 @@ def rotated_away(found: Object) -> bool:
             return False
         keep = options.get("max-file") or "1"
     elif config.get("Type") == "local":
-        path = f"{os.path.dirname(found.get('ResolvConfPath') or '')}/local-logs/container.log"  # noqa: PTH120
+        path = f"{(found.get('ResolvConfPath') or '').rpartition('/')[0]}/local-logs/container.log"
         keep = options.get("max-file") or "5"
     else:
         return True
+    folder, _, name = path.rpartition("/")
     try:
-        folder, _, name = path.rpartition("/")
-        there = sum(1 for entry in os.listdir(folder) if entry == name or entry.startswith(name + "."))
-        if int(keep) == 1:  # rotation empties the one file: only a log that has not reached its size yet is whole
-            return True
-        return there == 0 or there >= int(keep)
-    except (OSError, ValueError):
+        there = [entry for entry in os.listdir(root + folder) if entry == name or entry.startswith(name + ".")]
+        if there and len(there) < int(keep):
+            return False
+        oldest = max(there, key=lambda entry: (len(entry), entry))
+        data = read_bytes(f"{root}{folder}/{oldest}", 1 << 18) or b""
+    except (OSError, ValueError, Unread):
         return True
+    time_of_first = re.search(rb'"time":"([^"]+)"\}', data.partition(b"\n")[0])
+    return not since or not time_of_first or not 0 < seconds(time_of_first[1].decode("ascii", "replace")) < since
 
 
 # ---- parts: listening sockets ----------------------------------------------------------------------------------------
@@ -1552,8 +1562,8 @@ def look_listeners(root: str) -> list[Object]:
         for line in (text or "").splitlines()[1:]:
             fields = line.split()
             if len(fields) > 9 and fields[3] == "0A":
-                address, _, port = fields[1].partition(":")
-                rows.append((kernel_address(address, family), int(port, 16), fields[9]))
+                where, _, number = fields[1].partition(":")
+                rows.append((kernel_address(where, family), int(number, 16), fields[9]))
     owners = socket_owners(root, {inode for _, _, inode in rows})
     out = []
     for address, port, inode in rows:
@@ -1691,14 +1701,16 @@ def look(spec: Object) -> Object:
     end = began + float(spec.get("deadline_s") or 10)
     if not root:
         have = os.environ.get("PATH", "").split(":")
-        os.environ["PATH"] = ":".join([*have, *(part for part in USUAL_PATH.split(":") if part not in have)]).lstrip(":")
+        os.environ["PATH"] = ":".join([*have, *(part for part in USUAL_PATH.split(":") if part not in have)]).lstrip(
+            ":"
+        )
     document: Object = {"schema": SCHEMA, "nonce": str(spec.get("nonce", ""))}
     document.update({part: {} for part in ("paths", "spaces", "trees", "files")})
     children = fork_children(spec, root, document)  # before any thread is there
 
     engine = Engine(root)
     containers = Containers(engine, spec)
-    here = os.path.exists(engine.path)  # noqa: PTH110
+    here = os.path.exists(engine.path)
     installed = here or bool(which("docker") or which("dockerd"))
 
     def ask(work: Callable[[], Json]) -> Callable[[], Json]:
@@ -1713,7 +1725,7 @@ def look(spec: Object) -> Object:
         "hook": Part("runtime hook", PART_S, lambda: which("nvidia-container-runtime-hook")),
         "containers": Part("containers", PART_S + 0.5, ask(containers.look)),
         "listeners": Part("listening sockets", PART_S, lambda: look_listeners(root)),
-        "mounts": Part("mounts", PART_S, lambda: Ground(root).mounts.visible()),
+        "mounts": Part("mounts", PART_S, lambda: Ground(root).mounts.visible()),  # noqa: PLW0108 (read there)
         "state": Part("state", PART_S, lambda: read_text(root + STATE_FILE)),
         "lock": Part("lock", PART_S, lambda: look_lock(root)),
         "groups": Part("groups", PART_S, lambda: look_groups(root, spec.get("groups") or ())),
@@ -1756,7 +1768,7 @@ def look(spec: Object) -> Object:
     for name in ("images", "http"):
         document[name] = {key: part.result(end) for key, part in keyed[name].items()}
     if isinstance(document["groups"], dict) and "unknown" in document["groups"]:
-        document["groups"] = {name: document["groups"] for name in spec.get("groups") or ()}
+        document["groups"] = dict.fromkeys(spec.get("groups") or (), document["groups"])
     seen = {name: part.result(end) for name, part in keyed["gpu"].items()}
     for container in document["containers"] if isinstance(document["containers"], list) else ():
         if container["name"] in seen:
@@ -1768,7 +1780,12 @@ def look(spec: Object) -> Object:
     document["spaces"].update(docker_spaces(root, answers["info"], installed))
     document["took_s"] = round(time.monotonic() - began, 4)
     if spec.get("timings"):  # for the benchmark: milliseconds a part
-        parts = [*single.values(), *docker.values(), *listening, *(p for group in keyed.values() for p in group.values())]
+        parts = [
+            *single.values(),
+            *docker.values(),
+            *listening,
+            *(p for group in keyed.values() for p in group.values()),
+        ]
         document["timings"] = {part.name: round(part.took * 1000, 1) for part in parts}
     for _, child, _ in children:
         child.end()
@@ -2061,11 +2078,7 @@ def leave(out: TextIO) -> int:
     """Ends the process at once, whatever its threads are waiting for, when `out` is the process's own standard
     output; a caller that gave a stream of its own gets the status back."""
     for group in list(RUNNING):
-        try:
-            os.killpg(group, signal.SIGKILL)
-        except OSError as error:
-            if error.errno != errno.ESRCH:
-                continue
+        kill_group(group)
     try:
         own = out.fileno() == 1
     except (OSError, ValueError, AttributeError):
