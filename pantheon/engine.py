@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from pantheon import firstrun, memory, procedure
+from pantheon import firstrun, foreign, memory, procedure
 from pantheon.errors import ApplyError, Declined, NotAsItShouldBe
 from pantheon.facts import Facts, Http
 from pantheon.finding import Finding
@@ -132,7 +132,7 @@ def _apply(connection: Any, host: Host, plan: Plan, facts: Facts, *, what: str, 
 
 def _starting(facts: Facts, services: tuple[str, ...]) -> bool:
     """Whether a service that is as planned is still on its way up."""
-    containers = [facts.container(name) for name in services]
+    containers = [foreign.named(facts, name) for name in services]
     return any(c is not None and c.state == "running" and c.health == "starting" for c in containers)
 
 

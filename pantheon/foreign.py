@@ -24,6 +24,12 @@ REPOSITORIES = {
 _NAMES = re.compile(r"(?:.*[-_])?(comfy(?:ui)?|ollama|open-?webui)(?:[-_]\d+)?", re.IGNORECASE)
 
 
+def named(facts: Facts, name: str) -> Container | None:
+    """The container of that name. None also where containers are unknown: that is a finding of its own."""
+    found = facts.container(name)
+    return found if isinstance(found, Container) else None
+
+
 def is_ours(host: Host, container: Container) -> bool:
     return container.labels.get(stack.OURS) == host.project and container.project == host.project
 
@@ -108,7 +114,7 @@ def port_finding(host: Host, facts: Facts, name: str) -> Finding | None:
     for listener in facts.listeners:
         if listener.port != port or not _same_address(listener.address):
             continue
-        holder = facts.container(listener.container) if listener.container else None
+        holder = named(facts, listener.container) if listener.container else None
         if holder is not None and is_ours(host, holder):
             continue
         if holder is not None:

@@ -6,7 +6,7 @@ Procedure §4 to §6.
 from __future__ import annotations
 
 from pantheon import foreign, layout, stack
-from pantheon.facts import Container, Docker, Entry, Facts, TextFile, Unknown
+from pantheon.facts import Container, Docker, Entry, Facts, TextFile, Unknown, digest
 from pantheon.finding import Finding
 from pantheon.inventory import Host
 from pantheon.plan import Change, Guard, MakeSecret, Run, SectionPlan, Step, Write
@@ -37,7 +37,7 @@ def _not_ready(host: Host, facts: Facts, name: str, before: tuple[str, ...]) -> 
     needs = stack.wanted(host, name).needs
     if not needs or needs in before:
         return []
-    container = facts.container(needs)
+    container = foreign.named(facts, needs)
     if container is not None and container.state == "running" and container.health == "healthy":
         return []
     state = f"{container.state}, {container.health}" if container else "no container"
@@ -55,7 +55,7 @@ def _files(host: Host, facts: Facts, want: stack.Wanted, before: tuple[str, ...]
         own += _directory(facts, layout.userscripts(host), 0o755)
         own += _text(facts, f"{layout.userscripts(host)}/{stack.USERSCRIPT}", stack.USERSCRIPT_TEXT, 0o755)
     if want.secret_env:
-        own += _secret_env(facts, layout.env_file(host, want.name), stack.env_text(want), want, host)
+        own += _secret_env(facts, layout.env_file(host, want.name), stack.env_text(want))
     if want.secret:
         own += _login_key(facts, layout.secret_key(host))
     if (want.secret_env or want.secret) and own:
@@ -92,13 +92,10 @@ def _text(facts: Facts, path: str, text: str, mode: int) -> list[Step]:
     return [Write(path, text, mode, before=before, guards=(Guard("sha256", path, facts.reading("sha256", path)),))]
 
 
-def _secret_env(facts: Facts, path: str, text: str, want: stack.Wanted, host: Host) -> list[Step]:
-    """Written when it is missing, open to others, or when the running container does not have its values. Its content is
-    never read back from the host."""
-    file, container = facts.files.get(path), facts.container(want.name)
-    right = isinstance(file, TextFile) and file.mode == 0o600 and file.uid == 0 and file.size == len(text.encode())
-    label = container.labels.get(stack.CONFIG) if container else None
-    if right and label == stack.config_hash(host, want):
+def _secret_env(facts: Facts, path: str, text: str) -> list[Step]:
+    """Compared by a digest keyed for this look: its content is never read back from the host."""
+    file = facts.files.get(path)
+    if isinstance(file, TextFile) and file.mode == 0o600 and file.uid == 0 and file.digest == digest(facts.nonce, text):
         return []
     return [Write(path, text, 0o600, secret=True)]
 
@@ -122,7 +119,7 @@ def _half_made(host: Host, facts: Facts, name: str) -> list[Change]:
 
 
 def _container(host: Host, facts: Facts, want: stack.Wanted) -> list[Change]:
-    container = facts.container(want.name)
+    container = foreign.named(facts, want.name)
     image = facts.images.get(want.image)
     local = image.id if image is not None and not isinstance(image, Unknown) else ""
     image_guard = Guard("image", want.image, facts.reading("image", want.image))
@@ -179,7 +176,7 @@ def check(host: Host, facts: Facts, name: str) -> list[Finding]:
     if not isinstance(facts.containers, tuple):
         reason = facts.containers.reason if isinstance(facts.containers, Unknown) else "Docker is not there"
         return [Finding(f"{name}.up", "unknown", f"{name}: not known", reason, source="procedure §8")]
-    container = facts.container(name)
+    container = foreign.named(facts, name)
     if container is None:
         return [Finding(f"{name}.up", "fail", f"{name} is not there", "", f"invoke {name}", "procedure §8")]
     if not foreign.is_ours(host, container):

@@ -29,7 +29,7 @@ def as_found(host: Host, facts: Facts) -> Host:
             types[f"{name}_fstype"] = entry.mount.fstype
     host = replace(host, storage=replace(host.storage, **types))  # type: ignore[arg-type]
     for name in SERVICES:
-        container = facts.container(name)
+        container = foreign.named(facts, name)
         if container is not None and len(container.ports) == 1:
             service = replace(host.service(name), image=container.image, port=container.ports[0].port)
             host = replace(host, **{name: service})  # type: ignore[arg-type]

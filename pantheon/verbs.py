@@ -7,7 +7,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from pantheon import engine
-from pantheon.errors import Declined, NotAsItShouldBe, UsageError
+from pantheon.errors import Declined, NotTrusted, UsageError
 from pantheon.inventory import SERVICES, Host, Inventory, as_data, to_toml
 from pantheon.report import data
 
@@ -103,34 +103,35 @@ def tunnel(host: Host, service: str, *, port: int, report: Console) -> int:
 
 
 def trust(host: Host, *, fingerprint: str, replace: bool, yes: bool, report: Console) -> int:
-    """Fetch the host's key without logging in, show it, and record it after a yes."""
+    """Fetch the host's key without logging in, show it, and record it after a yes. A gateway on the way whose key is
+    not known comes first."""
     from pantheon.remote import trust as keys
 
     found = keys.examine(host)
-    report.headline(f"TRUST {found.label}")
-    report.say(f"  {found.key_type}  {found.fingerprint}")
+    report.headline(f"TRUST {host.name}: {found.label}")
+    report.say(f"  shown now: {found.key.type}  {found.key.fingerprint}")
     for old in found.old:
-        report.say(f"  recorded: {old.key_type}  {old.fingerprint}  in {old.file}:{old.line}")
+        report.say(f"  recorded:  {old.key.type}  {old.key.fingerprint}  in {old.file}:{old.line}")
     if found.state == "revoked":
-        raise NotAsItShouldBe(f"{host.name}: this key is revoked and will not be recorded")
-    if fingerprint and fingerprint != found.fingerprint:
-        raise NotAsItShouldBe(
-            f"{host.name}: the host shows {found.fingerprint}, not the fingerprint given",
+        keys.record(found)  # raises the error that says who revoked it
+    if fingerprint and fingerprint != found.key.fingerprint:
+        raise NotTrusted(
+            f"{found.label}: it shows {found.key.fingerprint}, not the fingerprint given; nothing was recorded",
             next_commands=["on the host's own console: ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub"],
         )
     if found.state == "known":
         report.line("✓", host.name, "this key is known already")
         return 0
     if found.state == "changed" and not replace:
-        raise NotAsItShouldBe(
-            f"{host.name}: another key is recorded for it (rebuilt, or somebody in between)",
+        raise NotTrusted(
+            f"{found.label}: another key is recorded for it (rebuilt, or somebody in between)",
             next_commands=[f"invoke trust --host {host.name} --replace"],
         )
     report.say("  Compare it on the host's own console: ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub", "dim")
-    question = f"{'Replace the old entries and trust' if found.state == 'changed' else 'Trust'} this key for {host.name}?"
-    if not (fingerprint or yes or report.ask(question)):
+    doing = "Replace the old entries with" if found.state == "changed" else "Trust"
+    if not (fingerprint or yes or report.ask(f"{doing} this key for {host.name}?")):
         raise Declined(f"{host.name}: nothing was recorded")
-    file = keys.replace(host, found) if found.state == "changed" else keys.record(host, found)
-    report.line("✓", host.name, f"recorded in {file}")
-    report.next([f"invoke prereqs --host {host.name}"])
+    (keys.replace if found.state == "changed" else keys.record)(found)
+    report.line("✓", host.name, f"recorded in {found.file}")
+    report.next([f"invoke {'trust' if found.is_gateway else 'prereqs'} --host {host.name}"])
     return 0

@@ -58,14 +58,14 @@ class Sent(importlib.abc.Loader):
         pass
 
     def exec_module(self, module: types.ModuleType) -> None:
-        exec(compile(self.text, "<" + module.__name__ + ">", "exec", dont_inherit=True), module.__dict__)
+        exec(compile(self.text, "<" + module.__name__ + ">", "exec", dont_inherit=True), module.__dict__)  # noqa: S102
 
 
 class Finder(importlib.abc.MetaPathFinder):
     def __init__(self, paths: dict[str, str], sent: dict[str, bytes]) -> None:
         self.paths, self.sent = paths, sent
 
-    def find_spec(self, name: str, path: object = None, target: object = None) -> object:
+    def find_spec(self, name: str, *_: Any) -> Any:
         if name in self.paths:
             return importlib.util.spec_from_file_location(name, self.paths[name])
         if name in self.sent:
@@ -81,7 +81,7 @@ def boot(header: dict[str, Any]) -> int:
     sys.stdout.reconfigure(  # type: ignore[union-attr]
         encoding="utf-8", errors="backslashreplace"
     )
-    if sys.version_info < (3, 10):
+    if sys.version_info < (3, 10):  # noqa: UP036
         frame("python", version=sys.version.split()[0])
         return 1
     sys.dont_write_bytecode = True

@@ -20,8 +20,8 @@ from paramiko.proxy import ProxyCommand
 from pantheon.errors import HostError, LinkLost, LoginRefused, NotReached
 from pantheon.inventory import Host
 from pantheon.remote import known_hosts, login, transport
-from pantheon.remote.endpoint import Endpoint, resolve
-from pantheon.remote.trust import refuse
+from pantheon.remote.endpoint import CONNECT_S, SILENCE_S, Endpoint, dial, resolve
+from pantheon.remote.known_hosts import Key
 from pantheon.remote.transport import Transport
 
 AskPassword = Callable[[str], str]
@@ -63,6 +63,8 @@ class HostConnection(fabric.Connection):  # type: ignore[misc]
     """A connection to one host of hosts.toml, gateways included. `HostConnection.to(host)` makes one; `open`, `run`,
     `session.run_module` and `forward.http_through` use it; `close` ends it and every gateway on the way."""
 
+    _sftp: Any = None
+    transport: Any = None
     endpoint: Endpoint = None  # type: ignore[assignment]  # declared here, or Invoke takes them for configuration
     ask_password: AskPassword | None = None
     sudo_password: str | None = None  # kept for this connection's further commands, in memory only
@@ -76,10 +78,19 @@ class HostConnection(fabric.Connection):  # type: ignore[misc]
     def __init__(self, endpoint: Endpoint, *, ask_password: AskPassword | None = None) -> None:
         gateway: Any = HostConnection(endpoint.gateway) if endpoint.gateway else endpoint.proxy_command or False
         # Neither ssh_config nor Fabric's own files are read again: the endpoint has the last word.
-        config = fabric.Config(lazy=True, ssh_config=paramiko.SSHConfig(), overrides={
-            "runners": {"remote": FastRunner}, "run": {"in_stream": False, "hide": True}})  # fmt: skip
-        super().__init__(endpoint.hostname.replace(":", "_"), user=endpoint.user, port=endpoint.port, config=config,
-                         gateway=gateway, connect_kwargs={})  # fmt: skip
+        config = fabric.Config(
+            lazy=True,
+            ssh_config=paramiko.SSHConfig(),
+            overrides={"runners": {"remote": FastRunner}, "run": {"in_stream": False, "hide": True}},
+        )
+        super().__init__(
+            endpoint.hostname.replace(":", "_"),
+            user=endpoint.user,
+            port=endpoint.port,
+            config=config,
+            gateway=gateway,
+            connect_kwargs={},
+        )
         self.host = endpoint.hostname  # past Fabric's shorthand, which would split an IPv6 address
         self.endpoint, self.ask_password = endpoint, ask_password
         # open() checks the key itself; should anything ever use the client's own connect, it must be as strict.
@@ -121,13 +132,29 @@ class HostConnection(fabric.Connection):  # type: ignore[misc]
                 raise _gateway_refuses(endpoint, error) from error
         if self.gateway:
             return ProxyCommand(self.gateway)
-        return transport.dial(endpoint.hostname, endpoint.port)
+        return dial(endpoint.hostname, endpoint.port)
 
     def _shake_hands(self, link: Transport) -> None:
         known = known_hosts.of(self.endpoint)
         link.prefer(known.types)
         link.handshake()
-        refuse(self.endpoint, known, link.server_key)
+        known_hosts.refuse(self.endpoint, known, link.server_key)
+
+    def fetch_key(self) -> Key:
+        """The key that the server shows, of the types on record first. Nobody logs in to it, but gateways on the way
+        are trusted and logged in to as always. Leaves nothing open. Raises NotReached, and for gateways NotTrusted
+        and LoginRefused."""
+        link: Transport | None = None
+        try:
+            link = Transport(self._way_there())
+            link.prefer(known_hosts.of(self.endpoint).types)
+            link.handshake()
+            return link.server_key
+        except (EOFError, OSError, paramiko.SSHException) as error:
+            raise explain(self.endpoint, error) from error
+        finally:
+            _end(link)
+            self._close_gateway()
 
     def close(self) -> None:
         """End the connection and its gateways, at once. Safe to call at any time, and twice."""
@@ -146,10 +173,12 @@ class HostConnection(fabric.Connection):  # type: ignore[misc]
     def lost(self) -> LinkLost:
         """The error for a link that has died under us."""
         why = self.transport.get_exception() if self.transport else None
-        quiet = f"no answer for {transport.SILENCE_S:.0f} s" if isinstance(why, transport.Silent) else ""
+        quiet = f"no answer for {SILENCE_S:.0f} s" if isinstance(why, transport.Silent) else ""
         reason = quiet or (why.strerror if isinstance(why, OSError) and why.strerror else "") or "closed by the host"
-        return LinkLost(f"{self.endpoint.label}: the connection was lost ({reason})",
-                        next_commands=["run the same command again: it goes on from what is there"])  # fmt: skip
+        return LinkLost(
+            f"{self.endpoint.label}: the connection was lost ({reason})",
+            next_commands=["run the same command again: it goes on from what is there"],
+        )
 
 
 def _end(link: Transport | None) -> None:
@@ -170,10 +199,14 @@ def _end(link: Transport | None) -> None:
 def _gateway_refuses(endpoint: Endpoint, error: paramiko.ChannelException) -> NotReached:
     gateway = endpoint.gateway.label if endpoint.gateway else "the gateway"
     if error.code == 1:
-        return NotReached(f"{endpoint.label}: {gateway} does not forward connections (AllowTcpForwarding)",
-                          next_commands=["set `gateway` in hosts.toml to a host that forwards"])  # fmt: skip
-    return NotReached(f"{endpoint.label}: {gateway} cannot connect to it: {error.text}",
-                      next_commands=["check `address` and `port` in hosts.toml, as seen from the gateway"])  # fmt: skip
+        return NotReached(
+            f"{endpoint.label}: {gateway} does not forward connections (AllowTcpForwarding)",
+            next_commands=["set `gateway` in hosts.toml to a host that forwards"],
+        )
+    return NotReached(
+        f"{endpoint.label}: {gateway} cannot connect to it: {error.text}",
+        next_commands=["check `address` and `port` in hosts.toml, as seen from the gateway"],
+    )
 
 
 def explain(endpoint: Endpoint, error: Exception) -> HostError:
@@ -182,26 +215,42 @@ def explain(endpoint: Endpoint, error: Exception) -> HostError:
     check = "check `address` and `port` in hosts.toml"
     cause = error.__context__ if "protocol banner" in str(error) else error
     if isinstance(error, socket.gaierror):
-        return NotReached(f"{endpoint.label}: no address is known for {endpoint.hostname!r} (DNS: {error.strerror})",
-                          next_commands=[f"getent hosts {endpoint.hostname}", check])  # fmt: skip
+        return NotReached(
+            f"{endpoint.label}: no address is known for {endpoint.hostname!r} (DNS: {error.strerror})",
+            next_commands=[f"getent hosts {endpoint.hostname}", check],
+        )
     if isinstance(error, ConnectionRefusedError):
-        return NotReached(f"{endpoint.label}: connection refused, no SSH server listens on port {endpoint.port}",
-                          next_commands=[ssh, check])  # fmt: skip
+        return NotReached(
+            f"{endpoint.label}: connection refused, no SSH server listens on port {endpoint.port}",
+            next_commands=[ssh, check],
+        )
     if isinstance(error, OSError) and error.errno in (errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EHOSTDOWN):
-        return NotReached(f"{endpoint.label}: no route to it ({error.strerror})",
-                          next_commands=[f"ping {endpoint.hostname}", "is the VPN up?"])  # fmt: skip
+        return NotReached(
+            f"{endpoint.label}: no route to it ({error.strerror})",
+            next_commands=[f"ping {endpoint.hostname}", "is the VPN up?"],
+        )
     if "protocol banner" in str(error):
         if isinstance(cause, TimeoutError):
-            return NotReached(f"{endpoint.label}: it accepts connections but says nothing for "
-                              f"{transport.BANNER_S:.0f} s (paused, or overloaded)", next_commands=[ssh])  # fmt: skip
-        return NotReached(f"{endpoint.label}: it hung up before a word was said (sshd down behind a proxy, or too many "
-                          "connections at once)", next_commands=[ssh])  # fmt: skip
+            return NotReached(
+                f"{endpoint.label}: it accepts connections but says nothing for "
+                f"{transport.BANNER_S:.0f} s (paused, or overloaded)",
+                next_commands=[ssh],
+            )
+        return NotReached(
+            f"{endpoint.label}: it hung up before a word was said (sshd down behind a proxy, or too many "
+            "connections at once)",
+            next_commands=[ssh],
+        )
     if "protocol version" in str(error) or "Invalid SSH banner" in str(error):
-        return NotReached(f"{endpoint.label}: something else than an SSH server answers on port {endpoint.port}",
-                          next_commands=[ssh, check])  # fmt: skip
+        return NotReached(
+            f"{endpoint.label}: something else than an SSH server answers on port {endpoint.port}",
+            next_commands=[ssh, check],
+        )
     if isinstance(error, TimeoutError):
-        return NotReached(f"{endpoint.label}: no answer within {transport.CONNECT_S:.0f} s (host down, or a firewall)",
-                          next_commands=[f"ping {endpoint.hostname}", ssh])  # fmt: skip
+        return NotReached(
+            f"{endpoint.label}: no answer within {CONNECT_S:.0f} s (host down, or a firewall)",
+            next_commands=[f"ping {endpoint.hostname}", ssh],
+        )
     if isinstance(error, paramiko.IncompatiblePeer):
         return NotReached(f"{endpoint.label}: no common SSH algorithm: {error}", next_commands=[ssh])
     if isinstance(error, paramiko.AuthenticationException):

@@ -5,16 +5,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import getpass
 import os
 import pwd
+import socket
 import subprocess
+import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pantheon.errors import NotReached
 from pantheon.inventory import Host
 
+CONNECT_S = 10.0  # TCP, per address
+SILENCE_S = 9.0  # without an answer after which a link counts as dead
 # What `ssh -G` lists when no IdentityFile is configured: offered when they exist, never missed when they do not.
 DEFAULT_IDENTITIES = ("id_ed25519", "id_ecdsa", "id_rsa")
 _SSH_DEFAULTS = {f"id_{kind}" for kind in ("rsa", "dsa", "ecdsa", "ecdsa_sk", "ed25519", "ed25519_sk", "xmss")}
@@ -139,18 +144,45 @@ def _ask_ssh(name: str, address: str, *, user: str, port: int) -> dict[str, list
     """What OpenSSH would do for this address, keyword -> values; empty where OpenSSH is not installed."""
     given = [*(["-l", user] if user else []), *(["-p", str(port)] if port else [])]
     try:
-        done = subprocess.run(["ssh", "-G", *ssh_options(), *given, "--", address], stdin=subprocess.DEVNULL,
-                              capture_output=True, text=True, errors="replace", timeout=10)  # fmt: skip
+        command = ["ssh", "-G", *ssh_options(), *given, "--", address]
+        done = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", timeout=10, check=False
+        )
     except FileNotFoundError:
         return {}
     except subprocess.TimeoutExpired as error:
-        raise NotReached(f"{name}: `ssh -G {address}` gave no answer in 10 s (a Match exec in ~/.ssh/config?)",
-                         next_commands=[f"ssh -G {address}"]) from error  # fmt: skip
+        raise NotReached(
+            f"{name}: `ssh -G {address}` gave no answer in 10 s (a Match exec in ~/.ssh/config?)",
+            next_commands=[f"ssh -G {address}"],
+        ) from error
     if done.returncode != 0:
-        raise NotReached(f"{name}: OpenSSH cannot read its configuration for {address!r}",
-                         details=done.stderr.strip().splitlines()[-10:], next_commands=[f"ssh -G {address}"])  # fmt: skip
+        raise NotReached(
+            f"{name}: OpenSSH cannot read its configuration for {address!r}",
+            details=done.stderr.strip().splitlines()[-10:],
+            next_commands=[f"ssh -G {address}"],
+        )
     found: dict[str, list[str]] = {}
     for line in done.stdout.splitlines():
         key, _, value = line.partition(" ")
         found.setdefault(key, []).append(value)
     return found
+
+
+def tune(sock: socket.socket) -> None:
+    """No Nagle (40 ms for each command), and death in seconds when packets are no longer acknowledged."""
+    wanted = [(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1), (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)]
+    if hasattr(socket, "TCP_USER_TIMEOUT"):
+        wanted.append((socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(SILENCE_S * 1000)))
+    elif sys.platform == "darwin":
+        wanted.append((socket.IPPROTO_TCP, 0x80, int(SILENCE_S)))  # TCP_RXT_CONNDROPTIME, which Python does not name
+    for level, option, value in wanted:
+        with contextlib.suppress(OSError):
+            sock.setsockopt(level, option, value)
+
+
+def dial(hostname: str, port: int) -> socket.socket:
+    """A tuned TCP connection, to the first of the name's addresses that answers. Raises OSError (gaierror for a name
+    that does not resolve, TimeoutError after CONNECT_S an address)."""
+    sock = socket.create_connection((hostname, port), timeout=CONNECT_S)
+    tune(sock)
+    return sock

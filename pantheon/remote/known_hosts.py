@@ -116,8 +116,10 @@ def read(files: Iterable[Path]) -> list[Entry]:
         except OSError as error:
             if str(file) == os.devnull:
                 continue
-            raise NotTrusted(f"{file} cannot be read, so no host key can be judged: {error.strerror}",
-                             next_commands=[f"ls -l {file}"]) from error  # fmt: skip
+            raise NotTrusted(
+                f"{file} cannot be read, so no host key can be judged: {error.strerror}",
+                next_commands=[f"ls -l {file}"],
+            ) from error
     return entries
 
 
@@ -190,13 +192,46 @@ def of(endpoint: Endpoint) -> Known:
     return lookup(endpoint.key_names, user_files=files, project_file=project_file())
 
 
+def refuse(endpoint: Endpoint, known: Known, key: Key) -> None:
+    """Raises NotTrusted unless the files know exactly this key for this host."""
+    state = known.judge(key)
+    shown = f"{key.type} {key.fingerprint}"
+    trust = f"invoke trust --host {endpoint.inventory_host or endpoint.name}"
+    if state == "known":
+        return
+    if state == "revoked":
+        lines = [f"revoked by {entry.file}:{entry.line}" for entry in known.revoked if entry.key == key]
+        raise NotTrusted(
+            f"{endpoint.label}: its host key was revoked",
+            details=[f"shown now: {shown}", *lines],
+            next_commands=["do not connect; ask who revoked it, and give the host a new key"],
+        )
+    if state == "changed":
+        old = [
+            f"recorded:  {entry.key.type} {entry.key.fingerprint} in {entry.file}:{entry.line}"
+            for entry in known.binding
+        ]
+        raise NotTrusted(
+            f"{endpoint.label}: its host key has changed (rebuilt, or somebody in between)",
+            details=[f"shown now: {shown}", *old],
+            next_commands=[f"{trust} --replace"],
+        )
+    notes = [
+        f"{entry.file}:{entry.line} trusts it through a certificate authority, which is not read here"
+        for entry in known.authorities
+    ]
+    raise NotTrusted(
+        f"{endpoint.label}: its host key is unknown", details=[f"shown now: {shown}", *notes], next_commands=[trust]
+    )
+
+
 def add(file: Path, name: str, key: Key) -> None:
     """Append one entry, unless the file has it. Makes the file (0644) where there is none. Raises OSError."""
     data = file.read_bytes() if file.exists() else b""
     if any(not entry.marker and entry.about(name) and entry.key == key for entry in parse(data, file)):
         return
     ending = b"" if not data or data.endswith(b"\n") else b"\n"
-    _write(file, data + ending + f"{name} {key}\n".encode(), mode=0o644)
+    write(file, data + ending + f"{name} {key}\n".encode(), mode=0o644)
 
 
 def remove(file: Path, lines: Iterable[int]) -> None:
@@ -204,12 +239,12 @@ def remove(file: Path, lines: Iterable[int]) -> None:
     keep their bytes and their order, the file its mode. Raises OSError."""
     gone = set(lines)
     data = file.read_bytes()
-    _write(file.with_name(file.name + ".old"), data, mode=file.stat().st_mode & 0o7777)
+    write(file.with_name(file.name + ".old"), data, mode=file.stat().st_mode & 0o7777)
     kept = [line for number, line in enumerate(data.split(b"\n"), 1) if number not in gone]
-    _write(file, b"\n".join(kept), mode=0o644)
+    write(file, b"\n".join(kept), mode=0o644)
 
 
-def _write(file: Path, data: bytes, *, mode: int) -> None:
+def write(file: Path, data: bytes, *, mode: int) -> None:
     """Whole or not at all: a reader never sees half a file. A symlink is followed, so that dotfiles stay linked."""
     target = file.resolve()
     if target.exists():

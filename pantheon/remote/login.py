@@ -57,11 +57,14 @@ def check_identities(endpoint: Endpoint) -> None:
         try:
             mode = path.stat().st_mode
         except OSError as error:
-            raise LoginRefused(f"{endpoint.label}: the identity {path} cannot be read: {error.strerror}",
-                               next_commands=[f"ls -l {path}", "edit `identity` in hosts.toml"]) from error  # fmt: skip
+            raise LoginRefused(
+                f"{endpoint.label}: the identity {path} cannot be read: {error.strerror}",
+                next_commands=[f"ls -l {path}", "edit `identity` in hosts.toml"],
+            ) from error
         if not stat.S_ISREG(mode):
-            raise LoginRefused(f"{endpoint.label}: the identity {path} is not a file",
-                               next_commands=["edit `identity` in hosts.toml"])  # fmt: skip
+            raise LoginRefused(
+                f"{endpoint.label}: the identity {path} is not a file", next_commands=["edit `identity` in hosts.toml"]
+            )
 
 
 def log_in(transport: Transport, endpoint: Endpoint) -> None:
@@ -104,16 +107,24 @@ def log_in(transport: Transport, endpoint: Endpoint) -> None:
 def _refused(endpoint: Endpoint, offered: list[str], notes: list[str], transport: Transport) -> LoginRefused:
     locked = [note.split(" ")[0] for note in notes if "passphrase" in note]
     if not offered and locked:
-        return LoginRefused(f"{endpoint.label}: {locked[0]} is protected by a passphrase and no ssh-agent holds it",
-                            details=notes, next_commands=[f"ssh-add {locked[0]}"])  # fmt: skip
+        return LoginRefused(
+            f"{endpoint.label}: {locked[0]} is protected by a passphrase and no ssh-agent holds it",
+            details=notes,
+            next_commands=[f"ssh-add {locked[0]}"],
+        )
     what = "there is no key to offer" if not offered else f"the server refused to let {endpoint.user} in"
     if transport.login_methods:
         notes = [*notes, f"the server accepts: {', '.join(transport.login_methods)}"]
     port = "" if endpoint.port == 22 else f"-p {endpoint.port} "
     identity = f"-i {endpoint.identities[0]} " if endpoint.identities else ""
-    return LoginRefused(f"{endpoint.label}: {what}", details=[*offered, *notes],
-                        next_commands=[f"ssh-copy-id {identity}{port}{endpoint.user}@{endpoint.hostname}",
-                                       "set `user` or `identity` in hosts.toml"])  # fmt: skip
+    return LoginRefused(
+        f"{endpoint.label}: {what}",
+        details=[*offered, *notes],
+        next_commands=[
+            f"ssh-copy-id {identity}{port}{endpoint.user}@{endpoint.hostname}",
+            "set `user` or `identity` in hosts.toml",
+        ],
+    )
 
 
 def _keys(endpoint: Endpoint, agent: Agent, notes: list[str]) -> Iterator[tuple[Any, str]]:

@@ -27,7 +27,7 @@ from paramiko.message import Message
 
 from pantheon.errors import LinkLost, LookFailed, NotAllowed, PantheonError
 from pantheon.remote.connection import HostConnection
-from pantheon.remote.transport import SILENCE_S
+from pantheon.remote.endpoint import SILENCE_S
 
 MODULES = {
     "pantheon.probe": ("pynvml", "pantheon.probe"),
@@ -135,9 +135,10 @@ class _Session:
             return self.connection.transport.open_session()
         except paramiko.ChannelException as error:
             raise NotAllowed(
-                f"{self.label}: the server opens no further session (MaxSessions)", details=[str(error)],
+                f"{self.label}: the server opens no further session (MaxSessions)",
+                details=[str(error)],
                 next_commands=["raise MaxSessions in the host's sshd_config", "end other pantheon runs"],
-            ) from error  # fmt: skip
+            ) from error
         except (OSError, EOFError, paramiko.SSHException) as error:
             raise self.connection.lost() from error
 
@@ -168,15 +169,18 @@ class _Session:
         del self.stderr[len(tail) - len(self.prompt) :]
         if self.asked:
             self.connection.sudo_password = None
-            raise NotAllowed(f"{self.label}: sudo did not accept the password of {self.connection.endpoint.user}",
-                             next_commands=["the same command again, with the right password"])  # fmt: skip
+            raise NotAllowed(
+                f"{self.label}: sudo did not accept the password of {self.connection.endpoint.user}",
+                next_commands=["the same command again, with the right password"],
+            )
         self.asked = True
         if self.connection.sudo_password is None:
             began = time.monotonic()
             ask = self.connection.ask_password
             assert ask is not None
-            self.connection.sudo_password = ask(f"sudo password of {self.connection.endpoint.user} on "
-                                                f"{self.connection.name}: ")  # fmt: skip
+            self.connection.sudo_password = ask(
+                f"sudo password of {self.connection.endpoint.user} on {self.connection.name}: "
+            )
             self.began += time.monotonic() - began
         self.channel.settimeout(SILENCE_S)
         self.channel.sendall(self.connection.sudo_password.encode() + b"\n")
@@ -188,11 +192,17 @@ class _Session:
         if not self.connection.transport.is_active() or self.connection.transport.silence > SILENCE_S + 3:
             raise self.connection.lost()
         if not self.started and passed > min(START_S, self.deadline_s):
-            raise NotAllowed(f"{self.label}: python3 was not started within {passed:.0f} s", details=self._last_lines(),
-                             next_commands=[self._by_hand("true")])  # fmt: skip
+            raise NotAllowed(
+                f"{self.label}: python3 was not started within {passed:.0f} s",
+                details=self._last_lines(),
+                next_commands=[self._by_hand("true")],
+            )
         if passed > self.deadline_s:
-            raise LookFailed(f"{self.label}: no answer within {self.deadline_s:.0f} s", details=self._last_lines(),
-                             next_commands=["run the same command again"])  # fmt: skip
+            raise LookFailed(
+                f"{self.label}: no answer within {self.deadline_s:.0f} s",
+                details=self._last_lines(),
+                next_commands=["run the same command again"],
+            )
         if self.heartbeat and self.greeted and now - self.beat >= HEARTBEAT_S - 0.5:
             self.beat = now
             self.channel.sendall(b"\n")
@@ -206,8 +216,11 @@ class _Session:
             data = self.channel.recv(1 << 18)
             self.total += len(data)
             if self.total > MOST_BYTES:
-                raise LookFailed(f"{self.label}: more than {MOST_BYTES >> 20} MB of output",
-                                 details=self._last_lines(), next_commands=["report this: it should not happen"])  # fmt: skip
+                raise LookFailed(
+                    f"{self.label}: more than {MOST_BYTES >> 20} MB of output",
+                    details=self._last_lines(),
+                    next_commands=["report this: it should not happen"],
+                )
             first, *rest = data.split(b"\n")
             self.line += first
             for part in rest:
@@ -222,8 +235,11 @@ class _Session:
             frame = None
         if not isinstance(frame, dict) or "frame" not in frame:
             if self.started:
-                raise LookFailed(f"{self.label}: not a frame: {line[:200].decode('utf-8', 'replace')!r}",
-                                 details=self._last_lines(), next_commands=["report this: it should not happen"])  # fmt: skip
+                raise LookFailed(
+                    f"{self.label}: not a frame: {line[:200].decode('utf-8', 'replace')!r}",
+                    details=self._last_lines(),
+                    next_commands=["report this: it should not happen"],
+                )
             self.noise += line + b"\n"
             del self.noise[:-NOISE_BYTES]
         elif not self.started:
@@ -234,8 +250,10 @@ class _Session:
             texts = {name: base64.b64encode(zlib.compress(source(name), 6)).decode() for name in frame["modules"]}
             self.channel.sendall((json.dumps({"sources": texts}) + "\n").encode())
         elif frame["frame"] == "python":
-            raise NotAllowed(f"{self.label}: its python3 is {frame['version']}; pantheon needs 3.10 or later",
-                             next_commands=["install a newer python3 on the host"])  # fmt: skip
+            raise NotAllowed(
+                f"{self.label}: its python3 is {frame['version']}; pantheon needs 3.10 or later",
+                next_commands=["install a newer python3 on the host"],
+            )
         else:
             try:
                 self.on_frame(frame)
@@ -264,8 +282,11 @@ class _Session:
         if not self.started:
             raise self._not_started(status)
         if status == -1:
-            raise LookFailed(f"{self.label}: it was killed on the host", details=self._last_lines(),
-                             next_commands=["run the same command again"])  # fmt: skip
+            raise LookFailed(
+                f"{self.label}: it was killed on the host",
+                details=self._last_lines(),
+                next_commands=["run the same command again"],
+            )
         return status
 
     # -- errors
@@ -302,8 +323,11 @@ class _Session:
         if "python3" in said and ("not found" in said or "No such file" in said):
             return error("python3 is missing on the host", self._by_hand("sudo apt-get install -y python3-minimal"))
         if "sudo" in said and status in (126, 127):
-            return error("sudo is missing on the host", self._by_hand("su -c 'apt-get install -y sudo'"),
-                         "or set user = \"root\" in hosts.toml")  # fmt: skip
+            return error(
+                "sudo is missing on the host",
+                self._by_hand("su -c 'apt-get install -y sudo'"),
+                'or set user = "root" in hosts.toml',
+            )
         if "password is required" in said or "a terminal is required to read the password" in said:
             return error(f"sudo asks for the password of {user}", "the same command with --ask-sudo-password")
         if "incorrect password" in said or "no password was provided" in said:
@@ -316,8 +340,11 @@ class _Session:
             )
         if status == -1 and not said and not self.noise:
             return error("the server runs no command for this login", self._by_hand("true"))
-        return error(f"python3 was not started as root (exit status {status}; a ForceCommand, or a login shell that "
-                     "runs nothing?)", self._by_hand("sudo -n python3 --version"))  # fmt: skip
+        return error(
+            f"python3 was not started as root (exit status {status}; a ForceCommand, or a login shell that "
+            "runs nothing?)",
+            self._by_hand("sudo -n python3 --version"),
+        )
 
 
 def _exec(channel: Any, command: str) -> None:

@@ -1,5 +1,5 @@
-"""paramiko's Transport with four cures: no waiting where nothing is to be waited for, an answer-or-die keepalive,
-socket options, and a host key check that reads known_hosts as OpenSSH does.
+"""paramiko's Transport with its cures: no waiting where nothing is to be waited for, an answer-or-die keepalive, bounds
+on every step.
 
 Round trips to a login: connect, banner with key exchange proposals, key exchange, login. (Stock paramiko waits once
 more, for the server to grant the right to ask for a login; OpenSSH grants it always, and dropbear's client has not
@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import socket
-import sys
 import threading
 import time
 from collections.abc import Sequence
@@ -23,21 +22,20 @@ from paramiko.message import Message
 from paramiko.packet import Packetizer
 from paramiko.transport import ServiceRequestingTransport
 
+from pantheon.remote.endpoint import SILENCE_S
 from pantheon.remote.known_hosts import Key
 
-CONNECT_S = 10.0  # TCP, per address
 BANNER_S = 10.0  # until the server says SSH-2.0: a paused host accepts connections and stays silent
 HANDSHAKE_S = 15.0
 LOGIN_S = 20.0
 CHANNEL_S = 10.0
 BEAT_S = 2.5  # between two questions whether the other side is still there
-SILENCE_S = 9.0  # without a packet after which the link counts as dead
 
 
 _RSA = {"ssh-rsa": ("rsa-sha2-512", "rsa-sha2-256")}  # how a key of that type may sign
 
 
-class Silent(paramiko.SSHException):
+class Silent(paramiko.SSHException):  # type: ignore[misc]
     """The other side has not answered for SILENCE_S."""
 
 
@@ -85,6 +83,7 @@ class Transport(ServiceRequestingTransport):  # type: ignore[misc]
     """A client's transport. `silence` is for how long nothing has come in, in seconds."""
 
     login_methods: tuple[str, ...] = ()
+    auth_handler: Any
 
     def __init__(self, sock: Any, **options: Any) -> None:
         super().__init__(sock, packetizer_class=_Packetizer, **options)
@@ -145,23 +144,3 @@ class Transport(ServiceRequestingTransport):  # type: ignore[misc]
         message.add_string("keepalive@openssh.com")
         message.add_boolean(True)  # OpenSSH answers what it does not know with a failure, which is all we want
         self._send_message(message)
-
-
-def tune(sock: socket.socket) -> None:
-    """No Nagle (40 ms for each command), and death in seconds when packets are no longer acknowledged."""
-    wanted = [(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1), (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)]
-    if hasattr(socket, "TCP_USER_TIMEOUT"):
-        wanted.append((socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(SILENCE_S * 1000)))
-    elif sys.platform == "darwin":
-        wanted.append((socket.IPPROTO_TCP, 0x80, int(SILENCE_S)))  # TCP_RXT_CONNDROPTIME, which Python does not name
-    for level, option, value in wanted:
-        with contextlib.suppress(OSError):
-            sock.setsockopt(level, option, value)
-
-
-def dial(hostname: str, port: int) -> socket.socket:
-    """A tuned TCP connection, to the first of the name's addresses that answers. Raises OSError (gaierror for a name
-    that does not resolve, TimeoutError after CONNECT_S an address)."""
-    sock = socket.create_connection((hostname, port), timeout=CONNECT_S)
-    tune(sock)
-    return sock

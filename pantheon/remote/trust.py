@@ -1,29 +1,149 @@
-"""Host keys: which are trusted, and how an operator comes to trust a new one (`invoke trust`)."""
+"""How an operator comes to trust a host's key: look at it without logging in, compare, record it (`invoke trust`).
+
+    examination = trust.examine(host)       # nothing is written
+    trust.record(examination)               # after a yes: an unknown key
+    trust.replace(examination)              # after --replace: a changed one
+
+The first server on the way whose key is not known is examined: a gateway before the host behind it.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
 from pantheon.errors import NotTrusted
-from pantheon.remote.endpoint import Endpoint
-from pantheon.remote.known_hosts import Key, Known
+from pantheon.inventory import Host
+from pantheon.remote import known_hosts
+from pantheon.remote.connection import HostConnection
+from pantheon.remote.endpoint import Endpoint, resolve
+from pantheon.remote.known_hosts import Entry, Key, Known, State
 
 
-def refuse(endpoint: Endpoint, known: Known, key: Key) -> None:
-    """Raises NotTrusted unless the files know exactly this key for this host."""
-    state = known.judge(key)
-    shown = f"{key.type} {key.fingerprint}"
-    trust = f"invoke trust --host {endpoint.inventory_host or endpoint.name}"
-    if state == "known":
-        return
-    if state == "revoked":
-        lines = [f"revoked by {entry.file}:{entry.line}" for entry in known.revoked if entry.key == key]
-        raise NotTrusted(f"{endpoint.label}: its host key was revoked", details=[f"shown now: {shown}", *lines],
-                         next_commands=["do not connect; ask who revoked it, and give the host a new key"])  # fmt: skip
-    if state == "changed":
-        old = [f"recorded:  {entry.key.type} {entry.key.fingerprint} in {entry.file}:{entry.line}"
-               for entry in known.binding]  # fmt: skip
-        raise NotTrusted(f"{endpoint.label}: its host key has changed (rebuilt, or somebody in between)",
-                         details=[f"shown now: {shown}", *old], next_commands=[f"{trust} --replace"])  # fmt: skip
-    notes = [f"{entry.file}:{entry.line} trusts it through a certificate authority, which is not read here"
-             for entry in known.authorities]  # fmt: skip
-    raise NotTrusted(f"{endpoint.label}: its host key is unknown", details=[f"shown now: {shown}", *notes],
-                     next_commands=[trust])  # fmt: skip
+@dataclass(frozen=True)
+class Examination:
+    """What a server shows, and what is on record. `old` are the entries that a replacement removes, the user's file
+    first; `file` is where the new one goes."""
+
+    endpoint: Endpoint
+    key: Key
+    known: Known
+    state: State
+    file: Path
+
+    @property
+    def label(self) -> str:
+        return self.endpoint.label
+
+    @property
+    def old(self) -> tuple[Entry, ...]:
+        return tuple(entry for entry in (*self.known.theirs, *self.known.ours) if entry.key != self.key)
+
+    @property
+    def is_gateway(self) -> bool:
+        """Whether this is a server on the way, not the host itself: examine again once it is trusted."""
+        return self.endpoint.inventory_host != self.endpoint.name
+
+
+def fetch_key(host: Host) -> Key:
+    """The key that the host shows, without logging in to it. Raises NotReached, and for a gateway on the way every
+    error of connecting to it."""
+    return HostConnection(resolve(host)).fetch_key()
+
+
+def lookup(host: Host) -> Known:
+    """What known_hosts files say about the host, whatever the key type. Contacts nothing."""
+    return known_hosts.of(resolve(host))
+
+
+def examine(host: Host) -> Examination:
+    """The first server on the way whose key is not known; the host itself when all of them are. Writes nothing.
+
+    Raises NotReached; LoginRefused for a gateway."""
+    chain = resolve(host).chain()
+    for endpoint in chain:
+        key, known = HostConnection(endpoint).fetch_key(), known_hosts.of(endpoint)
+        found = Examination(endpoint, key, known, known.judge(key), known_hosts.project_file())
+        if found.state != "known":
+            break
+    return found
+
+
+def record(found: Examination) -> None:
+    """Add an unknown key to the project's known_hosts; a known one is left as it is.
+
+    Raises NotTrusted for a changed or revoked key, and when the file cannot be written."""
+    if found.state in ("changed", "revoked"):
+        known_hosts.refuse(found.endpoint, found.known, found.key)
+    if found.state == "unknown":
+        _change(found.endpoint, lambda: known_hosts.add(found.file, found.endpoint.key_names[0], found.key))
+
+
+def replace(found: Examination) -> None:
+    """Remove every old entry of the host, in the user's files too, and record the key that it shows now.
+
+    Raises NotTrusted for a revoked key, and when a file cannot be written; what was removed before stays in FILE.old.
+    """
+    if found.state == "revoked":
+        known_hosts.refuse(found.endpoint, found.known, found.key)
+    lines: dict[Path, list[int]] = {}
+    for entry in found.old:
+        lines.setdefault(entry.file, []).append(entry.line)
+    for file, numbers in lines.items():
+        # The file is read again: a line that somebody else's ssh has added meanwhile must not shift ours.
+        there = {entry.line: entry for entry in known_hosts.read([file])}
+        if any(entry != there.get(entry.line) for entry in found.old if entry.file == file):
+            raise NotTrusted(
+                f"{found.label}: {file} was changed meanwhile",
+                next_commands=[f"invoke trust --host {found.endpoint.inventory_host} --replace"],
+            )
+        _change(found.endpoint, lambda file=file, numbers=numbers: known_hosts.remove(file, numbers))
+    _change(found.endpoint, lambda: known_hosts.add(found.file, found.endpoint.key_names[0], found.key))
+
+
+def _change(endpoint: Endpoint, work: object) -> None:
+    try:
+        work()  # type: ignore[operator]
+    except OSError as error:
+        raise NotTrusted(
+            f"{endpoint.label}: {error.filename} cannot be changed: {error.strerror}",
+            next_commands=[f"sudo ssh-keygen -R '{endpoint.key_names[0]}' -f {error.filename}"],
+        ) from error
+
+
+def alias(index: int) -> str:
+    """The name (HostKeyAlias) under which the verified file knows the server of that place in the chain."""
+    return f"pantheon-{index}"
+
+
+def verified_file(host: Host) -> Path:
+    """A known_hosts file for OpenSSH that holds only what would be accepted here, for each server on the way under
+    its alias: given both the user's file and the project's, OpenSSH would accept either of two keys.
+
+    It lies in the user's runtime directory, mode 0600. Raises NotTrusted for a server without a known key."""
+    lines = []
+    for index, endpoint in enumerate(resolve(host).chain()):
+        known = known_hosts.of(endpoint)
+        if not known.accepted():
+            raise NotTrusted(
+                f"{endpoint.label}: its host key is unknown",
+                next_commands=[f"invoke trust --host {endpoint.inventory_host}"],
+            )
+        lines += [f"{alias(index)} {key}\n" for key in known.accepted()]
+        lines += [f"@revoked {alias(index)} {entry.key}\n" for entry in known.revoked]
+    readable = re.sub(r"[^A-Za-z0-9.-]", "_", host.name)
+    file = runtime_dir() / f"known_hosts-{readable}-{hashlib.sha256(host.name.encode()).hexdigest()[:8]}"
+    known_hosts.write(file, "".join(lines).encode(), mode=0o600)
+    return file
+
+
+def runtime_dir() -> Path:
+    """$XDG_RUNTIME_DIR/pantheon, or one under the user's state directory; ours alone (0700)."""
+    given = os.environ.get("XDG_RUNTIME_DIR", "")
+    base = Path(given) if given and Path(given).is_dir() else Path("~/.local/state").expanduser()
+    folder = base / "pantheon"
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return folder

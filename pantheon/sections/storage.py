@@ -6,7 +6,7 @@ Nothing is ever deleted, no symlink is followed out of the roots, and nothing ou
 from __future__ import annotations
 
 from pantheon import layout
-from pantheon.facts import Entry, Facts, Space, Unknown
+from pantheon.facts import Container, Entry, Facts, Space, Unknown
 from pantheon.finding import Finding
 from pantheon.inventory import SERVICES, Host
 from pantheon.layout import Directory
@@ -108,7 +108,7 @@ def room(host: Host, facts: Facts) -> list[Finding]:
     """Findings where there is too little room for what is still to be pulled or set up. Empty: enough."""
     pulls = [host.service(name) for name in SERVICES if facts.images.get(host.service(name).image) is None]
     # Never started here: its container has never been made.
-    fresh = [name for name in SERVICES if facts.container(name) is None]
+    fresh = [name for name in SERVICES if not isinstance(facts.container(name), Container)]
     nvme = sum(host.service(name).data_gib for name in fresh if name != "openwebui")
     ssd = sum(host.service(name).data_gib for name in fresh if name == "openwebui")
     needs = (
@@ -161,8 +161,8 @@ def _create(host: Host, facts: Facts, missing: list[Directory]) -> Change:
         for d in missing
     )
     names = ", ".join(d.name for d in missing)
-    count = f"{len(missing)} director{'ies' if len(missing) > 1 else 'y'}"
-    return Change(f"create {count}: {names}", "the storage model (§3)", steps, sign="+")
+    what = f"create {names}" if len(missing) <= 3 else f"create {len(missing)} directories"
+    return Change(what, "the storage model (§3)", steps, sign="+")
 
 
 def _root_guard(host: Host, facts: Facts, directory: Directory) -> Guard:

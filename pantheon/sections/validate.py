@@ -42,7 +42,7 @@ def _http(key: str, text: str, answer: Http | Unknown | None, name: str) -> Find
 
 def _log_errors(facts: Facts) -> Finding:
     key, good = "comfy.log-errors", "ComfyUI's log has no UID/GID error since its start"
-    container = facts.container("comfy")
+    container = foreign.named(facts, "comfy")
     if container is None:
         return Finding(key, "unknown", "ComfyUI's log: not known", "no container", source=SOURCE)
     markers = container.log_markers
@@ -64,7 +64,7 @@ def _log_errors(facts: Facts) -> Finding:
 
 def _log_started(facts: Facts) -> Finding:
     key = "comfy.log-started"
-    container = facts.container("comfy")
+    container = foreign.named(facts, "comfy")
     markers = container.log_markers if container else None
     if isinstance(markers, tuple) and any(STARTED in line for line in markers):
         return Finding(key, "ok", f'ComfyUI\'s log says "{STARTED}"', source=SOURCE)
@@ -85,7 +85,7 @@ def _log_started(facts: Facts) -> Finding:
 
 def _gpu(facts: Facts, name: str) -> Finding:
     key = f"{name}.gpu"
-    container = facts.container(name)
+    container = foreign.named(facts, name)
     seen = container.gpu_seen if container else None
     if isinstance(seen, Command) and seen.status == 0 and "GPU 0" in seen.output:
         return Finding(key, "ok", f"{name} sees the GPU", seen.output.splitlines()[0].split(" (UUID")[0], source=SOURCE)

@@ -1,0 +1,99 @@
+"""HTTP from the workstation to a loopback port of the host, through a channel of the connection that is open anyway:
+no local port, no second login, and the same way that a tunnel takes."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+from urllib.parse import urljoin, urlsplit
+
+import paramiko
+import requests
+from requests.adapters import HTTPAdapter
+from urllib3 import HTTPConnectionPool, PoolManager
+from urllib3.connection import HTTPConnection
+
+from pantheon.facts import Http
+from pantheon.remote.connection import HostConnection
+
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+MOST_BYTES = 64 << 10
+MOST_REDIRECTS = 3
+
+
+def http_through(connection: HostConnection, url: str, *, timeout_s: float = 10) -> Http:
+    """One GET, answered or not: `error` says why not, in words. Redirects are followed on loopback only.
+
+    Raises LinkLost when the connection itself is gone."""
+    began = time.monotonic()
+    try:
+        with _session(connection, timeout_s) as session:
+            response, body = _get(session, url, began + timeout_s)
+    except (OSError, EOFError, ValueError, paramiko.SSHException) as error:  # requests' own errors are OSErrors
+        if not connection.is_connected:
+            raise connection.lost() from error
+        return Http(url, 0, "", "", _reason(error, timeout_s), _ms(began))
+    return Http(url, response.status_code, response.reason or "", body, "", _ms(began))
+
+
+def _get(session: requests.Session, url: str, until: float) -> tuple[requests.Response, str]:
+    for _ in range(MOST_REDIRECTS):
+        if urlsplit(url).hostname not in LOOPBACK:
+            raise ValueError(f"{url} is not on the host's loopback")
+        left = max(0.1, until - time.monotonic())
+        response = session.get(url, timeout=left, allow_redirects=False, stream=True)
+        location = urljoin(url, response.headers.get("location", url))
+        if not response.is_redirect or urlsplit(location).hostname not in LOOPBACK:
+            break
+        url = location
+    body = b""
+    for chunk in response.iter_content(8192):
+        body += chunk
+        if len(body) >= MOST_BYTES or time.monotonic() > until:
+            break
+    response.close()
+    return response, body[:MOST_BYTES].decode("utf-8", "replace")
+
+
+def _session(connection: HostConnection, timeout_s: float) -> requests.Session:
+    class Through(HTTPConnection):
+        def _new_conn(self) -> Any:
+            channel = connection.transport.open_channel(
+                "direct-tcpip", (self.host, self.port), ("127.0.0.1", 0), timeout=timeout_s
+            )
+            channel.settimeout(timeout_s)
+            return channel
+
+    class Pool(HTTPConnectionPool):
+        ConnectionCls = Through
+
+    class Adapter(HTTPAdapter):
+        def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
+            super().init_poolmanager(*args, **kwargs)
+            manager: PoolManager = self.poolmanager
+            manager.pool_classes_by_scheme = {"http": Pool}
+
+    session = requests.Session()
+    session.trust_env = False  # a proxy of the workstation has no business on the host's loopback
+    session.headers["Connection"] = "close"
+    session.mount("http://", Adapter())
+    return session
+
+
+def _reason(error: BaseException, timeout_s: float) -> str:
+    """The innermost cause in words."""
+    chain: list[BaseException] = [error]
+    while (inner := chain[-1].__cause__ or chain[-1].__context__) and inner not in chain:
+        chain.append(inner)
+    for cause in chain:
+        if isinstance(cause, paramiko.ChannelException):
+            if cause.code == 1:
+                return "the SSH server does not allow forwarding (AllowTcpForwarding in its sshd_config)"
+            return "nothing listens there (connection refused on the host)"
+        if isinstance(cause, (TimeoutError, requests.Timeout)) or "Timeout opening" in str(cause):
+            return f"no answer within {timeout_s:g} s"
+    return str(chain[-1]) or type(chain[-1]).__name__
+
+
+def _ms(began: float) -> float:
+    return round((time.monotonic() - began) * 1000, 1)

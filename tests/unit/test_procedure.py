@@ -1,0 +1,265 @@
+"""Facts in, plans out: fresh, finished and drifted hosts, and what must stop a run before it touches anything."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from pantheon import layout, procedure, stack
+from pantheon.facts import Facts, Listener, Port, Space, Tree, Unknown
+from pantheon.inventory import Host
+from pantheon.plan import MakeSecret, Plan, Run, Write
+from tests.unit import world
+from tests.unit.world import HOST, container, entry, finished, fresh, having
+
+ALL = procedure.ORDER
+
+
+def commands(plan: Plan) -> list[str]:
+    return [step.show() for change in plan.changes for step in change.steps]
+
+
+def blocked(plan: Plan) -> str:
+    return " | ".join(f"{finding.text} ({finding.evidence}) → {finding.mend}" for finding in plan.blocked)
+
+
+def test_fresh_host_gets_everything_in_order() -> None:
+    plan = procedure.plan(HOST, fresh(), ALL)
+    assert not plan.blocked
+    text = "\n".join(commands(plan))
+    order = ["install -d -m0755 -o0 -g0 -- /mnt/local/nvme/ai\n", "-m0775 -o1024 -g1024 -- /mnt/local/nvme/ai/services/comfy-mnt",
+             "write /opt/stacks/ai/compose.yaml", "pull ollama", "up -d --no-deps --wait --wait-timeout 300 ollama",
+             "make a random key", "pull openwebui", "up -d --no-deps openwebui", "pull comfy", "up -d --no-deps comfy"]  # fmt: skip
+    places = [text.index(part) for part in order]
+    assert places == sorted(places)
+    assert plan.stops == ()
+
+
+def test_fresh_host_never_gets_the_directories_that_the_image_makes() -> None:
+    text = "\n".join(commands(procedure.plan(HOST, fresh(), ALL)))
+    assert "ComfyUI" not in text
+    assert "venv" not in text
+    assert "comfy-mnt/user" not in text
+
+
+def test_finished_host_has_nothing_to_do() -> None:
+    plan = procedure.plan(HOST, finished(), ALL)
+    assert plan.is_empty, commands(plan)
+    assert all(section.reason for section in plan.sections)
+
+
+@pytest.mark.parametrize("name", ["storage", "ollama", "openwebui", "comfy"])
+def test_each_section_alone_on_a_finished_host(name: str) -> None:
+    assert procedure.plan(HOST, finished(), (name,)).is_empty
+
+
+@pytest.mark.parametrize("name", ["ollama", "openwebui", "comfy"])
+def test_a_service_alone_touches_only_itself(name: str) -> None:
+    facts = having(finished(), **{name: None})
+    plan = procedure.plan(HOST, facts, (name,))
+    ups = [step.argv for change in plan.changes for step in change.steps if isinstance(step, Run) and "up" in step.argv]
+    assert [argv[-1] for argv in ups] == [name]
+    assert all("--no-deps" in argv for argv in ups)
+
+
+def test_a_service_alone_wants_the_storage_first() -> None:
+    plan = procedure.plan(HOST, fresh(), ("comfy",))
+    assert "invoke storage" in blocked(plan)
+
+
+def test_openwebui_alone_wants_a_healthy_ollama() -> None:
+    facts = having(finished(), ollama=container(HOST, "ollama", health="unhealthy"), openwebui=None)
+    assert "ollama is not healthy" in blocked(procedure.plan(HOST, facts, ("openwebui",)))
+
+
+def with_path(path: str, **changes: Any) -> Facts:
+    facts = finished()
+    return replace(facts, paths={**facts.paths, path: entry(path, **changes)})
+
+
+COMFY_MNT = layout.comfy_mnt(HOST)
+
+
+@pytest.mark.parametrize(
+    ("facts", "expected"),
+    [
+        (with_path(COMFY_MNT, mode=0o775), ["chown -h 1024:1024 -- " + COMFY_MNT]),
+        (with_path(COMFY_MNT, uid=1024, gid=1024, mode=0o755), ["chmod 0775 -- " + COMFY_MNT]),
+        (with_path(COMFY_MNT, uid=1024, gid=1024, mode=0o775), []),
+        (with_path(layout.models(HOST), gid=0, mode=0o775), ["chown -h 0:999 -- " + layout.models(HOST)]),
+        (with_path(layout.ollama_data(HOST), mode=0o777), ["chmod 0755 -- " + layout.ollama_data(HOST)]),
+        (with_path(layout.ollama_data(HOST), mode=0o700), []),
+    ],
+)
+def test_owner_and_mode(facts: Facts, expected: list[str]) -> None:
+    assert commands(procedure.plan(HOST, facts, ("storage",))) == expected
+
+
+def test_wrong_owner_inside_is_one_bounded_walk() -> None:
+    facts = finished()
+    facts = replace(facts, trees={**facts.trees, COMFY_MNT: Tree(COMFY_MNT, 900, False, 3, ("venv/lib",))})
+    (command,) = commands(procedure.plan(HOST, facts, ("storage",)))
+    assert command.startswith(f"find -P {COMFY_MNT} -xdev ")
+    assert "-execdir chown -h 1024:1024" in command
+
+
+DRIFT: list[tuple[str, dict[str, Any], str]] = [
+    ("comfy", {"image": "mmartial/comfyui-nvidia-docker:latest"}, "image: "),
+    ("comfy", {"image_id": "sha256:older"}, "image: the tag points to another image now"),
+    ("comfy", {"ports": (Port("8188/tcp", "0.0.0.0", 8188),)}, "ports: 0.0.0.0:8188:8188/tcp → 127.0.0.1:8188:8188/tcp"),
+    ("comfy", {"mounts": ()}, "mounts: none → "),
+    ("comfy", {"user": ""}, "user: none → 1024:1024"),
+    ("comfy", {"cap_drop": ()}, "capabilities dropped: none → ALL"),
+    ("ollama", {"privileged": True}, "privileged: True → False"),
+    ("ollama", {"gpus": ""}, "GPU: none → all"),
+    ("ollama", {"restart_policy": "no"}, "restart policy: no → unless-stopped"),
+    ("openwebui", {"networks": ("bridge",)}, "networks: bridge → pantheon-ai_llm"),
+    ("openwebui", {"log_options": {}}, "log rotation: none → max-size=10m, max-file=5"),
+    ("openwebui", {"env": {}}, "environment ENABLE_OPENAI_API: missing → "),
+]
+
+
+@pytest.mark.parametrize(("name", "changes", "expected"), DRIFT)
+def test_drift_names_the_property(name: str, changes: dict[str, Any], expected: str) -> None:
+    facts = having(finished(), **{name: container(HOST, name, **changes)})
+    plan = procedure.plan(HOST, facts, ALL)
+    (change,) = plan.changes
+    assert expected in change.what
+    assert change.stops == (name,)
+    assert any("--force-recreate" in step.argv for step in change.steps if isinstance(step, Run))
+
+
+def test_drift_by_label_alone() -> None:
+    made = container(HOST, "comfy")
+    facts = having(finished(), comfy=replace(made, labels={**made.labels, stack.CONFIG: "other"}))
+    assert "definition" in procedure.plan(HOST, facts, ALL).changes[0].what
+
+
+@pytest.mark.parametrize(
+    ("state", "command"), [("exited", "up -d"), ("created", "up -d"), ("dead", "up -d"), ("paused", "docker unpause comfy")]
+)
+def test_a_container_that_does_not_run_is_started(state: str, command: str) -> None:
+    facts = having(finished(), comfy=container(HOST, "comfy", state=state))
+    assert any(command in text for text in commands(procedure.plan(HOST, facts, ALL)))
+
+
+def test_half_made_containers_go_first() -> None:
+    odd = replace(container(HOST, "comfy"), name="0123456789ab_comfy", state="created")
+    plan = procedure.plan(HOST, having(finished(), comfy=None, odd=odd), ALL)
+    texts = commands(plan)
+    assert texts[0] == f"docker rm -f {odd.id}"
+    assert texts[1].endswith("comfy")
+
+
+def missing_mount() -> Facts:
+    facts = fresh()
+    return replace(facts, paths={**facts.paths, "/mnt/local/nvme": entry("/mnt/local/nvme")})
+
+
+def snap() -> Facts:
+    facts = fresh()
+    return replace(facts, docker=replace(facts.docker, snap="/snap/bin/docker"))  # type: ignore[type-var]
+
+
+def gpu(name: str = HOST.gpu.name, memory: int = 20475, driver: str = "590.48.01") -> Facts:
+    facts = fresh()
+    one = replace(world.GPU, name=name, memory_total_mib=memory)
+    return replace(facts, nvml=replace(facts.nvml, gpus=(one,), driver=driver))  # type: ignore[type-var]
+
+
+def foreign(**changes: Any) -> Facts:
+    made = replace(container(HOST, "comfy"), labels={}, **changes)
+    return having(fresh(), other=made)
+
+
+LABELS = {"com.docker.compose.project": "ai", "com.docker.compose.project.config_files": "/home/ops/ai/docker-compose.yml"}
+OURS = {"com.docker.compose.project": HOST.project, "com.docker.compose.project.config_files": "/opt/stacks/ai/x.yml"}
+PLAIN = {"image": "busybox", "ports": (), "mounts": ()}
+
+STOPS: list[tuple[Callable[[], Facts], str]] = [
+    (missing_mount, "/mnt/local/nvme is not a mount point"),
+    (snap, "Docker is the snap"),
+    (lambda: gpu(name="NVIDIA RTX A4000"), "GPU is NVIDIA RTX A4000, not NVIDIA RTX 4000 Ada Generation"),
+    (lambda: gpu(memory=8000), "GPU has 8000 MiB, less than 20000"),
+    (lambda: gpu(driver="595.10"), "driver is 595.10, not 590.x"),
+    (lambda: gpu(driver="5901.1"), "driver is 5901.1, not 590.x"),
+    (lambda: replace(fresh(), nvml=Unknown("Driver/library version mismatch")), "reboot the host"),
+    (lambda: replace(fresh(), module_version="590.44.01"), "kernel module and its library differ"),
+    (lambda: replace(fresh(), docker=None), "Docker Engine is not installed"),
+    (lambda: replace(fresh(), docker=Unknown("denied")), "Docker: not known (denied)"),
+    (lambda: replace(fresh(), toolkit=None), "NVIDIA Container Toolkit is not installed"),
+    (lambda: replace(fresh(), containers=Unknown("no answer")), "containers: not known (no answer)"),
+    (lambda: replace(fresh(), spaces={**fresh().spaces, "docker": Space(1, 2, 3, 4)}), "Docker's root has too little room"),
+    (lambda: foreign(), "container comfy was started by hand (started with docker run)"),
+    (lambda: foreign(name="ai-comfyui-1", **PLAIN), "container ai-comfyui-1 was started by hand"),
+    (lambda: foreign(name="x", image="ollama/ollama:0.5", ports=(), mounts=()), "it runs ollama/ollama:0.5"),
+    (lambda: foreign(name="x", image="docker.io/ollama/ollama", ports=(), mounts=()), "container x was started by hand"),
+    (lambda: foreign(name="x", image="busybox", mounts=()), "it publishes port 8188"),
+    (lambda: foreign(name="x", image="busybox", ports=()), "it mounts /mnt/local/nvme/ai/"),
+    (lambda: having(fresh(), other=replace(container(HOST, "comfy"), name="x", labels=LABELS, **PLAIN)), ""),
+    (lambda: having(fresh(), other=replace(container(HOST, "comfy"), labels=LABELS)), "/home/ops/ai/docker-compose.yml"),
+    (lambda: having(fresh(), other=replace(container(HOST, "comfy"), name="x", labels=OURS, **PLAIN)), "Compose project"),
+    (lambda: replace(fresh(), listeners=(Listener("0.0.0.0", 8188, 77, "python3", ""),)), "taken by python3 (pid 77)"),
+    (lambda: replace(fresh(), listeners=(Listener("127.0.0.1", 3000, None, "", ""),)), "taken by an unknown process"),
+    (lambda: replace(fresh(), files={**fresh().files, "/opt/stacks/ai/compose.yaml": world.text_file(
+        "/opt/stacks/ai/compose.yaml", "services: {}", 0o644)}), "was not written by pantheon"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("make", "expected"), [case for case in STOPS if case[1]], ids=lambda value: str(value)[:40])
+def test_what_stops_a_bringup(make: Callable[[], Facts], expected: str) -> None:
+    plan = procedure.plan(HOST, make(), ALL)
+    assert expected in blocked(plan)
+
+
+def test_an_unrelated_container_is_no_concern_of_ours() -> None:
+    other = replace(container(HOST, "comfy"), name="grafana", labels=LABELS, image="grafana/grafana", ports=(), mounts=())
+    assert not procedure.plan(HOST, having(fresh(), other=other), ALL).blocked
+
+
+def test_each_finding_is_shown_once() -> None:
+    plan = procedure.plan(HOST, foreign(), ALL)
+    ids = [finding.id for finding in plan.blocked]
+    assert len(ids) == len(set(ids))
+
+
+def test_unknown_is_never_taken_for_absent() -> None:
+    facts = fresh()
+    unknown = replace(facts, paths={**facts.paths, COMFY_MNT: Unknown("permission denied")})
+    assert "permission denied" in blocked(procedure.plan(HOST, unknown, ("storage",)))
+
+
+def test_a_symlink_in_the_tree_is_named_and_left_alone() -> None:
+    facts = with_path(COMFY_MNT, uid=1024, gid=1024, mode=0o777, kind="symlink", real="/home/ops/comfy")
+    plan = procedure.plan(HOST, facts, ("storage",))
+    assert "is a symlink to /home/ops/comfy" in blocked(plan)
+    assert not plan.changes
+
+
+def test_secrets_stay_out_of_what_is_shown() -> None:
+    host = replace(HOST, comfy=replace(HOST.comfy, env={"HF_TOKEN": "hf_sesame"}))
+    plan = procedure.plan(host, fresh(host), ALL)
+    assert "hf_sesame" not in str(plan.as_data())
+    shown = [step.diff() if isinstance(step, Write) else step.show() for c in plan.changes for step in c.steps]
+    assert "hf_sesame" not in "".join(shown)
+    assert "hf_sesame" in str(plan.as_data(reveal=True))
+    assert any(isinstance(step, MakeSecret) for change in plan.changes for step in change.steps)
+    assert procedure.plan(host, finished(host), ALL).is_empty
+
+
+HOSTILE = ["/mnt/a b", "/mnt/it's", '/mnt/"q"', "/mnt/$(touch x)", "/mnt/;rm -rf", "/mnt/ü", "/mnt/`id`"]
+
+
+@pytest.mark.parametrize("path", HOSTILE)
+def test_hostile_paths_stay_one_argument(path: str) -> None:
+    host: Host = replace(HOST, storage=replace(HOST.storage, nvme=path), stack_dir=path + "/stack")
+    plan = procedure.plan(host, fresh(host), ALL)
+    runs = [step for change in plan.changes for step in change.steps if isinstance(step, Run)]
+    assert any(argument.startswith(path) for run in runs for argument in run.argv)
+    import shlex
+
+    assert all(tuple(shlex.split(run.show())) == run.argv for run in runs)
+    assert procedure.plan(host, finished(host), ALL).is_empty
