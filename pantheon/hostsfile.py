@@ -152,7 +152,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 def _dotted(path: str, key: str) -> str:
     """`path` and `key` joined as TOML writes it: a key that is not bare is quoted."""
-    key = key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else grammar.show(key)
+    key = key if re.fullmatch(r"[A-Za-z0-9_-]{1,80}", key) else grammar.show(key)
     return f"{path}.{key}" if path else key
 
 
@@ -177,10 +177,8 @@ class _Reader:
         if key.lower() in _SECRET_KEYS:
             self.problem(_dotted(path, key), "no password belongs in a file: use --ask-sudo-password")
             return
-        guess = nearest(key, known)
         homes = [f"{name}.{key}" for name, cls in (inside or {}).items() if key in KEYS[cls]]
-        if not guess and homes:
-            guess = " or ".join(homes)
+        guess = " or ".join(homes) or nearest(key, known)
         hint = f"did you mean {guess}?" if guess else f"known here: {', '.join(known)}"
         self.problem(_dotted(path, key), f"unknown key ({hint})")
 
