@@ -398,6 +398,7 @@ def questions(host: Host, *, nonce: str, pynvml: str = "") -> dict[str, object]:
     secret_files = [secrets, *(layout.env_file(host, service) for service in SERVICES)]
     places = [directory.path for directory in directories]
     places += [host.storage.nvme, host.storage.ssd, host.stack_dir, layout.userscripts(host), *files, *secret_files]
+    places += [f"{layout.comfy_mnt(host)}/{name}" for name in ("ComfyUI", "venv")]  # made by the first run (§7)
     comfy, ollama, openwebui = (f"http://127.0.0.1:{host.service(name).port}/" for name in SERVICES)
     return {
         "schema": SCHEMA,

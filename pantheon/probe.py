@@ -1106,24 +1106,27 @@ def look_client() -> str | None:
     return found[1]
 
 
-COMPOSE_PLUGINS = (
-    "/root/.docker/cli-plugins",
-    "/usr/local/lib/docker/cli-plugins",
-    "/usr/local/libexec/docker/cli-plugins",
-    "/usr/lib/docker/cli-plugins",
-    "/usr/libexec/docker/cli-plugins",
+PLUGINS = (  # where the client looks for plugins, in its order
+    *("/root/.docker/cli-plugins", "/usr/local/lib/docker/cli-plugins", "/usr/local/libexec/docker/cli-plugins"),
+    *("/usr/lib/docker/cli-plugins", "/usr/libexec/docker/cli-plugins"),
 )
 
 
 def look_compose(root: str) -> str | None:
-    """The version of Compose v2; None when the client has no such plugin."""
+    """The version of Compose v2; None when the client has no such plugin. The plugin itself is asked, which takes a
+    third of the time; where that does not work, `docker compose version` has the word."""
     if not which("docker"):
         return None
-    result = command(["docker", "compose", "version", "--short"], PART_S - 0.1)
-    found = re.search(r"^v?(\d[\w.+~-]*)\s*$", result["output"], re.MULTILINE)
-    if result["status"] == 0 and found:
-        return found[1]
-    if not any(os.path.lexists(f"{root}{folder}/docker-compose") for folder in COMPOSE_PLUGINS):
+    plugins = [path for path in (f"{root}{folder}/docker-compose" for folder in PLUGINS) if os.access(path, os.X_OK)]
+    end = time.monotonic() + PART_S - 0.1
+    result: Object = {"status": 1, "output": ""}
+    for argv in ([plugins[0]] if plugins else [], ["docker", "compose"]):
+        if argv:
+            result = command([*argv, "version", "--short"], end - time.monotonic())
+            found = re.search(r"^v?(\d[\w.+~-]*)\s*$", result["output"], re.MULTILINE)
+            if result["status"] == 0 and found:
+                return found[1]
+    if not plugins:
         return None
     raise Unread(f"docker compose version: exit {result['status']}: {result['output'][:200]}")
 
@@ -1716,6 +1719,14 @@ def look(spec: Object) -> Object:
     def ask(work: Callable[[], Json]) -> Callable[[], Json]:
         return work if installed else lambda: None
 
+    docker = {
+        "client": Part("docker client", PART_S, look_client),
+        "compose": Part("docker compose", PART_S, lambda: look_compose(root)),
+        "version": Part("docker version", PART_S, ask(lambda: engine.get("/version"))),
+        "info": Part("docker info", PART_S, ask(lambda: engine.get("/info"))),
+        "daemon_json": Part("daemon.json", PART_S, lambda: read_text(f"{root}/etc/docker/daemon.json")),
+        "cdi": Part("CDI", PART_S, lambda: look_cdi(root)),
+    }
     single = {
         "os": Part("os", PART_S, lambda: look_os(root)),
         "nvidia_smi": Part("nvidia-smi", SMI_S, look_nvidia_smi),
@@ -1729,14 +1740,6 @@ def look(spec: Object) -> Object:
         "state": Part("state", PART_S, lambda: read_text(root + STATE_FILE)),
         "lock": Part("lock", PART_S, lambda: look_lock(root)),
         "groups": Part("groups", PART_S, lambda: look_groups(root, spec.get("groups") or ())),
-    }
-    docker = {
-        "client": Part("docker client", PART_S, look_client),
-        "compose": Part("docker compose", PART_S, lambda: look_compose(root)),
-        "version": Part("docker version", PART_S, ask(lambda: engine.get("/version"))),
-        "info": Part("docker info", PART_S, ask(lambda: engine.get("/info"))),
-        "daemon_json": Part("daemon.json", PART_S, lambda: read_text(f"{root}/etc/docker/daemon.json")),
-        "cdi": Part("CDI", PART_S, lambda: look_cdi(root)),
     }
     smi = ["nvidia-smi", "-L"]
     keyed = {
