@@ -3,16 +3,34 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Generator
 
 import pytest
 
 
+def in_ci() -> bool:
+    return bool(os.environ.get("PANTHEON_CI"))
+
+
+def refuse(report: pytest.TestReport | pytest.CollectReport) -> None:
+    """Turn a skip into a failure that gives the skip's reason."""
+    reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
+    report.outcome = "failed"
+    report.longrepr = f"{report.nodeid}: skipped in CI, where nothing may be. {reason}"
+
+
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> object:
-    report: pytest.TestReport = yield  # type: ignore[misc]
-    expected_failure = hasattr(report, "wasxfail")
-    if os.environ.get("PANTHEON_CI") and report.skipped and not expected_failure:
-        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
-        report.outcome = "failed"
-        report.longrepr = f"{item.nodeid}: skipped in CI, where nothing may be. {reason}"
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if in_ci() and report.skipped and not hasattr(report, "wasxfail"):
+        refuse(report)
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """The same for a module that skips itself as a whole."""
+    report = yield
+    if in_ci() and report.skipped:
+        refuse(report)
     return report

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import time
+import tomllib
 from collections.abc import Callable
 from dataclasses import MISSING, fields, replace
 from datetime import date
@@ -96,7 +97,7 @@ def shown() -> dict[str, dict[str, tuple[str, str, bool]]]:
 
 
 def parsed(value: str) -> Any:
-    return hostsfile.tomllib.loads(f"x = {value}")["x"]
+    return tomllib.loads(f"x = {value}")["x"]
 
 
 def test_the_shipped_file_shows_every_key() -> None:

@@ -60,7 +60,7 @@ def test_fabric_and_invoke_fit() -> None:
 
 def test_no_file_names_a_package_source() -> None:
     listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True).stdout.decode()
-    found = []
+    found: list[str] = []
     for name in listed.split("\0"):
         path = ROOT / name
         if name and name not in EXEMPT and path.is_file() and not path.is_symlink():
