@@ -12,9 +12,11 @@ import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
-from invoke import Context, Exit, Task, task
+from invoke.context import Context
+from invoke.exceptions import Exit
+from invoke.tasks import Task, task
 
 if TYPE_CHECKING:
     from pantheon.engine import Options
@@ -114,8 +116,7 @@ def command(
         first = inspect.Parameter("c", kind)
         run.__signature__ = inspect.Signature([first, *own, *options])  # type: ignore[attr-defined]
         texts = {key: HELP[key] for key in shared} | (help or {})
-        made: Task[Any] = task(run, name=title, help=texts, auto_shortflags=False)
-        return made
+        return cast("Task[Any]", task(run, name=title, help=texts, auto_shortflags=False))
 
     return decorate
 

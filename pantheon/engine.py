@@ -168,7 +168,10 @@ def _watch(connection: Any, host: Host, services: tuple[str, ...], *, what: str,
         if watched.trouble:
             raise ApplyError(
                 f"{host.name}: {name} cannot start: {watched.trouble}",
-                next_commands=[f"{watched.mend} --host {host.name}", f"ssh {host.address} docker logs --tail=50 {name}"],
+                next_commands=[
+                    f"{watched.mend} --host {host.name}",
+                    f"ssh {host.address} docker logs --tail=50 {name}",
+                ],
             )
     late = [name for name, watched in seen.items() if not watched.ready]
     if late:
@@ -197,7 +200,9 @@ def follow(name: str, watched: Watched, frame: dict[str, Any], *, late: bool) ->
     elif restarts >= watched.restarts + 2 and not ready:
         trouble = f"it restarts over and over ({restarts} times, last exit code {container.get('exit_code')})"
     elif state in ("exited", "dead", "missing"):
-        trouble = f"its container is {state}, exit code {container.get('exit_code')} {container.get('error') or ''}".rstrip()
+        trouble = (
+            f"its container is {state}, exit code {container.get('exit_code')} {container.get('error') or ''}".rstrip()
+        )
     elif name != "comfy" and (health == "unhealthy" or late) and not ready:
         trouble = "it runs but does not get healthy"
     if trouble and not progress.fatal:
@@ -237,7 +242,8 @@ def answers(connection: Any, host: Host, services: tuple[str, ...]) -> dict[str,
     from pantheon.remote.forward import http_through
 
     return {
-        name: http_through(connection, f"http://127.0.0.1:{host.service(name).port}/", timeout_s=10) for name in services
+        name: http_through(connection, f"http://127.0.0.1:{host.service(name).port}/", timeout_s=10)
+        for name in services
     }
 
 

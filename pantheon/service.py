@@ -197,7 +197,8 @@ def _up(container: Container) -> Finding:
     elif container.state == "running":
         return Finding(key, "ok", f"{name} is Up", evidence, source=source)
     else:
-        text, mend = f"{name} is {container.state} (exit code {container.exit_code})", f"invoke {name}"
+        text = f"{name} is {container.state} (exit code {container.exit_code})"
+        mend = f"invoke runbook {name}" if container.state == "restarting" else f"invoke {name}"
         last = container.log[-1] if isinstance(container.log, tuple) and container.log else container.error
         evidence = f"{evidence}; {last}" if last else evidence
     return Finding(key, "fail", text, evidence, mend, source)

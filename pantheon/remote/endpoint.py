@@ -20,6 +20,7 @@ from pantheon.inventory import Host
 
 CONNECT_S = 10.0  # TCP, per address
 SILENCE_S = 9.0  # without an answer after which a link counts as dead
+MOST_HOPS = 8
 # What `ssh -G` lists when no IdentityFile is configured: offered when they exist, never missed when they do not.
 DEFAULT_IDENTITIES = ("id_ed25519", "id_ecdsa", "id_rsa")
 _SSH_DEFAULTS = {f"id_{kind}" for kind in ("rsa", "dsa", "ecdsa", "ecdsa_sk", "ed25519", "ed25519_sk", "xmss")}
@@ -72,62 +73,76 @@ class Endpoint:
 def resolve(host: Host) -> Endpoint:
     """The endpoint of an inventory host. Reads the user's SSH configuration; contacts nothing.
 
-    Raises NotReached when the configuration cannot be read, or when a gateway leads back to itself.
-    """
-    found = _resolve(host.name, host.address, user=host.user, port=host.port, gateway=host.gateway, seen=())
-    found = replace(found, inventory_host=host.name)
-    if host.identity:
-        found = replace(found, identities=(Path(host.identity).expanduser(),), identities_only=True)
-    return found
+    Raises NotReached when the configuration cannot be read, or when a gateway leads back to itself."""
+    identity = (Path(host.identity).expanduser(),) if host.identity else ()
+    found = _resolve(host.name, host.address, user=host.user, port=host.port, gateway=host.gateway)
+    # hosts.toml has one `identity`: its own gateway gets it too, unless ssh_config names another for it.
+    gateway = _lend(found.gateway, identity) if host.gateway else found.gateway
+    if identity:
+        found = replace(found, identities=identity, identities_only=True)
+    return replace(found, gateway=gateway, inventory_host=host.name)
 
 
-def _resolve(name: str, address: str, *, user: str, port: int, gateway: str, seen: tuple[str, ...]) -> Endpoint:
-    if address in seen:
+def _lend(hop: Endpoint | None, identity: tuple[Path, ...]) -> Endpoint | None:
+    return hop and replace(hop, identities=hop.identities or identity, gateway=_lend(hop.gateway, identity))
+
+
+def _resolve(name: str, address: str, *, user: str, port: int, gateway: str, depth: int = 0) -> Endpoint:
+    if depth > MOST_HOPS:
         raise NotReached(
-            f"{name}: its gateway leads back to itself ({' -> '.join((*seen, address))})",
+            f"{name}: its gateways lead in a circle",
             next_commands=["check `gateway` in hosts.toml and ProxyJump in ~/.ssh/config"],
         )
     known = _ask_ssh(name, address, user=user, port=port)
     hostname = known.get("hostname", [address])[0]
-    ours = [Path(text).expanduser() for text in known.get("identityfile", [])]
-    identities = tuple(path for path in ours if path.name not in _SSH_DEFAULTS or path.parent.name != ".ssh")
-    if identities != tuple(ours):
-        identities = tuple(ours) if len(ours) == 1 else identities  # `IdentityFile ~/.ssh/id_rsa` alone was asked for
-    jump = gateway or known.get("proxyjump", [""])[0]
+    files = [Path(text).expanduser() for text in known.get("identityfile", [])]
+    defaults = all(path.name in _SSH_DEFAULTS and path.parent.name == ".ssh" for path in files)
+    hops = _split(name, gateway or known.get("proxyjump", [""])[0])
+    if not gateway and any(address == hop for hop, _, _ in hops):
+        hops = []  # `Host *` with a ProxyJump speaks of the gateway too
     return Endpoint(
         name=name,
         hostname=hostname,
         port=port or int(known.get("port", ["22"])[0]),
         user=user or known.get("user", [getpass.getuser()])[0],
         key_name=known.get("hostkeyalias", [hostname])[0],
-        identities=identities,
+        identities=() if defaults and len(files) > 1 else tuple(files),
         identities_only=known.get("identitiesonly", ["no"])[0] == "yes",
         identity_agent=known.get("identityagent", [""])[0],
-        gateway=_hops(name, jump, seen=(*seen, address)),
-        proxy_command="" if jump else known.get("proxycommand", [""])[0],
+        gateway=_way(name, hops, depth + 1),
+        proxy_command="" if hops else known.get("proxycommand", [""])[0],
         user_known_hosts=_files(known, "userknownhostsfile", "~/.ssh/known_hosts"),
         global_known_hosts=_files(known, "globalknownhostsfile", "/etc/ssh/ssh_known_hosts"),
     )
 
 
-def _hops(name: str, jump: str, *, seen: tuple[str, ...]) -> Endpoint | None:
-    """`[user@]host[:port],...` as ProxyJump writes it -> the last hop, with those before it as its gateways."""
+def _split(name: str, jump: str) -> list[tuple[str, str, int]]:
+    """`[user@]host[:port],...` as ProxyJump writes it -> (host, user, port) of each hop, 0 for a port not given."""
+    hops = []
+    for text in filter(None, (part.strip().removeprefix("ssh://") for part in jump.split(","))):
+        user, _, place = text.rpartition("@")
+        address, _, port = place.rpartition(":") if place.count(":") == 1 or "]:" in place else (place, "", "0")
+        if not port.isdigit() or not address:
+            raise NotReached(f"{name}: gateway {text!r} is not [user@]host[:port]", next_commands=["edit hosts.toml"])
+        hops.append((address.strip("[]"), user, int(port)))
+    return [] if jump.lower() == "none" else hops
+
+
+def _way(name: str, hops: list[tuple[str, str, int]], depth: int) -> Endpoint | None:
+    """The last hop, with those before it as its gateways; the first may have a ProxyJump of its own."""
     last: Endpoint | None = None
-    if jump.lower() == "none":
-        return None
-    for hop in filter(None, (part.strip() for part in jump.removeprefix("ssh://").split(","))):
-        user, _, place = hop.rpartition("@")
-        address, _, port = place.rpartition(":") if place.count(":") == 1 or "]:" in place else (place, "", "")
-        if port and not port.isdigit():
-            raise NotReached(f"{name}: gateway {hop!r} is not [user@]host[:port]", next_commands=["edit hosts.toml"])
-        address = address.strip("[]")
-        found = _resolve(address, address, user=user, port=int(port or 0), gateway="none" if last else "", seen=seen)
-        last = replace(found, gateway=last) if last else found
-    return replace(last, inventory_host=name) if last else None
+    for address, user, port in hops:
+        found = _resolve(address, address, user=user, port=port, gateway="none" if last else "", depth=depth)
+        last = replace(found, name=f"gateway of {name}", inventory_host=name, gateway=last or found.gateway)
+    return last
 
 
 def _files(known: dict[str, list[str]], key: str, default: str) -> tuple[Path, ...]:
-    return tuple(Path(text).expanduser() for text in " ".join(known.get(key, [default])).split() if text != "none")
+    """Files of a list. ssh makes ~ the password database's home, Python $HOME: ssh's own default is taken as $HOME's,
+    so that one notion of home holds for everything here."""
+    home = Path(pwd.getpwuid(os.getuid()).pw_dir)
+    files = [Path(text).expanduser() for text in " ".join(known.get(key, [default])).split() if text != "none"]
+    return tuple(Path.home() / file.relative_to(home) if file.is_relative_to(home / ".ssh") else file for file in files)
 
 
 def ssh_options() -> list[str]:

@@ -9,6 +9,7 @@ waited since 2013.)
 from __future__ import annotations
 
 import contextlib
+import logging
 import socket
 import threading
 import time
@@ -31,6 +32,9 @@ LOGIN_S = 20.0
 CHANNEL_S = 10.0
 BEAT_S = 2.5  # between two questions whether the other side is still there
 
+
+# paramiko logs each refused channel as an error, and Python prints what nobody handles.
+logging.getLogger("paramiko").addHandler(logging.NullHandler())
 
 _RSA = {"ssh-rsa": ("rsa-sha2-512", "rsa-sha2-256")}  # how a key of that type may sign
 

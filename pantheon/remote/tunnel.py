@@ -55,8 +55,9 @@ class Tunnel:
 
     def said(self) -> list[str]:
         """ssh's last ten lines."""
-        self.words.seek(0)
-        return self.words.read().decode("utf-8", "replace").split("\n")[:-1][-10:]
+        # pread: reading the file would move the place where ssh writes next.
+        words = os.pread(self.words.fileno(), 1 << 16, 0).decode("utf-8", "replace")
+        return [line.rstrip() for line in words.splitlines() if line.strip()][-10:]
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from collections.abc import Callable, Iterable
@@ -19,7 +20,8 @@ from pantheon.errors import PantheonError
 from pantheon.finding import Finding
 from pantheon.firstrun import STAGES
 from pantheon.inventory import SERVICES, Host
-from pantheon.plan import Plan, SectionPlan, Write
+from pantheon.plan import Change, Plan, Run, SectionPlan, Step, Write
+from pantheon.report.journal import Journal
 from pantheon.report.text import Pull, clean, clock, count, seconds
 
 STYLE = {"✓": "green", "✗": "red", "~": "yellow", "+": "green", "-": "red", "!": "yellow", "?": "magenta"}
@@ -74,10 +76,11 @@ class Console:
     # ---- Report
 
     def connecting(self, host: Host, what: str) -> None:
-        if self.out.is_terminal:
-            self._start(Spinner("dots", Text(f"{what} {host.name}: looking")))
+        self.show(Spinner("dots", Text(f"{what} {host.name}: looking")), stays=False)
 
-    def plan(self, host: Host, plan: Plan, warnings: list[Finding], *, took_s: float, details: bool, final: bool) -> None:
+    def plan(
+        self, host: Host, plan: Plan, warnings: list[Finding], *, took_s: float, details: bool, final: bool
+    ) -> None:
         del final
         self.settled()
         where = f"{host.user}@{host.address}" if host.user else host.address
@@ -133,25 +136,27 @@ class Console:
         return yes_or_no(question, self.out)
 
     def applying(self, host: Host, plan: Plan, what: str) -> Callable[[dict[str, Any]], None]:
-        return _Applying(self, host, plan, what).on_event
+        display = _Applying(self, host, plan, what)
+        self.show(display)
+        return display.on_event
 
     def watching(self, host: Host, what: str, services: tuple[str, ...]) -> Callable[[dict[str, Watched]], None]:
-        return _Watching(self, host, what, services).show
+        display = _Watching(self, host, what, services)
+        self.show(display)
+        return display.on_services
 
     def settled(self) -> None:
         if self._live:
             self._live.stop()
             self._live = None
 
-    def show(self, renderable: RenderableType) -> None:
-        """Replace what the live display shows."""
-        if self._live is None:
-            self._start(renderable)
-        else:
-            self._live.update(renderable)
-
-    def _start(self, renderable: RenderableType) -> None:
-        self._live = Live(renderable, console=self.out, transient=True, refresh_per_second=8)
+    def show(self, renderable: RenderableType, *, stays: bool = True) -> None:
+        """Draw `renderable` again and again until the display is settled; its last state `stays` on the screen. Nothing
+        is drawn where there is no terminal."""
+        if not self.out.is_terminal:
+            return
+        self.settled()
+        self._live = Live(renderable, console=self.out, transient=not stays, refresh_per_second=8)
         self._live.start()
 
     def nothing_to_do(self, host: Host, findings: list[Finding], *, took_s: float) -> None:
@@ -205,63 +210,80 @@ class Console:
 
 
 class _Applying:
-    """The steps of an apply as they run."""
+    """The steps of an apply as they run: drawn on a terminal, a line for each section elsewhere."""
 
     def __init__(self, console: Console, host: Host, plan: Plan, what: str) -> None:
-        self._console, self._host, self._what = console, host, what
+        self._console, self._title = console, f"{what} {host.name}"
+        self._journal = Journal(host.name, what)
+        self._journal.plan(plan)
         self._began = time.monotonic()
-        self._steps = [(section.name, change.what) for section in plan.sections for change in section.changes
-                       for _ in change.steps]
         self._sections = [section for section in plan.sections if section.changes]
+        self._steps = [
+            (section.name, change, step)
+            for section in self._sections
+            for change in section.changes
+            for step in change.steps
+        ]
         self._left = {s.name: sum(len(change.steps) for change in s.changes) for s in self._sections}
-        self._current = ""
-        self._detail = ""
+        self._current = self._detail = ""
         self._pull = Pull()
 
     def on_event(self, frame: dict[str, Any]) -> None:
+        self._journal.line(json.dumps(frame, ensure_ascii=False))
         kind = frame["frame"]
         if kind == "step":
-            section, what = self._steps[frame["index"]]
-            if not self._console.out.is_terminal and self._left.get(section) and section != self._current:
-                self._console.line("·", section, what)
-            self._current, self._detail, self._pull = section, what, Pull()
+            section, change, step = self._steps[frame["index"]]
+            if section != self._current:
+                self._plain("·", section, change.what)
+            self._current, self._detail, self._pull = section, _doing(change, step), Pull()
         elif kind == "out":
             self._detail = self._pull.line(frame["line"]) or self._detail
         elif kind == "done":
-            section, _ = self._steps[frame["index"]]
+            section, _, _ = self._steps[frame["index"]]
             self._left[section] -= 1
             if not self._left[section]:
-                changes = next(len(s.changes) for s in self._sections if s.name == section)
-                self._finish(section, count(changes, "change"))
-        if self._console.out.is_terminal and kind in ("step", "out", "done"):
-            self._console.show(self._render())
+                self._plain("✓", section, self._count(section))
 
-    def _finish(self, section: str, text: str) -> None:
+    def _plain(self, sign: str, section: str, text: str) -> None:
         if not self._console.out.is_terminal:
-            self._console.line("✓", section, text)
+            self._console.line(sign, section, text)
 
-    def _render(self) -> RenderableType:
-        rows: list[RenderableType] = [_title(self._console, f"{self._what} {self._host.name}", self._began)]
+    def _count(self, name: str) -> str:
+        return count(next(len(s.changes) for s in self._sections if s.name == name), "change")
+
+    def __rich__(self) -> RenderableType:
+        rows: list[RenderableType] = [_title(self._console, self._title, self._began)]
         for section in self._sections:
+            name = f"{section.name:<{NAME_WIDTH}}"
             if not self._left[section.name]:
-                rows.append(Text.assemble(("✓", "green"), f" {section.name:<{NAME_WIDTH}} {count(len(section.changes), 'change')}"))
+                rows.append(Text.assemble(("✓", "green"), f" {name} {self._count(section.name)}"))
             elif section.name == self._current:
                 room = max(20, self._console.out.width - NAME_WIDTH - 4)
-                rows.append(Spinner("dots", Text(f"{section.name:<{NAME_WIDTH}} {self._detail[:room]}")))
+                rows.append(Spinner("dots", Text(f"{name} {self._detail[:room]}")))
         return Group(*rows)
+
+
+def _doing(change: Change, step: Step) -> str:
+    """What a step does, in a few words, until its own output says more."""
+    if isinstance(step, Run) and "pull" in step.argv:
+        return "pulling"
+    if isinstance(step, Run) and "up" in step.argv:
+        return "starting"
+    return change.what
 
 
 class _Watching:
     """The services on their way up; ComfyUI's first run with its stages (§7)."""
 
     def __init__(self, console: Console, host: Host, what: str, services: tuple[str, ...]) -> None:
-        self._console, self._host, self._what, self._services = console, host, what, services
+        self._console, self._title, self._services = console, f"{what} {host.name}", services
         self._began = time.monotonic()
+        self._watched: dict[str, Watched] = {}
         self._last: dict[str, str] = {}
 
-    def show(self, watched: dict[str, Watched]) -> None:
+    def on_services(self, watched: dict[str, Watched]) -> None:
+        self._watched = watched
         if self._console.out.is_terminal:
-            self._console.show(self._render(watched))
             return
         for name, now in watched.items():
             text = _state(name, now)
@@ -269,22 +291,28 @@ class _Watching:
                 self._last[name] = text
                 elapsed = clock(time.monotonic() - self._began)
                 normal = ", 10-20 min is normal" if name == "comfy" and now.progress.stage == 1 else ""
-                self._console.line("✓" if now.ready else "✗" if now.trouble else "·", name, f"{text} ({elapsed}{normal})")
+                self._console.line(
+                    "✓" if now.ready else "✗" if now.trouble else "·", name, f"{text} ({elapsed}{normal})"
+                )
 
-    def _render(self, watched: dict[str, Watched]) -> RenderableType:
-        rows: list[RenderableType] = [_title(self._console, f"{self._what} {self._host.name}", self._began)]
-        for name, now in watched.items():
+    def __rich__(self) -> RenderableType:
+        rows: list[RenderableType] = [_title(self._console, self._title, self._began)]
+        waiting = False
+        for name, now in self._watched.items():
             if now.ready or now.trouble:
                 sign = "✓" if now.ready else "✗"
                 rows.append(Text.assemble((sign, STYLE[sign]), f" {name:<{NAME_WIDTH}} {_state(name, now)}"))
                 continue
+            waiting = True
             elapsed = clock(time.monotonic() - self._began)
             normal = f", {elapsed} (10-20 min is normal)" if name == "comfy" else f", {elapsed}"
             rows.append(Spinner("dots", Text(f"{name:<{NAME_WIDTH}} {_state(name, now)}{normal}")))
             if now.progress.detail:
                 room = max(20, self._console.out.width - NAME_WIDTH - 4)
                 rows.append(Text(f"  {'':<{NAME_WIDTH}} {clean(now.progress.detail)[:room]}", "dim"))
-        rows.append(Text(f"Ctrl-C stops watching, not the services. Resume: invoke {self._services[0]}", "dim"))
+        if waiting:
+            resume = "comfy" if "comfy" in self._services else self._services[0]
+            rows.append(Text(f"Ctrl-C stops watching, not the services. Resume: invoke {resume}", "dim"))
         return Group(*rows)
 
 

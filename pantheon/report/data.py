@@ -33,7 +33,9 @@ class Json(Console):
         super().__init__(RichConsole(stderr=True, highlight=False))
         self._plan: dict[str, object] | None = None
 
-    def plan(self, host: Host, plan: Plan, warnings: list[Finding], *, took_s: float, details: bool, final: bool) -> None:
+    def plan(
+        self, host: Host, plan: Plan, warnings: list[Finding], *, took_s: float, details: bool, final: bool
+    ) -> None:
         del details  # data is always complete
         self.settled()
         self._plan = {

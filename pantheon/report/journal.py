@@ -6,6 +6,7 @@ import os
 import time
 from pathlib import Path
 
+from pantheon.plan import Plan, Write
 from pantheon.report.text import clean
 
 
@@ -36,3 +37,14 @@ class Journal:
             self._file.flush()
         except OSError:
             self._file = None
+
+    def plan(self, plan: Plan) -> None:
+        """What is about to be applied, with commands and differences; secrets are masked by the steps themselves."""
+        self.line(f"plan {plan.hash} for {plan.host}")
+        for section in plan.sections:
+            for change in section.changes:
+                self.line(f"{section.name}: {change.what}: {change.why}")
+                for step in change.steps:
+                    self.line(f"  {step.show()}")
+                    for line in step.diff().splitlines() if isinstance(step, Write) else ():
+                        self.line(f"    {line}")
