@@ -12,14 +12,15 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 LOCKS = ["requirements.lock", "requirements-dev.lock", "requirements-tools.lock"]
 PINNED = re.compile(r"([a-z0-9-]+)==(\S+)((?: --hash=sha256:[0-9a-f]{64})+)")
-# Places that serve packages or images, and the names that mirrors of them usually have.
+# Addresses of places that serve packages or images, the paths that mirrors of them usually have, and the options that
+# point to one. A host's name alone is none: a stand-in image says the real one's words.
+HOSTS = r"files\.pythonhosted|pypi\.org/simple|(?:[\w-]+\.)*debian\.org/debian|(?:archive|ports|security)\.ubuntu\.com"
 SOURCES = re.compile(
-    r"(?:files\.pythonhosted|pypi\.org/simple|(?:deb|ftp|security|snapshot)\.(?:[a-z]+\.)?debian\.org|archive\.ubuntu\.com"
-    r"|ports\.ubuntu\.com|registry\.npmjs|registry\.yarnpkg|--(?:extra-)?index-url|--find-links"
-    r"|https?://[\w.-]+/(?:[\w/-]*/)?(?:simple|pypi|debian|ubuntu)/)"
+    rf"https?://(?:{HOSTS}|registry\.(?:npmjs|yarnpkg)|(?!docs\.)[\w.:@-]+/(?:[\w-]+/)*(?:simple|pypi|debian|ubuntu)/)"
+    r"|^\s*--(?:extra-)?index-url|^\s*--find-links",
+    re.MULTILINE,
 )
-# Files of which it is the work to speak of these: this one, and the one that tells pip-compile to leave them out.
-EXEMPT = {"tests/unit/test_locks.py"}
+EXEMPT = {"tests/unit/test_locks.py"}  # whose work it is to speak of these
 
 
 def requirements(lock: str) -> dict[str, str]:

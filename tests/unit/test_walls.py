@@ -17,7 +17,8 @@ ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "pantheon"
 
 # Rooms without I/O: they get facts and give plans and findings.
-PURE_FILES = ["errors", "facts", "finding", "foreign", "grammar", "inventory", "layout", "plan", "stack"]
+PURE_FILES = ["errors", "facts", "finding", "firstrun", "foreign", "grammar", "inventory", "layout", "memory", "plan"]
+PURE_FILES += ["procedure", "service", "stack"]
 PURE = [
     *(PACKAGE / f"{name}.py" for name in PURE_FILES),
     *sorted((PACKAGE / "sections").glob("*.py")),
@@ -27,6 +28,7 @@ IO = {"asyncio", "fabric", "fcntl", "http", "invoke", "io", "logging", "os", "pa
 IO |= {"select", "shutil", "signal", "socket", "subprocess", "tempfile", "threading", "time", "urllib"}
 IO |= {"lab", "pantheon.engine", "pantheon.remote", "pantheon.report"}
 HOST_SIDE = [PACKAGE / name for name in ("probe.py", "runner.py", "remote/boot.py")]
+LISTS_TASKS = {"overview.py"}  # the table of commands, which has a row for the tasks of lab/
 HEAVY = {"fabric", "paramiko", "requests", "rich", "pynvml", "pantheon.remote", "pantheon.report", "pantheon.engine"}
 
 
@@ -133,7 +135,7 @@ def test_what_runs_on_the_host_needs_nothing_there(path: Path) -> None:
 def test_pantheon_does_not_know_the_lab(path: Path) -> None:
     names: list[str] = sorted(everywhere(path))
     for node in ast.walk(tree(path)):
-        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and path.name not in LISTS_TASKS:
             names.append(node.value)
         elif isinstance(node, ast.Name):
             names.append(node.id)
