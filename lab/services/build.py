@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from lab.cache import IMAGE_LABEL
+
 HERE = Path(__file__).resolve().parent
 REPOSITORY = "pantheon-lab/stand-in"
 COMFY = "mmartial/comfyui-nvidia-docker"
@@ -27,6 +29,7 @@ class Image:
 
 
 IMAGES = (
+    Image("builder", "builder", ()),  # tagged too, so that its layers go when the lab's images go
     Image("comfy-cuda13.1", "comfy", (f"{COMFY}:ubuntu24_cuda13.1-latest",), {"CUDA": "13.1"}),
     Image("comfy-cuda13.0", "comfy", (f"{COMFY}:ubuntu24_cuda13.0-latest",), {"CUDA": "13.0"}),
     Image("comfy-cuda12.9", "comfy", (f"{COMFY}:latest",), {"CUDA": "12.9"}),
@@ -56,7 +59,8 @@ def build(base_image: str) -> dict[str, str]:
         tag = f"{REPOSITORY}-{image.tag}:{stamp}"
         arguments = {"BASE": base_image, **image.arguments}
         flags = [word for name, value in arguments.items() for word in ("--build-arg", f"{name}={value}")]
-        command = ["docker", "build", "--quiet", "--target", image.target, "--tag", tag, *flags, str(HERE)]
+        flags += ["--label", f"{IMAGE_LABEL}=services", "--target", image.target, "--tag", tag]
+        command = ["docker", "build", "--quiet", *flags, str(HERE)]
         # The legacy builder: every engine has it (docker.io of Debian 12 has no other).
         environment = {**os.environ, "DOCKER_BUILDKIT": "0"}
         subprocess.run(command, env=environment, check=True, capture_output=True, text=True)

@@ -17,8 +17,8 @@ from pathlib import Path
 LAYERS = Path("/layers")
 SHELL = (
     "base-files", "bash", "coreutils", "dash", "debianutils", "diffutils", "findutils", "grep", "hostname",
-    "libc-bin", "libpam-modules", "libpam-modules-bin", "libpam-runtime", "login", "mawk", "mount", "ncurses-base", "passwd",
-    "procps", "sed", "util-linux",
+    "libc-bin", "libpam-modules", "libpam-modules-bin", "libpam-runtime", "login", "mawk", "mount", "ncurses-base",
+    "passwd", "procps", "sed", "util-linux",
 )  # fmt: skip
 WEB = ("curl",)
 SUDO = ("sudo",)
@@ -122,7 +122,9 @@ def python_layer(shell: Layer) -> Layer:
     target = layer.root / "opt/stand-in/lib" / source.name
     skip = lambda folder, names: {name for name in names if UNUSED.search(f"{folder}/{name}".removeprefix(str(source)))}  # noqa: E731
     shutil.copytree(source, target, ignore=skip, symlinks=False, ignore_dangling_symlinks=True)
-    subprocess.run([sys.executable, "-m", "compileall", "-q", "-b", "--invalidation-mode", "unchecked-hash", target], check=True)
+    subprocess.run(
+        [sys.executable, "-m", "compileall", "-q", "-b", "--invalidation-mode", "unchecked-hash", target], check=True
+    )
     for path in target.rglob("*.py"):
         path.unlink()
     layer.add_libraries()

@@ -1,11 +1,12 @@
 #!/usr/bin/python3 -IS
-"""nvidia-container-runtime-hook: what dockerd calls (as an OCI prestart hook) for a container that asked for a GPU.
+"""nvidia-container-runtime-hook: what dockerd calls, as an OCI prestart hook, for a container that asked for a GPU.
 
-The real one bind-mounts the driver's files into the container's mount namespace. So does this one, and it mounts /run/lab
-besides: the card's state and the planted faults, so that a container sees them change while it runs.
+The real one bind-mounts the driver's files into the container's mount namespace. So does this one, and it mounts
+/run/lab besides: the card's state and the planted faults, so that a container sees them change while it runs.
+A container's own folder, /run/lab/containers/ID, is /run/lab/self inside; a fault written there is its alone.
 
-Installed as /usr/bin/nvidia-container-runtime-hook. All paths are taken from where it lies, so a test can use a tree of its
-own. No import that costs time: it runs at each start of a GPU container.
+Installed as /usr/bin/nvidia-container-runtime-hook. All paths are taken from where it lies, so a test can use a tree of
+its own. No import that costs time: it runs at each start of a GPU container.
 """
 
 import json
@@ -39,7 +40,9 @@ def mount_script(root: str, container: str) -> str:
     lines = ["set -e", f'cd "$2"; mkdir -p usr/bin {LIBRARIES} etc/lab run/lab']
     for name in FILES:
         if os.path.exists(f"{root}/{name}"):
-            lines.append(f'[ -e {name} ] || : >{name}; mount --bind "$1"/{name} {name}; mount -o remount,bind,ro {name}')
+            lines.append(
+                f'[ -e {name} ] || : >{name}; mount --bind "$1"/{name} {name}; mount -o remount,bind,ro {name}'
+            )
     lines += [f"ln -sfn {target} {name}" for name, target in LINKS]
     lines += [
         'mount --bind "$1"/run/lab run/lab',

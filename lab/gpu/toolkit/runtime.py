@@ -40,7 +40,7 @@ def add_hook(bundle: str, hook: str) -> None:
         json.dump(spec, file)
 
 
-def main() -> int:
+def main() -> int:  # noqa: RET503 - the last line does not return
     arguments = sys.argv[1:]
     runc = next((found for name in LOW_LEVEL if (found := shutil.which(name))), None)
     if "--version" in arguments or "-v" in arguments:

@@ -17,4 +17,4 @@ if [ -z "$WEBUI_SECRET_KEY" ] && [ -z "$WEBUI_JWT_SECRET_KEY" ]; then
 fi
 
 export WEBUI_SECRET_KEY HOST PORT PYTHONPATH=/opt/stand-in/lib
-exec python3 -S -u -m stand_in.openwebui
+exec python3 -S -u -m lab.services.stand_in.openwebui

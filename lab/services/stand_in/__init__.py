@@ -1,1 +1,1 @@
-"""What runs inside the stand-in images. Standard library only, and little of it: a health check starts it every few seconds."""
+"""What runs inside the stand-in images. Standard library only, and little of it: health checks start it often."""

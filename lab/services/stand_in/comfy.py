@@ -1,11 +1,10 @@
-"""ComfyUI's server: its pages, queue, web socket and its rule about Host and Origin. Run as main.py by the start-up script."""
+"""ComfyUI's server: its pages, queue, web socket and its rule about Host and Origin. The start-up script runs it."""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
 import ipaddress
-import json
 import os
 import signal
 import struct
@@ -18,21 +17,25 @@ import zlib
 from pathlib import Path
 from typing import Any
 
-from stand_in import gpu
-from stand_in.sockets import WebSocket
-from stand_in.web import Answer, App, Request, listen
+from lab.services.stand_in import gpu
+from lab.services.stand_in.sockets import WebSocket
+from lab.services.stand_in.web import Answer, App, Request, listen
 
 VERSION = "0.3.76"
 PAGE = b"<!DOCTYPE html><html><head><title>ComfyUI</title></head><body><div id='vue-app'></div></body></html>"
 MODEL_ENDINGS = (".ckpt", ".safetensors", ".sft", ".pt", ".pt2", ".bin", ".pth", ".pkl", ".gguf")
 CONTEXT_MIB, MODEL_MIB = 312, 6144
-LOADERS = {"CheckpointLoaderSimple": ("ckpt_name", "checkpoints"), "LoraLoader": ("lora_name", "loras"), "VAELoader": ("vae_name", "vae")}
+LOADERS = {
+    "CheckpointLoaderSimple": ("ckpt_name", "checkpoints"),
+    "LoraLoader": ("lora_name", "loras"),
+    "VAELoader": ("vae_name", "vae"),
+}
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
     """ComfyUI's command line, as much of it as people use; an option it does not know ends it with 2."""
     parser = argparse.ArgumentParser(prog="main.py", allow_abbrev=False)
-    parser.add_argument("--listen", nargs="?", const="0.0.0.0,::", default="127.0.0.1")  # noqa: S104
+    parser.add_argument("--listen", nargs="?", const="0.0.0.0,::", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8188)
     for name in ("base", "output", "input", "temp", "user"):
         parser.add_argument(f"--{name}-directory", type=Path)
@@ -42,9 +45,10 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--enable-cors-header", nargs="?", const="*")
     parser.add_argument("--fast", nargs="*")
     switches = (
-        "auto-launch disable-auto-launch enable-manager enable-manager-legacy-ui lowvram highvram normalvram gpu-only cpu novram "
-        "force-fp16 fp16-vae bf16-vae cuda-malloc disable-cuda-malloc use-sage-attention disable-metadata disable-smart-memory "
-        "multi-user log-stdout disable-all-custom-nodes disable-api-nodes use-pytorch-cross-attention"
+        "auto-launch disable-auto-launch enable-manager enable-manager-legacy-ui lowvram highvram normalvram gpu-only "
+        "cpu novram force-fp16 fp16-vae bf16-vae cuda-malloc disable-cuda-malloc use-sage-attention disable-metadata "
+        "disable-smart-memory multi-user log-stdout disable-all-custom-nodes disable-api-nodes "
+        "use-pytorch-cross-attention"
     )
     for name in switches.split():
         parser.add_argument(f"--{name}", action="store_true")
@@ -110,13 +114,13 @@ class Comfy(App):
         self.vram.hold(CONTEXT_MIB)
         super().__init__(
             {
-                "GET /(index.html)?": lambda request: Answer(PAGE),
+                "GET /(index.html)?": lambda _: Answer(PAGE),
                 "GET (/api)?/system_stats": self.system_stats,
-                "GET (/api)?/queue": lambda request: Answer(self.queue()),
-                "GET (/api)?/prompt": lambda request: Answer(self.remaining()),
+                "GET (/api)?/queue": lambda _: Answer(self.queue()),
+                "GET (/api)?/prompt": lambda _: Answer(self.remaining()),
                 "POST (/api)?/prompt": self.prompt,
                 "POST (/api)?/free": self.free,
-                "POST (/api)?/interrupt": lambda request: Answer(b"", kind="text/plain"),
+                "POST (/api)?/interrupt": lambda _: Answer(b"", kind="text/plain"),
                 "GET (/api)?/history(/(?P<id>[^/]+))?": self.past,
                 "GET (/api)?/view": self.view,
                 "GET (/api)?/object_info(/(?P<node>[^/]+))?": self.object_info,
@@ -131,10 +135,8 @@ class Comfy(App):
         if headers.get("Sec-Fetch-Site") == "cross-site":
             raise Answer(b"403: Forbidden", 403, "text/plain; charset=utf-8")
         if not origin_allowed(headers.get("Host"), headers.get("Origin")):
-            print(
-                f"WARNING: request with non matching host and origin {headers['Host']} != {headers['Origin']}, returning 403",
-                flush=True,
-            )
+            pair = f"{headers['Host']} != {headers['Origin']}"
+            print(f"WARNING: request with non matching host and origin {pair}, returning 403", flush=True)
             raise Answer(b"403: Forbidden", 403, "text/plain; charset=utf-8")
 
     def queue(self) -> dict[str, object]:
@@ -160,7 +162,12 @@ class Comfy(App):
         body = request.json
         nodes = body.get("prompt")
         if not isinstance(nodes, dict) or not nodes:
-            error = {"type": "no_prompt", "message": "No prompt provided", "details": "No prompt provided", "extra_info": {}}
+            error = {
+                "type": "no_prompt",
+                "message": "No prompt provided",
+                "details": "No prompt provided",
+                "extra_info": {},
+            }
             return Answer({"error": error, "node_errors": {}}, 400)
         with self.work:
             number, identity = self.counter, str(uuid.uuid4())
@@ -270,19 +277,21 @@ def main() -> int:
     base = options.base_directory or home
     card = gpu.look()
     if card is None:
-        print("RuntimeError: Unexpected error from cudaGetDeviceCount(). Did you run some cuda functions before calling "
-              "NumCudaDevices() that might have already set an error?", file=sys.stderr, flush=True)  # fmt: skip
+        print("RuntimeError: Unexpected error from cudaGetDeviceCount().", file=sys.stderr, flush=True)
         return 1
     for name in ("input", "output", "temp", "user/default"):
         (base / name).mkdir(parents=True, exist_ok=True)
     settings = base / "user/__manager/config.ini"
     if options.enable_manager and not settings.exists():
         settings.parent.mkdir(parents=True, exist_ok=True)
-        settings.write_text("[default]\nsecurity_level = normal\nnetwork_mode = personal_cloud\nuse_uv = False\n", encoding="utf-8")
+        settings.write_text(
+            "[default]\nsecurity_level = normal\nnetwork_mode = personal_cloud\nuse_uv = False\n", encoding="utf-8"
+        )
     app = Comfy(options, home)
-    print(f"Total VRAM {card.total >> 20} MB, total RAM 64000 MB\npytorch version: 2.9.1+cu130\nSet vram state to: NORMAL_VRAM")
+    print(f"Total VRAM {card.total >> 20} MB, total RAM 64000 MB")
+    print("pytorch version: 2.9.1+cu130\nSet vram state to: NORMAL_VRAM")
     print(f"Device: cuda:0 {card.name} : cudaMallocAsync\nComfyUI version: {VERSION}")
-    print(json.dumps({"argv": sys.argv[1:]}) if options.verbose == "DEBUG" else "[Prompt Server] web root: comfyui_frontend_package")
+    print("[Prompt Server] web root: comfyui_frontend_package")
     server = listen(app, options.listen.split(",")[0], options.port)
     print("Starting server\n", flush=True)
     print(f"To see the GUI go to: http://{options.listen}:{options.port}", flush=True)

@@ -17,22 +17,22 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from stand_in import gpu
-from stand_in.web import Answer, App, Request, listen, setting
+from lab.services.stand_in import gpu
+from lab.services.stand_in.web import Answer, App, Request, listen, setting
 
 VERSION = os.environ.get("STAND_IN_VERSION", "0.13.5")
 GIB = 1 << 30
 # The names that "the library" has, with the size a loaded model takes. Any other name is answered as a registry would.
 LIBRARY = {
-    "all-minilm": 0.05, "deepseek-r1": 4.9, "gemma3": 3.3, "llama3.1": 4.9, "llama3.2": 2.0, "llama3.3": 43.0, "mistral": 4.4,
-    "nomic-embed-text": 0.3, "phi4": 9.1, "qwen2.5": 4.7, "qwen3": 5.2, "smollm2": 1.8, "tinyllama": 0.7,
+    "all-minilm": 0.05, "deepseek-r1": 4.9, "gemma3": 3.3, "llama3.1": 4.9, "llama3.2": 2.0, "llama3.3": 43.0,
+    "mistral": 4.4, "nomic-embed-text": 0.3, "phi4": 9.1, "qwen2.5": 4.7, "qwen3": 5.2, "smollm2": 1.8,
 }  # fmt: skip
 NAME = re.compile(r"(?:registry\.ollama\.ai/)?(?:library/)?(?P<model>[\w.-]+)(?::(?P<tag>[\w.-]+))?", re.ASCII)
 
 
 def say(source: str, text: str, level: str = "INFO") -> None:
     stamp = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3]
-    print(f'time={stamp}Z level={level} source={source} msg={text}', file=sys.stderr, flush=True)
+    print(f"time={stamp}Z level={level} source={source} msg={text}", file=sys.stderr, flush=True)
 
 
 def full_name(given: str) -> str:
@@ -61,10 +61,17 @@ class Store:
             layers = json.loads(text)["layers"]
             name = f"{path.parent.name}:{path.name}"
             modified = datetime.datetime.fromtimestamp(path.stat().st_mtime, datetime.UTC).isoformat()
-            details = {"parent_model": "", "format": "gguf", "family": path.parent.name, "families": [path.parent.name],
-                       "parameter_size": "3.2B", "quantization_level": "Q4_K_M"}  # fmt: skip
-            found.append({"name": name, "model": name, "modified_at": modified, "size": sum(layer["size"] for layer in layers),
-                          "digest": hashlib.sha256(text).hexdigest(), "details": details})  # fmt: skip
+            family = path.parent.name
+            found.append(
+                {
+                    "name": name,
+                    "model": name,
+                    "modified_at": modified,
+                    "size": sum(layer["size"] for layer in layers),
+                    "digest": hashlib.sha256(text).hexdigest(),
+                    "details": {"format": "gguf", "family": family, "families": [family], "parameter_size": "3.2B"},
+                }
+            )
         return found
 
     def require(self, given: str) -> dict[str, Any]:
@@ -119,7 +126,11 @@ class Store:
         self.prune()
 
     def prune(self) -> int:
-        named = {layer["digest"].replace(":", "-") for path in self.manifests.glob("*/*") for layer in json.loads(path.read_text())["layers"]}
+        named = {
+            layer["digest"].replace(":", "-")
+            for path in self.manifests.glob("*/*")
+            for layer in json.loads(path.read_text())["layers"]
+        }
         unused = [blob for blob in self.blobs.glob("sha256-*") if blob.name not in named]
         for blob in unused:
             blob.unlink()
@@ -143,11 +154,11 @@ class Ollama(App):
         self.vram = gpu.Vram()
         super().__init__(
             {
-                "GET /": lambda request: Answer(b"Ollama is running", kind="text/plain; charset=utf-8"),
-                "GET /api/version": lambda request: Answer({"version": VERSION}),
-                "GET /api/tags": lambda request: Answer({"models": self.store.models()}),
-                "GET /api/ps": lambda request: Answer({"models": self.running()}),
-                "GET /api/status": lambda request: Answer({"cloud": self.cloud()}),
+                "GET /": lambda _: Answer(b"Ollama is running", kind="text/plain; charset=utf-8"),
+                "GET /api/version": lambda _: Answer({"version": VERSION}),
+                "GET /api/tags": lambda _: Answer({"models": self.store.models()}),
+                "GET /api/ps": lambda _: Answer({"models": self.running()}),
+                "GET /api/status": lambda _: Answer({"cloud": self.cloud()}),
                 "POST /api/pull": self.pull,
                 "DELETE /api/delete": self.delete,
                 "POST /api/show": self.show,
@@ -157,13 +168,15 @@ class Ollama(App):
         )
 
     def unknown(self, request: Request) -> Answer:
+        del request
         return Answer(b"404 page not found", 404, "text/plain")
 
     def log(self, request: Request, text: str) -> None:
         stamp = time.strftime("%Y/%m/%d - %H:%M:%S")
         status = text.split('" ')[-1].split()[0]
-        path = request.path.split("?")[0]
-        print(f'[GIN] {stamp} | {status} | {"55.1µs":>13} | {request.client_address[0]:>15} | {request.command:<8} "{path}"', flush=True)
+        who = request.client_address[0]
+        asked = f'{request.command:<8} "{request.path.split("?")[0]}"'
+        print(f"[GIN] {stamp} | {status} | {'55.1µs':>13} | {who:>15} | {asked}", flush=True)
 
     @staticmethod
     def cloud() -> dict[str, object]:
@@ -209,7 +222,9 @@ class Ollama(App):
     def show(self, request: Request) -> Answer:
         body = request.json
         model = self.store.require(str(body.get("model") or body.get("name") or ""))
-        return Answer({"details": model["details"], "modified_at": model["modified_at"], "capabilities": ["completion"]})
+        return Answer(
+            {"details": model["details"], "modified_at": model["modified_at"], "capabilities": ["completion"]}
+        )
 
     def generate(self, request: Request) -> Answer | None:
         """/api/generate and /api/chat: no prompt only loads, keep_alive 0 with no prompt unloads."""
@@ -221,7 +236,9 @@ class Ollama(App):
         base = {"model": body["model"], "created_at": datetime.datetime.now(datetime.UTC).isoformat()}
 
         def line(text: str, reason: str = "") -> dict[str, object]:
-            said: dict[str, object] = {"message": {"role": "assistant", "content": text}} if chat else {"response": text}
+            said: dict[str, object] = (
+                {"message": {"role": "assistant", "content": text}} if chat else {"response": text}
+            )
             return {**base, **said, "done": bool(reason), **({"done_reason": reason} if reason else {})}
 
         if empty and keep == 0:
@@ -239,15 +256,18 @@ class Ollama(App):
 
 
 def describe_compute(card: gpu.Gpu | None) -> str:
+    """The log line that proves where models will run."""
     if card is None:
-        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / GIB
-        rest = 'driver="" pci_id="" type=""'
-        return f'"inference compute" id=cpu library=cpu compute="" name=cpu description=cpu libdirs=ollama {rest} total="{memory:.1f} GiB" available="{memory * 0.9:.1f} GiB"'
-    return (
-        f'"inference compute" id={card.uuid} filter_id="" library=CUDA compute=8.9 name=CUDA0 description="{card.name}" '
-        f"libdirs=ollama,cuda_v13 driver={card.cuda} pci_id=0000:01:00.0 type=discrete "
-        f'total="{card.total / GIB:.1f} GiB" available="{card.free / GIB:.1f} GiB"'
-    )
+        total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        free = int(total * 0.9)
+        device = 'id=cpu library=cpu compute="" name=cpu description=cpu libdirs=ollama driver="" pci_id="" type=""'
+    else:
+        total, free = card.total, card.free
+        device = (
+            f'id={card.uuid} filter_id="" library=CUDA compute=8.9 name=CUDA0 description="{card.name}" '
+            f"libdirs=ollama,cuda_v13 driver={card.cuda} pci_id=0000:01:00.0 type=discrete"
+        )
+    return f'"inference compute" {device} total="{total / GIB:.1f} GiB" available="{free / GIB:.1f} GiB"'
 
 
 def serve() -> int:
@@ -274,6 +294,9 @@ def serve() -> int:
     time.sleep(0.2)  # the server answers before it knows its card
     say("types.go:60" if app.card is None else "types.go:42", describe_compute(app.card))
     if app.card and app.card.total < 23 * GIB:
-        say("routes.go:1648", f'"entering low vram mode" "total vram"="{app.card.total / GIB:.1f} GiB" threshold="20.0 GiB"')
+        say(
+            "routes.go:1648",
+            f'"entering low vram mode" "total vram"="{app.card.total / GIB:.1f} GiB" threshold="20.0 GiB"',
+        )
     threading.Event().wait()
     return 0

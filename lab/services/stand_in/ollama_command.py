@@ -1,4 +1,4 @@
-"""The `ollama` command: `serve`, and a client of its API for the rest. Few imports, for it is what health checks run."""
+"""The `ollama` command: `serve`, and a client of its API for the rest. Few imports: health checks run it."""
 
 from __future__ import annotations
 
@@ -74,7 +74,10 @@ def table(rows: list[tuple[str, ...]]) -> None:
 
 def list_models() -> None:
     (answer,) = call("GET", "/api/tags")
-    rows = [(model["name"], model["digest"][:12], size(model["size"]), model["modified_at"][:10]) for model in answer["models"]]
+    rows = [
+        (model["name"], model["digest"][:12], size(model["size"]), model["modified_at"][:10])
+        for model in answer["models"]
+    ]
     table([("NAME", "ID", "SIZE", "MODIFIED"), *rows])
 
 
@@ -84,7 +87,9 @@ def list_running() -> None:
     for model in answer["models"]:
         share = round(100 * model["size_vram"] / model["size"])
         processor = {100: "100% GPU", 0: "100% CPU"}.get(share, f"{100 - share}%/{share}% CPU/GPU")
-        rows.append((model["name"], model["digest"][:12], size(model["size"]), processor, "4096", model["expires_at"][:19]))
+        rows.append(
+            (model["name"], model["digest"][:12], size(model["size"]), processor, "4096", model["expires_at"][:19])
+        )
     table([("NAME", "ID", "SIZE", "PROCESSOR", "CONTEXT", "UNTIL"), *rows])
 
 
@@ -114,7 +119,7 @@ def main(arguments: list[str]) -> int:
     try:
         match arguments:
             case ["serve"]:
-                from stand_in.ollama import serve  # noqa: PLC0415 - the client has no need of the server's imports
+                from lab.services.stand_in.ollama import serve  # not needed by the client
 
                 return serve()
             case ["--version" | "-v"]:

@@ -18,12 +18,13 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-from stand_in import tokens
-from stand_in.web import Answer, App, Request, listen, setting
+from lab.services.stand_in import tokens
+from lab.services.stand_in.web import Answer, App, Request, listen, setting
 
 VERSION = os.environ.get("STAND_IN_VERSION", "0.12.4")
 PAGE = b"<!doctype html><html><head><title>Open WebUI</title></head><body></body></html>"
-SCHEMA = "CREATE TABLE IF NOT EXISTS user (id TEXT PRIMARY KEY, name TEXT, email TEXT UNIQUE, role TEXT, salt TEXT, password TEXT)"
+SCHEMA = """CREATE TABLE IF NOT EXISTS user
+    (id TEXT PRIMARY KEY, name TEXT, email TEXT UNIQUE, role TEXT, salt TEXT, password TEXT)"""
 WRONG = "The email or password provided is incorrect. Please check for typos and try logging in again."
 EXPIRED = "Your session has expired or the token is invalid. Please sign in again."
 NO_SIGNUP = "You do not have permission to access this resource. Please contact your administrator for assistance."
@@ -93,11 +94,11 @@ class OpenWebui(App):
         self.accounts: Accounts | None = None
         super().__init__(
             {
-                "GET /": lambda request: Answer(PAGE),
-                "GET /health": lambda request: Answer({"status": True}),
+                "GET /": lambda _: Answer(PAGE),
+                "GET /health": lambda _: Answer({"status": True}),
                 "GET /health/db": self.health,
                 "GET /ready": self.health,
-                "GET /api/version": lambda request: Answer({"version": VERSION, "deployment_id": ""}),
+                "GET /api/version": lambda _: Answer({"version": VERSION, "deployment_id": ""}),
                 "GET /api/config": self.config,
                 "POST /api/v1/auths/signup": self.sign_up,
                 "POST /api/v1/auths/signin": self.sign_in,
@@ -115,7 +116,10 @@ class OpenWebui(App):
 
     def log(self, request: Request, text: str) -> None:
         status = text.split('" ')[-1].split()[0]
-        print(f'INFO:     {request.client_address[0]}:{request.client_address[1]} - "{request.requestline}" {status}', flush=True)
+        print(
+            f'INFO:     {request.client_address[0]}:{request.client_address[1]} - "{request.requestline}" {status}',
+            flush=True,
+        )
 
     def start(self) -> None:
         """The slow part of a start, after the port is open: the database, and on an empty data directory the models."""
@@ -137,7 +141,14 @@ class OpenWebui(App):
 
     def config(self, request: Request) -> Answer:
         del request
-        return Answer({"status": True, "name": "Open WebUI", "version": VERSION, "features": {"auth": True, "enable_websocket": True}})
+        return Answer(
+            {
+                "status": True,
+                "name": "Open WebUI",
+                "version": VERSION,
+                "features": {"auth": True, "enable_websocket": True},
+            }
+        )
 
     def database(self) -> Accounts:
         if self.accounts is None:
@@ -171,9 +182,13 @@ class OpenWebui(App):
         body = request.json
         name, email, password = (str(body.get(key, "")) for key in ("name", "email", "password"))
         if "@" not in email or not password:
-            return Answer({"detail": "The email format you entered is invalid. Please double-check and try again."}, 400)
+            return Answer(
+                {"detail": "The email format you entered is invalid. Please double-check and try again."}, 400
+            )
         if self.database().find("email", email.lower()):
-            return Answer({"detail": "Uh-oh! This email is already registered. Sign in with your existing account."}, 400)
+            return Answer(
+                {"detail": "Uh-oh! This email is already registered. Sign in with your existing account."}, 400
+            )
         user = self.database().add(name, email, password)
         return self.signed_in(user) if user else Answer({"detail": NO_SIGNUP}, 403)
 
@@ -190,7 +205,18 @@ class OpenWebui(App):
         with contextlib.suppress(OSError, ValueError):
             listed = ask_ollama("/api/tags")["models"]
         return Answer(
-            {"data": [{"id": model["name"], "name": model["name"], "object": "model", "owned_by": "ollama", "ollama": model} for model in listed]}
+            {
+                "data": [
+                    {
+                        "id": model["name"],
+                        "name": model["name"],
+                        "object": "model",
+                        "owned_by": "ollama",
+                        "ollama": model,
+                    }
+                    for model in listed
+                ]
+            }
         )
 
     def ollama(self, request: Request) -> Answer:

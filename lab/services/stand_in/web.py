@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from stand_in.sockets import WebSocket, accept
+from lab.services.stand_in.sockets import WebSocket, accept
 
 SETTINGS = "/etc/lab/stand-in.json"
 
@@ -24,10 +24,12 @@ def setting(name: str, default: float) -> float:
         return default
 
 
-class Answer(Exception):  # noqa: N818 - raised to answer at once, not an error of ours
-    """A whole answer: status, body (JSON unless bytes), content type, further headers."""
+class Answer(Exception):
+    """A whole answer, which a route returns or raises: status, body (JSON unless bytes), type, headers."""
 
-    def __init__(self, body: object = b"", status: int = 200, kind: str = "", headers: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, body: object = b"", status: int = 200, kind: str = "", headers: dict[str, str] | None = None
+    ) -> None:
         super().__init__(status)
         self.status = status
         self.body = body if isinstance(body, bytes) else json.dumps(body).encode()
@@ -144,6 +146,8 @@ class App:
         """Runs before each route; raises Answer to refuse."""
 
     def unknown(self, request: Request) -> Answer:
+        """The answer where no route fits."""
+        del request
         return Answer(b"404: Not Found", 404, "text/plain; charset=utf-8")
 
     def log(self, request: Request, text: str) -> None:

@@ -1,7 +1,11 @@
 # What the start-up script would get from the internet. Sourced by it; nothing here is on the PATH.
 
-# The length of a stage in seconds is the lab's to set; the container's environment is not.
-stage_seconds=$(sed -n 's/.*"comfy_step_seconds" *: *\([0-9.]*\).*/\1/p' /etc/lab/stand-in.json 2>/dev/null || true)
+# How long things take is the lab's to set (a stage, or the whole first run); the container's environment is not.
+setting() { sed -n "s/.*\"$1\" *: *\([0-9.]*\).*/\1/p" /etc/lab/stand-in.json 2>/dev/null || true; }
+first_run_stages=14
+stage_seconds=$(setting comfy_step_seconds)
+first_run=$(setting comfy_first_run_seconds)
+if [ -n "$first_run" ]; then stage_seconds=$(awk "BEGIN { print $first_run / $first_run_stages }"); fi
 stage_seconds=${stage_seconds:-0.5}
 stage() { sleep "$stage_seconds"; }
 
@@ -26,7 +30,7 @@ clone() { # address, folder
   echo comfyui_manager >"$2/manager_requirements.txt"
   printf '__version__ = "0.3.76"\n' >"$2/comfyui_version.py"
   printf '%s\n' 'import sys' 'sys.path.insert(0, "/opt/stand-in/lib")' \
-    'from stand_in.comfy import main' 'sys.exit(main())' >"$2/main.py"
+    'from lab.services.stand_in.comfy import main' 'sys.exit(main())' >"$2/main.py"
 }
 
 # git's own two reasons to refuse a folder; both leave with 128, which `set -e` makes the end.
