@@ -32,11 +32,7 @@ dev:
 
 demo:
 	@scripts/setup.sh runtime
-	@$(BIN)/python -m lab.engine
-	$(BIN)/invoke lab.up
-	$(BIN)/invoke bringup --host lab --yes
-	$(BIN)/invoke validate --host lab
-	@cat scripts/after-demo.txt
+	@scripts/demo.sh
 
 test: test-unit
 	@scripts/lab-tests.sh

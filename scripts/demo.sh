@@ -1,0 +1,32 @@
+#!/bin/sh
+# `make demo`: a lab host, the same bring-up that a real host gets, and the procedure's checklist.
+set -eu
+cd "$(dirname "$0")/.."
+unset PANTHEON_HOSTS # the demo is about the lab host, not about somebody's own inventory
+show() { echo "\$ $*"; PATH="$PWD/.venv/bin:$PATH" "$@"; }
+
+.venv/bin/python -m lab.engine
+show invoke lab.up
+# hosts.toml ships with the lab as it usually is. Where its base had to be Debian, lab.up wrote a file that says so.
+other=$(.venv/bin/python -c '
+from lab import machine
+lab = machine.get("lab")
+print("" if (lab.os_id, lab.port) == ("ubuntu", 2222) else lab.hosts_file())')
+set -- --host lab
+if [ -n "$other" ]; then
+    set -- "$@" --hosts-file "$other"
+fi
+show invoke bringup "$@" --yes
+show invoke validate "$@"
+
+cat <<END
+
+What happened: a lab host was started (a whole Ubuntu or Debian in a container, with an sshd and a Docker Engine of
+its own). bringup looked at it, planned, applied the plan and looked again; validate went through the checklist of
+the procedure. On a real host it is the same: describe the host in hosts.toml, then type invoke trust.
+
+  export PATH="$PWD/.venv/bin:\$PATH"
+  invoke bringup $*        again: nothing to do
+  invoke tunnel comfy $*   a private way in, until Ctrl-C
+  invoke lab.down                  tear it down
+END
