@@ -60,7 +60,9 @@ def validate(call: Call) -> int:
     return engine.validate(call.host, options=call.options, report=call.report)
 
 
-@command(interrupt_code=0, help={"service": "comfy, ollama or openwebui", "port": "local port (default: the service's own)"})
+@command(
+    interrupt_code=0, help={"service": "comfy, ollama or openwebui", "port": "local port (default: the service's own)"}
+)
 def tunnel(call: Call, service: str, port: str = "") -> int:
     """A private way in: http://127.0.0.1:PORT on this machine, until Ctrl-C."""
     from pantheon import verbs
@@ -108,7 +110,7 @@ def trust(call: Call, fingerprint: str = "", replace: bool = False, yes: bool = 
 
 
 @command(host=False, help={"name": "a section or a fix, such as comfy; `list` shows all"})
-def runbook(call: Call, name: str) -> int:
+def runbook(_: Call, name: str) -> int:
     """Read the page of a section in the terminal."""
     from pantheon.report import runbooks
 
@@ -116,7 +118,7 @@ def runbook(call: Call, name: str) -> int:
 
 
 @command(host=False)
-def overview(call: Call) -> int:
+def overview(_: Call) -> int:
     """What there is to type (this is what bare `invoke` prints)."""
     from pantheon.report import overview
 

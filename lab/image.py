@@ -108,7 +108,7 @@ def ensure_gpu(os_image: str, say: Say) -> Path:
             try:
                 gpu.build(Path(folder), os_image)
             except subprocess.CalledProcessError as error:
-                raise LabError(f"the stand-in GPU could not be compiled: {error.stderr}") from None
+                raise LabError(f"the stand-in GPU could not be compiled: {build_words(error)}") from None
             with tarfile.open(target, "w") as out:
                 out.add(folder, ".", filter=owned_by_root)
 
@@ -117,18 +117,16 @@ def ensure_gpu(os_image: str, say: Say) -> Path:
 
 def ensure_registry(base: bases.Base, say: Say) -> Path:
     """A tar file with the registry's storage: the three services' images under their real names."""
-    try:
-        from lab.services import build as services
-    except ImportError:  # TODO: remove when lab/services is there
-        empty = cache.directory() / "registry-none.tar"
-        tarfile.open(empty, "w").close()
-        return empty
+    from lab.services import build as services
 
     key = cache.digest(base.key, cache.digest_files([LAB / "services", LAB / "registry.py"]))
 
     def make(target: Path) -> None:
         say("building the stand-in service images")
-        registry.write(target, services.build(base.image))
+        try:
+            registry.write(target, services.build(base.image))
+        except subprocess.CalledProcessError as error:
+            raise LabError(f"a stand-in service image could not be built: {build_words(error)}") from None
 
     return cache.file("registry", key, ".tar", make)
 
@@ -161,6 +159,7 @@ def add_tar(out: tarfile.TarFile, source: Path, name: str) -> None:
         for member in members:
             content = members.extractfile(member) if member.isreg() else None
             member.name = f"{name}/{member.name.removeprefix('./')}"
+            member.pax_headers = {}  # they hold the former name of a member with a long one
             out.addfile(member, content)
 
 
@@ -170,3 +169,9 @@ def owned_by_root(member: tarfile.TarInfo) -> tarfile.TarInfo:
     if member.isdir():
         member.mode = 0o755
     return member
+
+
+def build_words(error: subprocess.CalledProcessError) -> str:
+    """The end of what a builder said, on one line; a full disk is told as such."""
+    said = error.stderr if isinstance(error.stderr, str) else (error.stderr or b"").decode(errors="replace")
+    return explain(error.cmd[1:], subprocess.CompletedProcess(error.cmd, error.returncode, b"", said.encode()))

@@ -20,6 +20,7 @@ import tarfile
 import tempfile
 import time
 import uuid
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,6 +33,8 @@ USER = "ops"
 READY_S = 90
 NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,28}[a-z0-9])?")
 REGISTRIES = ("registry-1.docker.io", "ghcr.io")
+COMFY_STEPS = 14  # how often the stand-in ComfyUI waits in a first run
+Settings = dict[str, float]
 REGISTRY_STORAGE = "/var/lib/lab-registry"
 
 # Where each volume of a lab is mounted. Both of the engine's stores are volumes: an overlay file system cannot lie on
@@ -167,6 +170,15 @@ class Lab:
             argv = ["exec", "-i", self.container, "tar", "-x", "-C", REGISTRY_STORAGE, "--no-same-owner"]
             docker(*argv, stdin=storage, timeout=300)
 
+    def set_stand_in(self, **settings: float) -> None:
+        """Change settings of the stand-in services until the lab is reset: comfy_step_seconds, ollama_pull_seconds, ..
+
+        lab/services has the names. Containers that use the card read them anew, even while they run.
+        """
+        # Written in place: the containers have this very file mounted.
+        content = json.dumps(settings) + "\n"
+        self.exec("sh", "-c", "cat >/etc/lab/stand-in.json", stdin=content.encode())
+
     def hosts_file(self, path: Path | None = None, *, direct: bool = False) -> Path:
         """Write a hosts.toml whose default host is this lab, and return where it is.
 
@@ -224,13 +236,15 @@ def up(
     port: int = 2222,
     base: str = "auto",
     comfy_first_run: float | None = None,
+    stand_in: Mapping[str, float] | None = None,
     known_hosts: Path | None = None,
     say: Say = silent,
 ) -> Lab:
     """Start a lab, or find it running. The image is built if the cache has none.
 
-    `comfy_first_run` is how long the stand-in's first run takes, in seconds. `known_hosts` is where to record the host
-    key; the project's file unless given. Raises LabError.
+    `comfy_first_run` is about how long the stand-in's first run takes, in seconds; `stand_in` has further settings of
+    the stand-in services (see Lab.set_stand_in). `known_hosts` is where to record the host key; the project's file
+    unless given. Raises LabError.
     """
     check_name(name)
     found = find(name)
@@ -239,7 +253,10 @@ def up(
     else:
         check_port(port)
         image = images.ensure(base, say)
-        lab = create(name, port, image, base, comfy_first_run, say)
+        settings = dict(stand_in or {})
+        if comfy_first_run is not None:
+            settings["comfy_step_seconds"] = round(comfy_first_run / COMFY_STEPS, 3)
+        lab = create(name, port, image, base, settings, say)
     complaint = lab.trust(known_hosts or keys.project_known_hosts())
     if complaint:
         say(complaint)
@@ -262,7 +279,7 @@ def revive(found: Found, port: int, say: Say) -> Lab:
     return lab
 
 
-def create(name: str, port: int, image: images.Image, base: str, first_run: float | None, say: Say) -> Lab:
+def create(name: str, port: int, image: images.Image, base: str, settings: Settings, say: Say) -> Lab:
     """Make the volumes and the container, give it its keys, start it and wait for it."""
     lab = Lab(name, port, image.os_id, image.os_version, keys.ensure(name))
     say(f"starting lab {name} on 127.0.0.1:{port}")
@@ -271,13 +288,13 @@ def create(name: str, port: int, image: images.Image, base: str, first_run: floa
         f"{LABEL}.port": str(port),
         f"{LABEL}.os": f"{image.os_id} {image.os_version}",
         f"{LABEL}.base": base,
-        f"{LABEL}.first-run": "" if first_run is None else str(first_run),
+        f"{LABEL}.stand-in": json.dumps(settings),
     }
     try:
         for volume in VOLUMES:
             docker("volume", "create", "--label", f"{LABEL}={name}", f"{container_name(name)}-{volume}")
         docker("create", *create_options(name, port, labels), image.tag)
-        docker("cp", "-", f"{lab.container}:/", stdin=personal_files(lab, first_run))
+        docker("cp", "-", f"{lab.container}:/", stdin=personal_files(lab, settings))
         docker("start", lab.container)
         lab.trust(lab.keys.known_hosts)
         lab.wait_ready()
@@ -308,9 +325,8 @@ def create_options(name: str, port: int, labels: dict[str, str]) -> list[str]:
     return options
 
 
-def personal_files(lab: Lab, first_run: float | None) -> bytes:
+def personal_files(lab: Lab, settings: Settings) -> bytes:
     """A tar file with what makes this host itself: its keys, its machine id, and the stand-in's settings."""
-    settings = {} if first_run is None else {"comfy_first_run_seconds": first_run}
     private, public = lab.keys.host_key, lab.keys.public(lab.keys.host_key)
     files = [
         ("etc/ssh/ssh_host_ed25519_key", private.read_text(), 0o600, 0),
@@ -355,7 +371,7 @@ def reset(name: str = "lab", *, say: Say = silent) -> Lab:
         raise LabError(f"there is no lab {name} to reset. Next: invoke lab.up --name {name}")
     image = images.ensure(found.base, say)
     remove(name)
-    return create(name, found.port, image, found.base, found.first_run, say)
+    return create(name, found.port, image, found.base, found.settings, say)
 
 
 def get(name: str = "lab") -> Lab:
@@ -383,7 +399,7 @@ class Found:
     port: int
     os: str
     base: str
-    first_run: float | None
+    settings: Settings
     image: str
 
     def lab(self) -> Lab:
@@ -411,7 +427,7 @@ def find(name: str) -> Found | None:
         port=int(labels[f"{LABEL}.port"]),
         os=labels[f"{LABEL}.os"],
         base=labels[f"{LABEL}.base"],
-        first_run=float(labels[f"{LABEL}.first-run"]) if labels[f"{LABEL}.first-run"] else None,
+        settings=json.loads(labels.get(f"{LABEL}.stand-in") or "{}"),
         image=described["Config"]["Image"],
     )
 

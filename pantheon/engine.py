@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from pantheon import firstrun, foreign, memory, procedure
@@ -58,7 +58,7 @@ class Watched:
     ready: bool = False
     trouble: str = ""
     mend: str = ""
-    progress: firstrun.Progress = firstrun.Progress()
+    progress: firstrun.Progress = field(default_factory=firstrun.Progress)
     restarts: int = 0
 
 
@@ -91,7 +91,7 @@ def bring(host: Host, names: tuple[str, ...], *, what: str, options: Options, re
         if options.plan_only or plan.blocked:
             report.plan(host, plan, warnings, took_s=took, details=options.details, final=True)
             return 0 if plan.is_empty else 2
-        services = tuple(name for name in SERVICES if name in names)
+        services = tuple(name for name in procedure.ORDER if name in names and name in SERVICES)
         if plan.is_empty and not _starting(facts, services):
             findings = procedure.check(host, facts, names)
             report.nothing_to_do(host, findings + warnings, took_s=took)

@@ -122,7 +122,8 @@ def port_finding(host: Host, facts: Facts, name: str) -> Finding | None:
         else:
             who = f"{listener.process or 'an unknown process'}" + (f" (pid {listener.pid})" if listener.pid else "")
         text = f"port {port} on {listener.address} is taken by {who}"
-        mend = f"stop it (ssh {host.address} sudo ss -ltnp 'sport = :{port}'), or give {name} another port in hosts.toml: {name}.port"
+        look = f"ssh {host.address} sudo ss -ltnp 'sport = :{port}'"
+        mend = f"stop it ({look}), or give {name} another port in hosts.toml: {name}.port"
         return Finding(f"{name}.port", "fail", text, mend=mend, source="procedure §5")
     return None
 

@@ -186,7 +186,8 @@ def check(host: Host, facts: Facts, name: str) -> list[Finding]:
 
 def _up(container: Container) -> Finding:
     name = container.name
-    evidence = f"{container.state}, {container.health or 'no healthcheck'}, {container.restarts} restarts since {container.started_at}"
+    health = container.health or "no healthcheck"
+    evidence = f"{container.state}, {health}, {container.restarts} restarts since {container.started_at}"
     key, source = f"{name}.up", "procedure §8"
     if container.state == "running" and container.health == "healthy":
         return Finding(key, "ok", f"{name} is Up and healthy", evidence, source=source)

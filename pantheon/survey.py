@@ -67,7 +67,7 @@ def sheet(host: Host, facts: Facts) -> Iterator[Line]:
     yield " ", "toolkit", _text(facts.toolkit)
     yield from _storage(host, facts)
     yield from _containers(host, facts)
-    yield from _ports(host, facts)
+    yield from _ports(facts)
 
 
 def _storage(host: Host, facts: Facts) -> Iterator[Line]:
@@ -95,7 +95,7 @@ def _containers(host: Host, facts: Facts) -> Iterator[Line]:
         yield " ", "container", f"{container.name}  {state}  {ports or 'no port'}  {container.image}{whose}"
 
 
-def _ports(host: Host, facts: Facts) -> Iterator[Line]:
+def _ports(facts: Facts) -> Iterator[Line]:
     for name in SERVICES:
         answer = facts.http.get(name)
         if answer is not None and not isinstance(answer, Unknown):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from pathlib import Path
+from typing import TextIO
 
 from pantheon.plan import Plan, Write
 from pantheon.report.text import clean
@@ -21,13 +22,14 @@ class Journal:
 
     def __init__(self, host: str, what: str) -> None:
         stamp = time.strftime("%Y%m%dT%H%M%S")
+        self._file: TextIO | None = None
         self.path = state_directory() / "logs" / f"{stamp}-{host}-{what}.log"
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
             self._file = os.fdopen(fd, "w", encoding="utf-8", errors="replace")
         except OSError:
-            self._file = None
+            return
 
     def line(self, text: str) -> None:
         if self._file is None:

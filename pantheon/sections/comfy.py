@@ -12,7 +12,7 @@ NAME = "comfy"
 
 
 def plan(host: Host, facts: Facts, *, before: tuple[str, ...] = ()) -> SectionPlan:
-    """What brings comfy to what hosts.toml says; `before` names the sections applied ahead of it in the same run."""
+    """What brings comfy to what hosts.toml says; `before` names the sections applied ahead."""
     return service.plan(host, facts, NAME, before=before)
 
 

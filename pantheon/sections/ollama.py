@@ -12,7 +12,7 @@ NAME = "ollama"
 
 
 def plan(host: Host, facts: Facts, *, before: tuple[str, ...] = ()) -> SectionPlan:
-    """What brings ollama to what hosts.toml says; `before` names the sections applied ahead of it in the same run."""
+    """What brings ollama to what hosts.toml says; `before` names the sections applied ahead."""
     return service.plan(host, facts, NAME, before=before)
 
 

@@ -12,7 +12,7 @@ NAME = "openwebui"
 
 
 def plan(host: Host, facts: Facts, *, before: tuple[str, ...] = ()) -> SectionPlan:
-    """What brings openwebui to what hosts.toml says; `before` names the sections applied ahead of it in the same run."""
+    """What brings openwebui to what hosts.toml says; `before` names the sections applied ahead."""
     return service.plan(host, facts, NAME, before=before)
 
 

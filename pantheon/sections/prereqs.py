@@ -1,4 +1,4 @@
-"""Section 2, system prerequisites: operating system, GPU, driver, Docker, toolkit. Looks and judges; changes nothing."""
+"""Section 2, system prerequisites: operating system, GPU, driver, Docker, toolkit. Looks, judges, changes nothing."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def _os(host: Host, facts: Facts) -> Finding:
     evidence = f"/etc/os-release: {facts.os.pretty}, kernel {facts.os.kernel}"
     if has == should:
         return _finding("os", "ok", facts.os.pretty, evidence=evidence)
-    mend = f'install {should}, or say in hosts.toml what it is: os = {{ id = "{facts.os.id}", version = "{facts.os.version}" }}'
+    mend = f'install {should}, or in hosts.toml: os = {{ id = "{facts.os.id}", version = "{facts.os.version}" }}'
     return _finding("os", "fail", f"operating system is {has}, not {should}", evidence=evidence, mend=mend)
 
 
@@ -76,7 +76,8 @@ def _gpu(host: Host, facts: Facts) -> list[Finding]:
         if "mismatch" in reason.lower():
             mend = "the driver was upgraded under the running kernel: reboot the host"
         else:
-            mend = f"install NVIDIA driver {host.gpu.driver} and reboot: sudo apt install nvidia-driver-{host.gpu.driver}-server"
+            package = f"nvidia-driver-{host.gpu.driver}-server"
+            mend = f"install the driver and reboot: sudo apt install {package}"
         return [_finding("gpu", "fail", "no GPU can be used", evidence=reason, mend=mend)]
     findings = [_gpu_device(host, nvml), _driver(host, nvml)]
     smi = facts.nvidia_smi

@@ -286,7 +286,7 @@ class TestLabs:
     def test_a_second_lab_lives_beside_the_first_and_reset_keeps_its_keys(self, lab: Lab, known_hosts: Path) -> None:
         name = f"{lab.name}-b"
         try:
-            other = machine.up(name, port=machine.free_port(), comfy_first_run=7.5, known_hosts=known_hosts)
+            other = machine.up(name, port=machine.free_port(), comfy_first_run=7, known_hosts=known_hosts)
             boot, machine_id, engine = lab.boot_id(), other.sh("cat /etc/machine-id"), "docker info -f '{{.ID}}'"
             key, engine_id = other.ssh("cat /etc/ssh/ssh_host_ed25519_key.pub").stdout, other.ssh(engine).stdout
             other.ssh("sudo touch /var/tmp/lost /mnt/local/ssd/lost")
@@ -298,7 +298,7 @@ class TestLabs:
             assert fresh.ssh("cat /etc/ssh/ssh_host_ed25519_key.pub").stdout == key
             assert fresh.sh("cat /etc/machine-id") != machine_id
             assert fresh.ssh(engine).stdout != engine_id
-            assert "7.5" in fresh.sh("cat /etc/lab/stand-in.json")
+            assert '"comfy_step_seconds": 0.5' in fresh.sh("cat /etc/lab/stand-in.json")
             assert lab.boot_id() == boot
             assert {lab.name, name} <= {one.name for one in machine.status()}
         finally:
