@@ -126,7 +126,7 @@ def unavailable_marker() -> Path:
 
 def import_tarball(base: Base, make: cache.Make) -> None:
     if not image_exists(base.image):
-        tarball = cache.file("base", f"{base.os_id}-{base.key}", ".tar", make)
+        tarball = cache.file(f"base-{base.os_id}", base.key, ".tar", make)
         label = f"LABEL {cache.IMAGE_LABEL}=base"
         docker("import", "--change", label, str(tarball), base.image, timeout=180)
 

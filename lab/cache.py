@@ -18,6 +18,7 @@ from pathlib import Path
 from lab.outer import LabError, Say, docker, silent, text
 
 IMAGE_LABEL = "pantheon.lab.image"
+IMAGES = ("pantheon-lab-*", "pantheon-lab/*")
 Make = Callable[[Path], None]
 
 KEPT = 2  # entries of one kind that survive a new one: this one and the one before, for going back and forth
@@ -109,6 +110,17 @@ def file(kind: str, key: str, suffix: str, make: Make) -> Path:
     return entry
 
 
+def image_tags(repository: str) -> list[str]:
+    """The engine's images of that name (a pattern), the newest first."""
+    wanted = ("--filter", f"reference={repository}", "--format", "{{.Repository}}:{{.Tag}}")
+    return text("image", "ls", *wanted, timeout=20).split()
+
+
+def drop_image(tag: str) -> None:
+    """Remove an image unless a container uses it: without --force the engine refuses that."""
+    docker("image", "rm", tag, timeout=60, check=False)
+
+
 def prune(kind: str, suffix: str) -> None:
     """Drop all but the newest entries of a kind."""
     entries = sorted(directory().glob(f"{kind}-*{suffix}"), key=lambda path: path.stat().st_mtime, reverse=True)
@@ -121,12 +133,10 @@ def empty(say: Say = silent) -> None:
     shutil.rmtree(directory(), ignore_errors=True)
     say(f"removed {directory()}")
     try:
-        wanted = f"label={IMAGE_LABEL}"
-        listed = text("image", "ls", "--filter", wanted, "--format", "{{.Repository}}:{{.Tag}}", timeout=20).split()
-        for image in listed:
-            # Without --force, so that an image some lab runs on is refused and stays.
-            docker("image", "rm", image, timeout=60, check=False)
-        docker("image", "prune", "--force", "--filter", wanted, timeout=120, check=False)
+        listed = [tag for repository in IMAGES for tag in image_tags(repository)]
+        for tag in listed:
+            drop_image(tag)
+        docker("image", "prune", "--force", "--filter", f"label={IMAGE_LABEL}", timeout=120, check=False)
         say(f"removed the lab's images ({len(listed)}); those that a lab runs on stay until it is down")
     except LabError as error:
         say(f"images were not looked at: {error}")

@@ -24,6 +24,7 @@ from lab.outer import LabError, Say, docker, explain, run
 LAB = Path(__file__).resolve().parent
 HOST = LAB / "host"
 BUILD_S = 900
+KEPT_HOSTS = 4
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,9 @@ def build_host(tag: str, base: bases.Base, say: Say) -> None:
             add_tar(out, images, "registry")
         context.seek(0)
         build(["-t", tag, "--build-arg", f"OS={os_image}", "--label", f"{cache.IMAGE_LABEL}=host", "-"], context)
+    # Other clones on this machine may be at other sources, so a few earlier ones stay.
+    for stale in cache.image_tags(f"pantheon-lab-host:{base.os_id}-*")[KEPT_HOSTS:]:
+        cache.drop_image(stale)
 
 
 def ensure_os(base: bases.Base, say: Say) -> str:
@@ -89,7 +93,7 @@ def ensure_os(base: bases.Base, say: Say) -> str:
                 build(["-t", tag, "--build-arg", f"BASE={base.image}", "--label", label, "-"], stream)
         docker("save", "-o", str(target), tag, timeout=300)
 
-    saved = cache.file("os", f"{base.os_id}-{key}", ".tar", make)
+    saved = cache.file(f"os-{base.os_id}", key, ".tar", make)
     if not bases.image_exists(tag):
         say("loading the packages' image from the cache")
         docker("load", "-q", "-i", str(saved), timeout=300)
