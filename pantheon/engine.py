@@ -79,8 +79,8 @@ def look(connection: Any, host: Host) -> Facts:
 
 
 def bring(host: Host, names: tuple[str, ...], *, what: str, options: Options, report: Report) -> int:
-    """Bring the named sections to what the inventory says. Returns 0 when they are, 2 when something is not as it should
-    be and nothing was done about it. Raises Declined, Locked, HostChanged, StepFailed and the HostErrors."""
+    """Bring the named sections to what the inventory says. Returns 0 when they are, 2 when something is not as it
+    should be and nothing was done about it. Raises Declined, Locked, HostChanged, StepFailed and the HostErrors."""
     began = time.monotonic()
     report.connecting(host, what)
     with connected(host, options) as connection:

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
     Json = Any
     Object = dict[str, Any]
+    Say = Callable[[str, str, Json], None]  # part, key ("" for the whole part), value
 
 SCHEMA = 1
 STATE_FILE = "/var/lib/pantheon/state.json"
@@ -238,7 +239,8 @@ def unescape(field: bytes) -> str:
 
 def merged_options(mount: str, super_block: str) -> str:
     """A mount's own options, then those of its file system; read-only when either says so."""
-    names = list(dict.fromkeys([*mount.split(","), *super_block.split(",")]))
+    both = dict.fromkeys([*mount.split(","), *super_block.split(",")])
+    names = [name for name in both if not name.startswith(("lowerdir=", "upperdir=", "workdir="))]
     if "ro" in names:
         names = ["ro", *(name for name in names if name not in ("ro", "rw"))]
     return ",".join(names)
@@ -249,7 +251,7 @@ def within(path: str, folder: str) -> bool:
 
 
 def public(row: dict[str, str]) -> Object:
-    return {key: shown(row[key]) if key != "target" else row[key] for key in ("target", "source", "fstype", "options")}
+    return {key: shown(row[key]) for key in ("target", "source", "fstype", "options")}
 
 
 class Ground:
@@ -475,20 +477,17 @@ def each(items: Iterable[Json], work: Callable[[Json], None]) -> None:
         thread.join()
 
 
-Say = "Callable[[str, str, Json], None]"
-
-
 class Child:
     """A forked child that says what it finds, line by line. Made before any thread starts."""
 
-    def __init__(self, work: Callable[[Callable[[str, str, Json], None]], None]) -> None:
+    def __init__(self, work: Callable[[Say], None]) -> None:
         self.pipe, writer = os.pipe()
         self.pid = os.fork()
         if self.pid == 0:
             self.be(work, writer)
         os.close(writer)
 
-    def be(self, work: Callable[[Callable[[str, str, Json], None]], None], writer: int) -> NoReturn:
+    def be(self, work: Callable[[Say], None], writer: int) -> NoReturn:
         try:
             os.setsid()
             os.close(self.pipe)
@@ -672,7 +671,7 @@ def quoted(text: str) -> str:
     )
 
 
-def http_get(url: str, deadline_s: float = HTTP_S) -> Object:
+def http_get(url: str) -> Object:
     """facts.Http of a GET on loopback. No answer is an answer too: status 0 and what went wrong."""
     out: Object = {"url": url, "status": 0, "reason": "", "body": "", "error": "", "ms": 0.0}
     began = time.monotonic()
@@ -683,12 +682,12 @@ def http_get(url: str, deadline_s: float = HTTP_S) -> Object:
     head = f"GET {found[3] or '/'} HTTP/1.0\r\nHost: {found[1]}:{found[2] or 80}\r\n"
     head += "User-Agent: pantheon-probe\r\nAccept: */*\r\nConnection: close\r\n\r\n"
     try:
-        with socket.create_connection((found[1].strip("[]"), int(found[2] or 80)), deadline_s) as line:
-            end = began + deadline_s
+        with socket.create_connection((found[1].strip("[]"), int(found[2] or 80)), HTTP_S) as line:
+            end = began + HTTP_S
             out["status"], out["reason"], body = exchange(line, head, b"", end, limit=BODY_BYTES)
             out["body"] = body.decode("utf-8", "replace")
     except TimeoutError:
-        out["error"] = f"no answer within {deadline_s:g} s"
+        out["error"] = f"no answer within {HTTP_S:g} s"
     except (OSError, Unread) as error:
         out["error"] = why(error)
     out["ms"] = round((time.monotonic() - began) * 1000, 1)
@@ -757,10 +756,7 @@ class Engine:
         """facts.Command of `argv` inside a running container. Killed, by its own process id, when it does not end."""
         end = time.monotonic() + deadline_s
         ask = {"AttachStdout": True, "AttachStderr": True, "Cmd": argv}
-        try:
-            number = json.loads(self.ask("POST", f"/containers/{quoted(name)}/exec", body=ask, end=end))["Id"]
-        except Missing:
-            raise
+        number = json.loads(self.ask("POST", f"/containers/{quoted(name)}/exec", body=ask, end=end))["Id"]
         output = LogLines(tty=False, keep=200)
         try:
             self.ask("POST", f"/exec/{number}/start", body={"Detach": False, "Tty": False}, end=end, sink=output.feed)
@@ -775,13 +771,11 @@ class Engine:
         return {"status": -1 if status is None else status, "output": text + "\n" if text else ""}
 
     def kill_exec(self, number: str, name: str) -> None:
-        try:
+        with suppress(Unread, Missing, OSError):
             about = self.get(f"/exec/{number}/json", time.monotonic() + 0.5)
             pid = about.get("Pid") or 0
             if about.get("Running") and pid > 1 and (read_text(f"/proc/{pid}/comm") or "").strip() == name[:15]:
                 os.kill(pid, signal.SIGKILL)
-        except (Unread, Missing, OSError):
-            pass
 
 
 class LogLines:
@@ -851,7 +845,9 @@ class LogLines:
 
 def look_os(root: str) -> Object:
     """facts.OsRelease"""
-    text = read_text(f"{root}/etc/os-release") or read_text(f"{root}/usr/lib/os-release") or ""
+    text = read_text(f"{root}/etc/os-release") or read_text(f"{root}/usr/lib/os-release")
+    if not text:
+        raise Unread("there is no /etc/os-release")
     values: dict[str, str] = {}
     for line in text.splitlines():
         name, equals, value = line.strip().partition("=")
@@ -1234,6 +1230,20 @@ def look_image(engine: Engine, reference: str) -> Object | None:
     }
 
 
+BLANK: Object = {  # facts.Container of which nothing is known yet
+    **dict.fromkeys(("id", "name", "image", "image_id", "state", "error", "started_at", "finished_at", "user"), ""),
+    **dict.fromkeys(("restart_policy", "gpus", "log_driver", "unread"), ""),
+    **dict.fromkeys(("health", "log_markers", "gpu_seen")),
+    **dict.fromkeys(("exit_code", "restarts", "memory"), 0),
+    **dict.fromkeys(("oom_killed", "privileged", "init", "log_complete"), False),
+    **dict.fromkeys(
+        ("ports", "mounts", "command", "entrypoint", "networks", "cap_add", "cap_drop", "security_opt"), ()
+    ),
+    **dict.fromkeys(("env", "labels", "log_options"), {}),
+    "log": (),
+}
+
+
 class Containers:
     """Every container on the host: one list, then inspections and logs side by side."""
 
@@ -1271,6 +1281,7 @@ class Containers:
         """facts.Container"""
         found = self.engine.get(f"/containers/{number}/json", self.end)
         state, config, host = found["State"], found["Config"], found["HostConfig"]
+        log_config = host.get("LogConfig") or {}
         networks = found["NetworkSettings"].get("Networks") or {}
         name = found["Name"].lstrip("/")
         for network in networks.values():
@@ -1279,6 +1290,7 @@ class Containers:
                     self.addresses[network[key]] = name
         pairs = [entry.partition("=")[::2] for entry in config.get("Env") or ()]
         out: Object = {
+            **BLANK,
             "id": found["Id"],
             "name": name,
             "image": config.get("Image") or "",
@@ -1307,13 +1319,9 @@ class Containers:
             "init": bool(host.get("Init")),
             "memory": host.get("Memory") or 0,
             "gpus": gpus(host.get("DeviceRequests") or ()),
-            "log_driver": (host.get("LogConfig") or {}).get("Type") or "",
-            "log_options": (host.get("LogConfig") or {}).get("Config") or {},
+            "log_driver": log_config.get("Type") or "",
+            "log_options": log_config.get("Config") or {},
             "log": unknown(f"not read: only the first {LOGS_OF_OTHERS} containers' logs are"),
-            "log_markers": None,
-            "log_complete": False,
-            "gpu_seen": None,
-            "unread": "",
         }
         if with_log:
             secrets = [value for key, value in pairs if len(value) >= 6 and SECRET_NAME.search(key)]
@@ -1322,50 +1330,28 @@ class Containers:
 
     def summarised(self, summary: Object, reason: str) -> Object:
         """facts.Container from the list's entry alone, when its inspection failed."""
-        found = summary.get("Ports") or ()
+        published = [port for port in summary.get("Ports") or () if port.get("PublicPort")]
         return {
+            **BLANK,
             "id": summary["Id"],
             "name": own_name(summary),
             "image": summary.get("Image") or "",
             "image_id": summary.get("ImageID") or "",
             "state": summary.get("State") or "",
-            "health": None,
-            "exit_code": 0,
-            "oom_killed": False,
-            "error": "",
-            "restarts": 0,
-            "started_at": "",
-            "finished_at": "",
-            "user": "",
             "ports": [
                 {
                     "container_port": f"{port['PrivatePort']}/{port['Type']}",
                     "address": port.get("IP") or "",
-                    "port": port["PublicPort"],
+                    "port": number,
                 }
-                for port in found
-                if port.get("PublicPort")
+                for port in published
+                for number in [port["PublicPort"]]
             ],
             "mounts": mounts_of(summary.get("Mounts") or [], {}),
-            "env": {},
             "labels": labels(summary.get("Labels") or {}),
-            "command": [],
-            "entrypoint": [],
             "networks": sorted((summary.get("NetworkSettings") or {}).get("Networks") or {}),
-            "restart_policy": "",
-            "cap_add": [],
-            "cap_drop": [],
-            "security_opt": [],
-            "privileged": False,
-            "init": False,
-            "memory": 0,
-            "gpus": "",
-            "log_driver": "",
-            "log_options": {},
             "log": unknown(reason),
             "log_markers": unknown(reason),
-            "log_complete": False,
-            "gpu_seen": None,
             "unread": " ".join(reason.split()) or "not inspected",
         }
 
@@ -1674,8 +1660,8 @@ def fork_children(spec: Object, root: str, document: Object) -> list[tuple[str, 
         path = ask["path"]
         add("trees", path, path, lambda ground, a=ask: ground.tree(a["path"], uid=a["uid"], gid=a["gid"]), f"t{index}")  # type: ignore[misc]
 
-    def read(place: str) -> Callable[[Callable[[str, str, Json], None]], None]:
-        def work(say: Callable[[str, str, Json], None]) -> None:
+    def read(place: str) -> Callable[[Say], None]:
+        def work(say: Say) -> None:
             ground = Ground(root, place)
             for part, key, ask in groups[place]:
                 say(part, key, attempt(lambda ask=ask: ask(ground)))  # type: ignore[misc]
@@ -1780,7 +1766,8 @@ def look(spec: Object) -> Object:
     api = name_containers(document, containers.addresses)
     answers = {name: part.result(end) for name, part in docker.items()}
     document["docker"] = join_docker(root, answers, api) if installed else None
-    document["spaces"].update(docker_spaces(root, answers["info"], installed))
+    spaces = Part("Docker's disk", PART_S / 2, lambda: docker_spaces(root, answers["info"], installed)).result(end)
+    document["spaces"].update(spaces if not is_unknown(spaces) else {"docker": spaces, "images": spaces})
     document["took_s"] = round(time.monotonic() - began, 4)
     if spec.get("timings"):  # for the benchmark: milliseconds a part
         parts = [
@@ -1906,72 +1893,67 @@ def container_reading(engine: Engine, name: str) -> str:
 
 
 class Watch:
-    """Follows containers, their logs and HTTP addresses, and prints a frame at every change and every second."""
+    """Follows containers, their logs and HTTP addresses, and prints a frame at every change and every second. An HTTP
+    answer counts for the start it was given in: it is forgotten when the container of its name starts anew."""
 
     def __init__(self, spec: Object, root: str, write: Callable[[Object], None]) -> None:
         self.engine = Engine(root)
         self.names: list[str] = list(spec.get("containers") or ())
         self.urls: dict[str, str] = dict(spec.get("http") or {})
         self.with_log = bool(spec.get("log"))
-        self.deadline = time.monotonic() + float(spec.get("deadline_s") or 3600)
         self.began = time.monotonic()
+        self.deadline = self.began + float(spec.get("deadline_s") or 3600)
         self.write = write
-        self.changed = threading.Condition()
+        self.changed = threading.Event()
         self.states: Object = {}
-        self.starts: dict[str, Object] = {}
+        self.starts: dict[str, Object] = {}  # the last inspection, by container
+        self.since: dict[str, float] = {}  # when that start was first seen
         self.answers: dict[str, int] = {}
         self.lines: dict[str, deque[str]] = {name: deque(maxlen=200) for name in self.names}
         self.stop = False
 
     def run(self, stdin: BinaryIO | None) -> None:
+        """Until `stdin` ends or the deadline."""
         for name in self.names:
-            self.start(lambda name=name: self.poll(name))  # type: ignore[misc]
+            self.start(self.poll, name)
             if self.with_log:
-                self.start(lambda name=name: self.follow(name))  # type: ignore[misc]
-        for key, url in self.urls.items():
-            self.start(lambda key=key, url=url: self.ask(key, url))  # type: ignore[misc]
+                self.start(self.follow, name)
+        for key in self.urls:
+            self.start(self.ask, key)
         if stdin is not None:
-            self.start(lambda: self.listen(stdin))
+            self.start(self.listen, stdin)
+        while len(self.states) < len(self.names) and time.monotonic() < self.began + 1:
+            time.sleep(0.02)  # a first frame without the containers would say nothing
         said: Json = None
         last = 0.0
-        while not self.stop and time.monotonic() < self.deadline:
-            with self.changed:
-                self.changed.wait(max(0.0, min(last + 1, self.deadline) - time.monotonic()))
-                news = (dict(self.states), dict(self.answers))
-                logs = {name: list(lines) for name, lines in self.lines.items()}
-                for lines in self.lines.values():
-                    lines.clear()
-            if len(news[0]) < len(self.names) and time.monotonic() < self.began + 1:
-                for name, kept in logs.items():  # nothing to say before every container was asked once
-                    self.lines[name].extendleft(reversed(kept))
-                time.sleep(0.02)
-                continue
-            if news != said or any(logs.values()) or time.monotonic() - last >= 1:
-                self.say(*news, logs)
-                said, last = news, time.monotonic()
+        while not self.stop and (now := time.monotonic()) < self.deadline:
+            self.changed.clear()
+            news = (dict(self.states), dict(self.answers))
+            if news != said or any(self.lines.values()) or now - last >= 1:
+                self.say(*news)
+                said, last = news, now
+            self.changed.wait(max(0.0, min(last + 1, self.deadline) - time.monotonic()))
+            time.sleep(0.05)  # what changes together is said together
 
-    def start(self, work: Callable[[], None]) -> None:
-        threading.Thread(target=work, daemon=True).start()
+    def start(self, work: Callable[..., None], *arguments: Json) -> None:
+        threading.Thread(target=work, args=arguments, daemon=True).start()
 
-    def say(self, states: Object, answers: dict[str, int], logs: dict[str, list[str]]) -> None:
-        containers = {
-            name: {**state, "log": logs.get(name, [])} if state and not is_unknown(state) else state
-            for name, state in states.items()
-        }
+    def say(self, states: Object, answers: dict[str, int]) -> None:
+        containers: Object = {}
+        for name, state in states.items():
+            lines = self.lines[name]
+            log = [lines.popleft() for _ in range(len(lines))]
+            containers[name] = {**state, "log": log} if state and not is_unknown(state) else state
         t = round(time.monotonic() - self.began, 2)
         self.write({"frame": "watch", "t": t, "containers": containers, "http": answers})
 
-    def tell(self) -> None:
-        with self.changed:
-            self.changed.notify()
-
     def poll(self, name: str) -> None:
         while not self.stop:
-            state: Json
+            state: Json = None
             try:
                 found = self.engine.get(f"/containers/{quoted(name)}/json")
+                self.note_start(name, found)
                 about = found["State"]
-                self.starts[name] = found
                 state = {
                     "state": about.get("Status") or "",
                     "health": health(about),
@@ -1980,67 +1962,80 @@ class Watch:
                     "error": plain(about.get("Error") or ""),
                 }
             except Missing:
-                state = None
-                self.starts.pop(name, None)
+                self.note_start(name, None)
             except (Unread, KeyError, TypeError) as error:
                 state = unknown(why(error))
             if name not in self.states or self.states[name] != state:
                 self.states[name] = state
-                self.tell()
+                self.changed.set()
             time.sleep(0.5)
+
+    def note_start(self, name: str, found: Object | None) -> None:
+        if start_id(found) != start_id(self.starts.get(name)):
+            self.since[name] = time.monotonic()
+            for key in [key for key in self.answers if key.partition("/")[0] == name]:
+                del self.answers[key]
+        if found:
+            self.starts[name] = found
+        else:
+            self.starts.pop(name, None)
 
     def follow(self, name: str) -> None:
         """The log since the current start; again from the next start when the stream has ended."""
         followed = ""
         while not self.stop:
             found = self.starts.get(name)
-            start = f"{found['Id']} {found['State'].get('StartedAt')}" if found else ""
-            if not found or start == followed or not seconds(found["State"].get("StartedAt") or ""):
+            if not found or start_id(found) == followed or not seconds(found["State"].get("StartedAt") or ""):
                 time.sleep(0.1)
                 continue
-            followed = start
-            lines = Followed(self.lines[name], self.tell, tty=bool(found["Config"].get("Tty")))
+            followed = start_id(found)
+            lines = Followed(self.lines[name], self.changed, tty=bool(found["Config"].get("Tty")))
             since = start_of_log(found["State"])
             try:
                 self.engine.log(found["Id"], since=since, tail=200, end=self.deadline, lines=lines, follow=True)
                 lines.finish()
             except (Unread, Missing):
                 time.sleep(0.5)
-                if (self.starts.get(name) or {}).get("Id") == found["Id"] and not lines.count:
+                if not lines.count:
                     followed = ""  # the stream never began: try it again
 
-    def ask(self, key: str, url: str) -> None:
+    def ask(self, key: str) -> None:
+        name = key.partition("/")[0]
         while not self.stop:
-            status = int(http_get(url)["status"])
-            if self.answers.get(key) != status:
+            began = time.monotonic()
+            status = int(http_get(self.urls[key])["status"])
+            if began >= self.since.get(name, 0.0) and self.answers.get(key) != status:
                 self.answers[key] = status
-                self.tell()
+                self.changed.set()
             time.sleep(1)
 
     def listen(self, stdin: BinaryIO) -> None:
-        """The other side is gone when its stream ends. A write that blocks on a dead link must not outlive it."""
-        try:
+        """The other side is gone when its stream ends."""
+        with suppress(OSError, ValueError):
             while stdin.read(1):
                 pass
-        except (OSError, ValueError):
-            pass
         self.stop = True
-        self.tell()
+        self.changed.set()
+
+
+def start_id(found: Object | None) -> str:
+    """Which start of which container an inspection shows."""
+    return f"{found['Id']} {found['State'].get('StartedAt')}" if found else ""
 
 
 class Followed(LogLines):
     """Log lines that go to a watcher as they come."""
 
-    def __init__(self, lines: deque[str], tell: Callable[[], None], *, tty: bool) -> None:
+    def __init__(self, lines: deque[str], changed: threading.Event, *, tty: bool) -> None:
         super().__init__(tty=tty, keep=200)
         self.tail = lines
-        self.tell = tell
+        self.changed = changed
 
     def feed(self, data: bytes) -> bool:
         before = self.count
         more = super().feed(data)
         if self.count != before:
-            self.tell()
+            self.changed.set()
         return more
 
 

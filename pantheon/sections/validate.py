@@ -92,14 +92,19 @@ def _gpu(facts: Facts, name: str) -> Finding:
     if isinstance(seen, Command):
         last = (seen.output.strip().splitlines() or [f"exit {seen.status}"])[-1]
         return Finding(
-            key, "fail", f"{name} does not see the GPU", f"nvidia-smi inside: {last}", f"invoke restart {name}", SOURCE
+            key,
+            "fail",
+            f"{name} does not see the GPU",
+            f"nvidia-smi inside: {last}",
+            f"restart it on the host: docker restart {name}",
+            SOURCE,
         )
     reason = seen.reason if isinstance(seen, Unknown) else "the container does not run"
     return Finding(key, "unknown", f"whether {name} sees the GPU: not known", reason, source=SOURCE)
 
 
 def _loopback(host: Host, facts: Facts) -> Finding:
-    """Nothing of the stack may listen beyond loopback (§5): neither a published port nor a process of its containers."""
+    """Nothing of the stack may listen beyond loopback (§5): neither a port nor a process of its containers."""
     key, good = "stack.loopback", "nothing of the stack listens beyond loopback"
     if not isinstance(facts.listeners, tuple) or not isinstance(facts.containers, tuple):
         reasons = [v.reason for v in (facts.listeners, facts.containers) if isinstance(v, Unknown)]
