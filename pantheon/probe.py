@@ -1239,8 +1239,7 @@ BLANK: Object = {  # facts.Container of which nothing is known yet
     **dict.fromkeys(
         ("ports", "mounts", "command", "entrypoint", "networks", "cap_add", "cap_drop", "security_opt"), ()
     ),
-    **dict.fromkeys(("env", "labels", "log_options"), {}),
-    "log": (),
+    **{"env": {}, "labels": {}, "log_options": {}, "log": ()},
 }
 
 
@@ -1929,10 +1928,10 @@ class Watch:
         while not self.stop and (now := time.monotonic()) < self.deadline:
             self.changed.clear()
             news = (dict(self.states), dict(self.answers))
-            if news != said or any(self.lines.values()) or now - last >= 1:
+            if news != said or any(self.lines.values()) or now - last >= 0.9:
                 self.say(*news)
                 said, last = news, now
-            self.changed.wait(max(0.0, min(last + 1, self.deadline) - time.monotonic()))
+            self.changed.wait(max(0.0, min(last + 0.9, self.deadline) - time.monotonic()))
             time.sleep(0.05)  # what changes together is said together
 
     def start(self, work: Callable[..., None], *arguments: Json) -> None:
