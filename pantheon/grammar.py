@@ -28,8 +28,16 @@ def show(value: object) -> str:
     if isinstance(value, (dict, list)):
         return "a table" if isinstance(value, dict) else "a list"
     typed = json.dumps(value, ensure_ascii=False) if isinstance(value, (str, bool, int, float)) else str(value)
-    typed = "".join(rf"\u{ord(each):04x}" if is_hidden(each) else each for each in typed)
+    typed = escaped(typed)
     return typed if len(typed) <= 80 else f"{typed[:76]} ..."
+
+
+def escaped(text: str) -> str:
+    """The text with every character that a terminal would act on, or not show, as a \\u escape of TOML."""
+    return "".join(
+        each if not is_hidden(each) else rf"\u{ord(each):04x}" if ord(each) < 0x10000 else rf"\U{ord(each):08x}"
+        for each in text
+    )
 
 
 def _fail(what: str, value: object) -> NoReturn:

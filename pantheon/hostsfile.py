@@ -397,7 +397,8 @@ def _parse(path: Path) -> dict[str, Any]:
 
 
 def _toml(value: object) -> str:
-    """A value as TOML. JSON's escapes are a subset of TOML's, save that TOML wants DEL escaped as well."""
+    """A value as TOML: JSON's way of writing text is TOML's too. Characters that a terminal would act on are escaped,
+    since what is written may come from a host; half a surrogate pair, which TOML cannot hold, becomes a mark."""
     if isinstance(value, dict):
         items = ", ".join(f"{_toml_key(name)} = {_toml(item)}" for name, item in value.items())
         return f"{{ {items} }}" if items else "{}"
@@ -405,7 +406,8 @@ def _toml(value: object) -> str:
         return value.isoformat()
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
-    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    text = json.dumps(value, ensure_ascii=False)
+    return grammar.escaped(text.encode("utf-8", "replace").decode())
 
 
 def _toml_key(name: str) -> str:

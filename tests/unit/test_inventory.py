@@ -17,7 +17,7 @@ import pytest
 
 from pantheon import grammar, hostsfile, inventory
 from pantheon.errors import InventoryError, UsageError
-from pantheon.inventory import AtlasMount, Comfy, Host, Ollama, OpenWebui, Waiver
+from pantheon.inventory import AtlasMount, Comfy, Gpu, Host, Ollama, OpenWebui, Waiver
 
 ROOT = Path(__file__).resolve().parents[2]
 CASES = sorted((ROOT / "tests" / "cases" / "inventory").glob("*.toml"))
@@ -300,6 +300,13 @@ def test_a_full_host_is_written_and_read_back(write: Write) -> None:
         comfy=Comfy(image_gib=0.25, env={"A": "\\ \" ' $(x)"}),
     )
     assert inventory.load(write(inventory.to_toml(host))).hosts == {"a.b": host}
+
+
+def test_what_a_host_says_cannot_reach_the_terminal() -> None:
+    said = "a\x1b[2J\x7f\x9b\u202e\U000e0041\ud800é"
+    text = inventory.to_toml(Host(name="a", address="a", gpu=Gpu(name=said)))
+    assert not any(grammar.is_hidden(each) for line in text.splitlines() for each in line)
+    assert tomllib.loads(text)["hosts"]["a"]["gpu"]["name"] == said.replace("\ud800", "?")
 
 
 def test_data_is_json_and_masks_secrets() -> None:
