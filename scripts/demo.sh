@@ -12,12 +12,14 @@ other=$(.venv/bin/python -c '
 from lab import machine
 lab = machine.get("lab")
 print("" if (lab.os_id, lab.port) == ("ubuntu", 2222) else lab.hosts_file())')
-set -- --host lab
 if [ -n "$other" ]; then
-    set -- "$@" --hosts-file "$other"
+    export PANTHEON_HOSTS="$other"
+    note="  export PANTHEON_HOSTS=\"$other\"
+"
+    echo "\$ export PANTHEON_HOSTS=$other"
 fi
-show invoke bringup "$@" --yes
-show invoke validate "$@"
+show invoke bringup --host lab --yes
+show invoke validate --host lab
 
 cat <<END
 
@@ -26,7 +28,7 @@ its own). bringup looked at it, planned, applied the plan and looked again; vali
 the procedure. On a real host it is the same: describe the host in hosts.toml, then type invoke trust.
 
   export PATH="$PWD/.venv/bin:\$PATH"
-  invoke bringup $*        again: nothing to do
-  invoke tunnel comfy $*   a private way in, until Ctrl-C
+${note:-}  invoke bringup --host lab        again: nothing to do
+  invoke tunnel comfy --host lab   a private way in, until Ctrl-C
   invoke lab.down                  tear it down
 END
