@@ -180,6 +180,6 @@ def port_number(text: str, option: str) -> int:
 
     if not text:
         return 0
-    if not text.isdecimal() or not 1 <= int(text) <= 65535:
+    if not (text.isascii() and text.isdecimal() and 1 <= int(text) <= 65535):
         raise UsageError(f"{option} must be a port from 1 to 65535, not {text!r}")
     return int(text)

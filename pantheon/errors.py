@@ -17,13 +17,11 @@ PantheonError                         exit 1   failed
 │   ├── LoginRefused                           none of the keys offered was accepted
 │   └── NotAllowed                             logged in, but no sudo, no python3 or no session
 └── Interrupted                       exit 130 Ctrl-C
-
-Where several causes meet: 130 before 1 before 3 before 2 before 0 (PRODUCT.md).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 
 class PantheonError(Exception):
@@ -107,9 +105,3 @@ class NotAllowed(HostError):
 
 class Interrupted(PantheonError):
     exit_code = 130
-
-
-def worst(codes: Iterable[int]) -> int:
-    """The exit code of a command with several outcomes."""
-    order = (130, 1, 3, 2, 0)
-    return min(codes, key=lambda code: order.index(code) if code in order else 1, default=0)

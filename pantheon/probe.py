@@ -1239,7 +1239,10 @@ BLANK: Object = {  # facts.Container of which nothing is known yet
     **dict.fromkeys(
         ("ports", "mounts", "command", "entrypoint", "networks", "cap_add", "cap_drop", "security_opt"), ()
     ),
-    **{"env": {}, "labels": {}, "log_options": {}, "log": ()},
+    "env": {},
+    "labels": {},
+    "log_options": {},
+    "log": (),
 }
 
 

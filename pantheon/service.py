@@ -97,7 +97,7 @@ def _secret_env(facts: Facts, path: str, text: str) -> list[Step]:
     file = facts.files.get(path)
     if isinstance(file, TextFile) and file.mode == 0o600 and file.uid == 0 and file.digest == digest(facts.nonce, text):
         return []
-    return [Write(path, text, 0o600, secret=True)]
+    return [Write(path, text, 0o600, secret=True, guards=(Guard("path", path, facts.reading("path", path)),))]
 
 
 def _login_key(facts: Facts, path: str) -> list[Step]:

@@ -96,7 +96,7 @@ def tunnel(host: Host, service: str, *, port: int, report: Console) -> int:
         report.settled()
         report.line("✓", service, f"{way.url}  (Ctrl-C closes it)")
         own = host.service(service).port
-        if not port and not way.url.endswith(f":{own}"):
+        if not port and f":{own}/" not in way.url:
             report.say(f"  port {own} is taken on this machine, so another one was chosen")
         way.wait()
     return 0
@@ -108,7 +108,7 @@ def trust(host: Host, *, fingerprint: str, replace: bool, yes: bool, report: Con
     from pantheon.remote import trust as keys
 
     found = keys.examine(host)
-    report.headline(f"TRUST {host.name}: {found.label}")
+    report.headline(f"TRUST {found.label}")
     report.say(f"  shown now: {found.key.type}  {found.key.fingerprint}")
     for old in found.old:
         report.say(f"  recorded:  {old.key.type}  {old.key.fingerprint}  in {old.file}:{old.line}")

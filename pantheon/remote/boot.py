@@ -102,5 +102,9 @@ def boot(header: dict[str, Any]) -> int:
     package.sent, package.hashes = sent, hashes
     sys.modules["pantheon"] = package
     sys.meta_path.insert(0, Finder(paths, sent))
-    main = importlib.import_module(header["main"])
-    return int(main.main(header["spec"], sys.stdin.buffer, sys.stdout) or 0)
+    try:
+        main = importlib.import_module(header["main"])
+        return int(main.main(header["spec"], sys.stdin.buffer, sys.stdout) or 0)
+    except Exception as error:
+        frame("died", error=type(error).__name__ + ": " + str(error))
+        raise

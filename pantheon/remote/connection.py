@@ -15,9 +15,10 @@ from typing import Any
 import fabric
 import paramiko
 from fabric.runners import Remote
+from invoke.exceptions import ThreadException
 from paramiko.proxy import ProxyCommand
 
-from pantheon.errors import HostError, LinkLost, LoginRefused, NotReached
+from pantheon.errors import HostError, LinkLost, LoginRefused, NotAllowed, NotReached
 from pantheon.inventory import Host
 from pantheon.remote import known_hosts, login, transport
 from pantheon.remote.endpoint import CONNECT_S, SILENCE_S, Endpoint, dial, resolve
@@ -170,11 +171,38 @@ class HostConnection(fabric.Connection):  # type: ignore[misc]
         if isinstance(self.gateway, HostConnection):
             self.gateway.close()
 
-    def lost(self) -> LinkLost:
+    def create_session(self) -> Any:
+        """One session channel, on a connection that is opened first if need be. Raises NotAllowed when the server
+        gives no further one, LinkLost, and what `open` raises."""
+        self.open()
+        try:
+            return self.transport.open_session()
+        except paramiko.ChannelException as error:
+            raise NotAllowed(
+                f"{self.endpoint.label}: the server opens no further session (MaxSessions)",
+                details=[str(error)],
+                next_commands=["raise MaxSessions in the host's sshd_config", "end other runs over this connection"],
+            ) from error
+        except (OSError, EOFError, paramiko.SSHException) as error:
+            raise self.lost(error) from error
+
+    def run(self, command: str, **kwargs: Any) -> Any:
+        """Fabric's run. Raises LinkLost where Fabric raises whatever its threads met."""
+        try:
+            return super().run(command, **kwargs)
+        except (OSError, EOFError, paramiko.SSHException, ThreadException) as error:
+            if self.is_connected:
+                raise
+            raise self.lost(error) from error
+
+    def lost(self, error: BaseException | None = None) -> LinkLost:
         """The error for a link that has died under us."""
-        why = self.transport.get_exception() if self.transport else None
-        quiet = f"no answer for {SILENCE_S:.0f} s" if isinstance(why, transport.Silent) else ""
-        reason = quiet or (why.strerror if isinstance(why, OSError) and why.strerror else "") or "closed by the host"
+        why = (self.transport and self.transport.get_exception()) or error
+        reason = "closed by the host"
+        if isinstance(why, transport.Silent) or (isinstance(why, OSError) and why.errno == errno.ETIMEDOUT):
+            reason = f"no answer for {SILENCE_S:.0f} s"
+        elif isinstance(why, OSError) and why.strerror:
+            reason = why.strerror
         return LinkLost(
             f"{self.endpoint.label}: the connection was lost ({reason})",
             next_commands=["run the same command again: it goes on from what is there"],

@@ -171,7 +171,7 @@ def public_part(path: Path) -> bytes:
     """The public key of a private key file, which OpenSSH leaves readable in it or beside it; b"" if neither."""
     with contextlib.suppress(OSError, ValueError, IndexError):
         return base64.b64decode(Path(f"{path}.pub").read_text().split()[1])
-    with contextlib.suppress(OSError, ValueError, binascii.Error):
+    with contextlib.suppress(OSError, ValueError, IndexError, binascii.Error):
         body = base64.b64decode("".join(path.read_text().split("-----")[2].split()))
         if body.startswith(b"openssh-key-v1\0"):
             message = paramiko.Message(body[15:])

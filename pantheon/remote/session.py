@@ -103,11 +103,13 @@ class _Session:
         self.stderr = bytearray()
         self.total = 0
         self.started = self.asked = self.greeted = False
+        self.main = self.died = ""
         self.callers_own: Exception | None = None  # raised by on_frame: passes as it is
 
     def run(self, header: dict[str, Any]) -> int:
+        self.main = header["main"]
         self.header = (json.dumps(header) + "\n").encode()
-        channel = self.channel = self._open()
+        channel = self.channel = self.connection.create_session()
         try:
             began = self.began = self.beat = time.monotonic()
             _exec(channel, self._command())
@@ -128,19 +130,6 @@ class _Session:
             channel.close()
 
     # -- before the first frame
-
-    def _open(self) -> Any:
-        self.connection.open()
-        try:
-            return self.connection.transport.open_session()
-        except paramiko.ChannelException as error:
-            raise NotAllowed(
-                f"{self.label}: the server opens no further session (MaxSessions)",
-                details=[str(error)],
-                next_commands=["raise MaxSessions in the host's sshd_config", "end other pantheon runs"],
-            ) from error
-        except (OSError, EOFError, paramiko.SSHException) as error:
-            raise self.connection.lost() from error
 
     @property
     def _root(self) -> bool:
@@ -249,6 +238,8 @@ class _Session:
         elif frame["frame"] == "missing":
             texts = {name: base64.b64encode(zlib.compress(source(name), 6)).decode() for name in frame["modules"]}
             self.channel.sendall((json.dumps({"sources": texts}) + "\n").encode())
+        elif frame["frame"] == "died":
+            self.died = str(frame.get("error", ""))
         elif frame["frame"] == "python":
             raise NotAllowed(
                 f"{self.label}: its python3 is {frame['version']}; pantheon needs 3.10 or later",
@@ -281,9 +272,10 @@ class _Session:
             raise self.connection.lost()
         if not self.started:
             raise self._not_started(status)
-        if status == -1:
+        if status == -1 or self.died:
+            what = f"{self.main} died there: {self.died}" if self.died else f"{self.main} was killed there"
             raise LookFailed(
-                f"{self.label}: it was killed on the host",
+                f"{self.label}: {what}",
                 details=self._last_lines(),
                 next_commands=["run the same command again"],
             )

@@ -105,10 +105,10 @@ class Transport(ServiceRequestingTransport):  # type: ignore[misc]
         options.key_types = tuple(dict.fromkeys((*wanted, *options.key_types)))
 
     def handshake(self) -> None:
-        """Banner and key exchange. Raises SSHException, EOFError or OSError; TimeoutError when it takes too long."""
+        """Banner and key exchange. Raises SSHException, EOFError or OSError."""
         self.start_client(timeout=BANNER_S + HANDSHAKE_S)
         if not self.initial_kex_done:  # paramiko returns without a word when the time is up
-            raise TimeoutError("the key exchange was not finished")
+            raise paramiko.SSHException("the key exchange was not finished in time")
 
     @property
     def server_key(self) -> Key:

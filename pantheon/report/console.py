@@ -54,7 +54,7 @@ class Console:
         self.out.print(Text(clean(text), style), soft_wrap=True)
 
     def headline(self, text: str, right: str = "") -> None:
-        room = max(1, min(self.out.width, 80) - len(text) - len(right))
+        room = max(1, min(self.out.width, 80) - len(text) - len(right)) if right else 0
         self.out.print(Text.assemble((clean(text), "bold"), " " * room, (right, "dim")), soft_wrap=True)
 
     def next(self, commands: Iterable[str]) -> None:

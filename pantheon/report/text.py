@@ -47,7 +47,7 @@ class Pull:
         except ValueError:
             return clean(line)
         if event.get("error") or event.get("message"):
-            return clean(str(event.get("error") or event.get("message")))
+            return clean(str(event.get("message") or event.get("error")))
         status = str(event.get("text") or event.get("status") or "")
         if event.get("total"):
             name = f"{event.get('parent_id')}/{event.get('id')}"

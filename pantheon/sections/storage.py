@@ -199,7 +199,9 @@ def _mend(host: Host, facts: Facts, directory: Directory) -> list[Change]:
             )
         )
     if _mode_is_wrong(directory, entry):
-        step = Run(("chmod", f"{directory.mode:04o}", "--", directory.path), guards=() if changes else guards)
+        if changes:  # by then the owner is right
+            guards = (Guard("path", directory.path, f"dir {owner} {entry.mode:04o}"),)
+        step = Run(("chmod", f"{directory.mode:04o}", "--", directory.path), guards=guards)
         changes.append(Change(f"{directory.name} mode {entry.mode:04o} → {directory.mode:04o}", why, (step,)))
     return changes
 

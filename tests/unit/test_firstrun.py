@@ -35,7 +35,10 @@ def test_a_restart_begins_again() -> None:
 @pytest.mark.parametrize(
     ("line", "mend"),
     [
-        ("!! ERROR: Directory /comfy/mnt owned by unexpected user/group, expected 1024:1024, actual 0:0", "invoke storage"),
+        (
+            "!! ERROR: Directory /comfy/mnt owned by unexpected user/group, expected 1024:1024, actual 0:0",
+            "invoke storage",
+        ),
         ("!! ERROR: comfy MUST be running as UID 1024", "invoke comfy"),
         ("!! ERROR: Directory /comfy/mnt not writeable", "invoke storage"),
         ("fatal: not a git repository (or any of the parent directories): .git", "invoke runbook comfy"),

@@ -1,3 +1,4 @@
+# ruff: noqa: E501 - cases are tables
 """Facts in, plans out: fresh, finished and drifted hosts, and what must stop a run before it touches anything."""
 
 from __future__ import annotations
@@ -109,7 +110,11 @@ def test_wrong_owner_inside_is_one_bounded_walk() -> None:
 DRIFT: list[tuple[str, dict[str, Any], str]] = [
     ("comfy", {"image": "mmartial/comfyui-nvidia-docker:latest"}, "image: "),
     ("comfy", {"image_id": "sha256:older"}, "image: the tag points to another image now"),
-    ("comfy", {"ports": (Port("8188/tcp", "0.0.0.0", 8188),)}, "ports: 0.0.0.0:8188:8188/tcp → 127.0.0.1:8188:8188/tcp"),
+    (
+        "comfy",
+        {"ports": (Port("8188/tcp", "0.0.0.0", 8188),)},
+        "ports: 0.0.0.0:8188:8188/tcp → 127.0.0.1:8188:8188/tcp",
+    ),
     ("comfy", {"mounts": ()}, "mounts: none → "),
     ("comfy", {"user": ""}, "user: none → 1024:1024"),
     ("comfy", {"cap_drop": ()}, "capabilities dropped: none → ALL"),
@@ -139,7 +144,8 @@ def test_drift_by_label_alone() -> None:
 
 
 @pytest.mark.parametrize(
-    ("state", "command"), [("exited", "up -d"), ("created", "up -d"), ("dead", "up -d"), ("paused", "docker unpause comfy")]
+    ("state", "command"),
+    [("exited", "up -d"), ("created", "up -d"), ("dead", "up -d"), ("paused", "docker unpause comfy")],
 )
 def test_a_container_that_does_not_run_is_started(state: str, command: str) -> None:
     facts = having(finished(), comfy=container(HOST, "comfy", state=state))
@@ -175,7 +181,10 @@ def foreign(**changes: Any) -> Facts:
     return having(fresh(), other=made)
 
 
-LABELS = {"com.docker.compose.project": "ai", "com.docker.compose.project.config_files": "/home/ops/ai/docker-compose.yml"}
+LABELS = {
+    "com.docker.compose.project": "ai",
+    "com.docker.compose.project.config_files": "/home/ops/ai/docker-compose.yml",
+}
 OURS = {"com.docker.compose.project": HOST.project, "com.docker.compose.project.config_files": "/opt/stacks/ai/x.yml"}
 PLAIN = {"image": "busybox", "ports": (), "mounts": ()}
 
@@ -216,7 +225,9 @@ def test_what_stops_a_bringup(make: Callable[[], Facts], expected: str) -> None:
 
 
 def test_an_unrelated_container_is_no_concern_of_ours() -> None:
-    other = replace(container(HOST, "comfy"), name="grafana", labels=LABELS, image="grafana/grafana", ports=(), mounts=())
+    other = replace(
+        container(HOST, "comfy"), name="grafana", labels=LABELS, image="grafana/grafana", ports=(), mounts=()
+    )
     assert not procedure.plan(HOST, having(fresh(), other=other), ALL).blocked
 
 

@@ -37,7 +37,9 @@ HOST = Host(name="prometheus", address="10.0.99.10", user="ops")
 DISK = {"/mnt/local/nvme": "/dev/nvme0n1p1", "/mnt/local/ssd": "/dev/sda1"}
 
 
-def entry(path: str, *, uid: int = 0, gid: int = 0, mode: int = 0o755, kind: str = "dir", real: str = "", **more: Any) -> Entry:
+def entry(
+    path: str, *, uid: int = 0, gid: int = 0, mode: int = 0o755, kind: str = "dir", real: str = "", **more: Any
+) -> Entry:
     return Entry(path=path, kind=kind, uid=uid, gid=gid, owner=str(uid), group=str(gid), mode=mode, real=real or path,
                  is_mount=more.get("is_mount", False), mount=more.get("mount"))  # fmt: skip
 

@@ -1,0 +1,142 @@
+"""Exit codes and clean ends, through the real Invoke program and tasks.py."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from invoke.config import Config
+from invoke.context import Context
+
+from pantheon import cli, errors
+from pantheon.report import overview, runbooks
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def invoke(*arguments: str, stdin: str = "", env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    import os
+
+    return subprocess.run(
+        [sys.executable, "-m", "invoke", *arguments], cwd=ROOT, input=stdin, capture_output=True, text=True,
+        timeout=60, check=False, env={**os.environ, **(env or {})},
+    )  # fmt: skip
+
+
+def raising(error: BaseException) -> Callable[[], int]:
+    def work() -> int:
+        raise error
+
+    return work
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (errors.UsageError("x"), 1),
+        (errors.InventoryError("hosts.toml", ["a", "b"]), 1),
+        (errors.StepFailed("x"), 1),
+        (errors.LookFailed("x"), 1),
+        (errors.Declined("x"), 2),
+        (errors.NotTrusted("x"), 3),
+        (errors.LinkLost("x"), 3),
+        (KeyboardInterrupt(), 130),
+        (ZeroDivisionError("oops"), 1),
+    ],
+)
+def test_every_failure_has_its_exit_code_and_no_traceback(
+    error: BaseException, code: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.guarded(raising(error), Context(Config())) == code
+    captured = capsys.readouterr()
+    assert "Traceback" not in captured.err + captured.out
+    if isinstance(error, ZeroDivisionError):
+        assert "a defect in pantheon: ZeroDivisionError: oops" in captured.err
+        assert "last-error.txt" in captured.err
+
+
+def test_ctrl_c_ends_a_tunnel_well() -> None:
+    assert cli.guarded(raising(KeyboardInterrupt()), Context(Config()), interrupt_code=0) == 0
+
+
+def test_errors_name_the_next_command(capsys: pytest.CaptureFixture[str]) -> None:
+    problem = errors.NotTrusted(
+        "lab: its host key is unknown", details=["shown"], next_commands=["invoke trust --host lab"]
+    )
+    cli.guarded(raising(problem), Context(Config()))
+    assert capsys.readouterr().err == "✗ lab: its key is unknown\n    shown\nNext: invoke trust --host lab\n"
+
+
+@pytest.mark.parametrize("text", ["0", "65536", "-1", "1e3", "٣", "8188x", " 1"])
+def test_ports(text: str) -> None:
+    if text == "٣":  # a decimal digit of another script is a number to Python; it must not be one here
+        assert not text.isascii()
+    with pytest.raises(errors.UsageError):
+        cli.port_number(text, "--port")
+
+
+def test_bare_invoke_prints_the_table() -> None:
+    result = invoke()
+    assert result.returncode == 0
+    assert result.stdout == overview.TABLE
+
+
+def test_every_command_of_the_table_exists() -> None:
+    listed = invoke("--list").stdout
+    for word in ("bringup", "prereqs", "storage", "comfy", "ollama", "openwebui", "validate", "tunnel", "runbook",
+                 "facts", "history", "hosts", "trust", "lab.up", "lab.down", "lab.reset", "lab.status", "lab.shell"):  # fmt: skip
+        assert f"  {word} " in listed, word
+        assert word.removeprefix("lab") in overview.TABLE
+
+
+@pytest.mark.parametrize("task", ["bringup", "prereqs", "storage", "comfy", "ollama", "openwebui", "validate", "tunnel",
+                                  "facts", "history", "trust"])  # fmt: skip
+def test_every_task_that_contacts_a_host_takes_host(task: str) -> None:
+    assert "--host=STRING" in invoke("--help", task).stdout
+
+
+@pytest.mark.parametrize("task", ["bringup", "storage", "comfy", "ollama", "openwebui"])
+def test_every_task_that_changes_a_host_takes_plan_yes_details(task: str) -> None:
+    text = invoke("--help", task).stdout
+    for option in ("--plan", "--yes", "--details", "--json"):
+        assert option in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "text"),
+    [
+        (["hosts", "--hosts-file", "/nonexistent.toml"], 1, "/nonexistent.toml"),
+        (["validate", "--host", "prometeus"], 1, "did you mean prometheus?"),
+        (["--dry", "bringup"], 1, "--plan"),
+        (["tunnel", "comfi"], 1, "comfy, ollama, openwebui"),
+        (["tunnel", "comfy", "--port", "99999"], 1, "--port must be a port"),
+        (["tunnel"], 1, "service"),
+        (["runbook", "storag"], 1, "did you mean storage?"),
+        (["bringup", "--host", "$(touch x)"], 1, "no host"),
+        (["nosuch"], 1, "nosuch"),
+    ],
+)
+def test_called_wrongly(arguments: list[str], code: int, text: str) -> None:
+    result = invoke(*arguments)
+    assert result.returncode == code
+    assert text in result.stderr + result.stdout
+    assert "Traceback" not in result.stderr
+
+
+def test_a_closed_pipe_is_no_drama() -> None:
+    command = f"{sys.executable} -m invoke hosts | head -c 1"
+    result = subprocess.run(["sh", "-c", command], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert result.stderr == ""
+
+
+def test_every_section_has_a_page() -> None:
+    assert {"bringup", "prereqs", "storage", "comfy", "ollama", "openwebui", "validate", "tunnel"} <= set(
+        runbooks.names()
+    )
+
+
+def test_a_page_in_a_pipe_is_its_text() -> None:
+    assert invoke("runbook", "comfy").stdout == (ROOT / "runbooks" / "comfy.md").read_text(encoding="utf-8")
