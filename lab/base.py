@@ -19,6 +19,8 @@ from lab import cache
 from lab.outer import LabError, Say, docker, run
 
 UBUNTU_KEYRING = Path("/usr/share/keyrings/ubuntu-archive-keyring.gpg")
+RELEASES = Path("/usr/share/distro-info/ubuntu.csv")  # by which mmdebstrap tells Ubuntu's releases from Debian's
+DEBIAN_KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 # Ubuntu Archive Automatic Signing Key (2018). Publicly documented; checked before the keyring is used.
 UBUNTU_FINGERPRINT = "F6ECB3762474EDA9D21B7022871920D1991BC93C"
 KEYRING_SUITE = "trixie"  # the Debian release whose archive carries Ubuntu's keyring
@@ -98,6 +100,8 @@ def debian(say: Say) -> Base:
     base = Base(f"pantheon-lab-base:debian-{key}", key, "debian", "13")
 
     def make(target: Path) -> None:
+        if not DEBIAN_KEYRING.exists():
+            raise Unavailable("Debian's archive key is not on this machine (apt-get install debian-archive-keyring)")
         say("fetching Debian 13 from its archive (mmdebstrap)")
         bootstrap("trixie", target, "--components=main")
 
@@ -133,8 +137,8 @@ def import_tarball(base: Base, make: cache.Make) -> None:
 
 def bootstrap(suite: str, target: Path, *options: str) -> None:
     """Run mmdebstrap into a tar file. Raises Unavailable with its last words."""
-    if not shutil.which("mmdebstrap"):
-        raise Unavailable("there is no mmdebstrap on this machine (apt-get install mmdebstrap)")
+    if not shutil.which("mmdebstrap") or not RELEASES.exists():
+        raise Unavailable("this machine lacks mmdebstrap or its data (apt-get install mmdebstrap distro-info-data)")
     # mmdebstrap takes the archive format from the name's end, and ours ends in .partial: give it the stream.
     with target.open("wb") as stream:
         done = run([*MMDEBSTRAP, *APT_PATIENCE, "--format=tar", *options, suite, "-"], timeout=600, stdout=stream)
@@ -156,7 +160,13 @@ def ubuntu_keyring(scratch: Path) -> Path:
     """The archive's keyring: this machine's, or out of a Debian package that this machine's apt verifies."""
     keyring = UBUNTU_KEYRING if UBUNTU_KEYRING.exists() else keyring_from_debian(scratch)
     if shutil.which("gpg"):
-        shown = run(["gpg", "--batch", "--no-options", "--show-keys", "--with-colons", str(keyring)], timeout=20)
+        # A home of its own: without one gpg fails on a machine where it has never run.
+        home = scratch / "gnupg"
+        home.mkdir(mode=0o700)
+        gpg = ["gpg", "--batch", "--no-options", "--homedir", str(home), "--show-keys", "--with-colons", str(keyring)]
+        shown = run(gpg, timeout=20)
+        if shown.returncode != 0:
+            raise Unavailable(last_words("gpg", shown.stderr.decode(errors="replace")))
         if UBUNTU_FINGERPRINT.encode() not in shown.stdout:
             raise Unavailable(f"{keyring} does not hold the Ubuntu archive's key {UBUNTU_FINGERPRINT}")
     return keyring

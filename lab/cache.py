@@ -42,7 +42,7 @@ def digest(*parts: str | bytes) -> str:
 
 
 def digest_files(roots: Iterable[Path]) -> str:
-    """The digest of every file below the roots: name, whether executable, content. Dot files are left out."""
+    """The digest of every file below the roots: name, whether executable, content. See source_files."""
     total = hashlib.sha256()
     for root in roots:
         for path in source_files(root):
@@ -53,14 +53,14 @@ def digest_files(roots: Iterable[Path]) -> str:
 
 
 def source_files(root: Path) -> list[Path]:
-    """The files that make up a source folder (or the file itself), sorted."""
+    """The files that make up a source folder (or the file itself), sorted. Dot files and pages to read are left out."""
     if root.is_file():
         return [root]
     found = []
     for path in sorted(root.rglob("*")):
         below = path.relative_to(root).parts
         hidden = any(part.startswith(".") or part == "__pycache__" for part in below)
-        if path.is_file() and not hidden:
+        if path.is_file() and not hidden and path.suffix != ".md":
             found.append(path)
     return found
 

@@ -17,7 +17,16 @@ from pathlib import Path
 from lab.base import os_release
 from lab.outer import LabError, Progress, Say, run
 
-PACKAGES = ("docker.io", "iptables", "mmdebstrap", "openssh-client", "ca-certificates")
+PACKAGES = (
+    "docker.io", "iptables", "mmdebstrap", "distro-info-data", "uidmap", "gpg", "openssh-client", "ca-certificates",
+)  # fmt: skip
+# A package and a file that tells whether it is there. mmdebstrap takes a release it does not know for one of Debian's,
+# and knows Ubuntu's by distro-info-data; it needs uidmap to work for a user who is not root.
+TOOLS = {
+    "mmdebstrap": "/usr/bin/mmdebstrap",
+    "distro-info-data": "/usr/share/distro-info/ubuntu.csv",
+    "openssh-client": "/usr/bin/ssh",
+}
 SERVER = ("docker", "version", "--format", "{{.Server.Version}}")
 START_S = 60
 LOG = Path("/var/log/dockerd-by-pantheon.log")
@@ -83,14 +92,10 @@ def has_systemd() -> bool:
 
 def add_tools(say: Say) -> None:
     """Install what the lab uses besides the engine, where we may; a lab that finds its base in the cache needs none."""
-    missing = [
-        package
-        for package, program in (("mmdebstrap", "mmdebstrap"), ("openssh-client", "ssh"))
-        if not shutil.which(program)
-    ]
+    missing = [package for package, file in TOOLS.items() if not Path(file).exists()]
     if missing and is_debian() and os.geteuid() == 0:
         install(missing, say)
-    elif missing:
+    elif missing and is_debian():
         say(f"not installed: {', '.join(missing)} (the lab says so if it comes to need them)")
 
 
