@@ -72,6 +72,7 @@ static void defaults(struct gpu_state *s)
     s->sm_clock = 210;
     s->memory_clock = 405;
     s->event_reasons = 0x1; /* GPU idle */
+    s->services = 1;
 }
 
 static void add_process(struct gpu_state *s, unsigned pid, unsigned long long bytes, bool graphics)
@@ -107,7 +108,7 @@ static const struct { const char *key; size_t offset, size; bool text; } keys[] 
     NUMBER("remapped_correctable", remapped_correctable), NUMBER("remapped_uncorrectable", remapped_uncorrectable),
     NUMBER("remap_pending", remap_pending), NUMBER("remap_failure", remap_failure),
     NUMBER("ecc_corrected", ecc_corrected), NUMBER("ecc_uncorrected", ecc_uncorrected),
-    NUMBER("event_reasons", event_reasons),
+    NUMBER("event_reasons", event_reasons), NUMBER("services", services),
 };
 
 static void set(struct gpu_state *s, const char *key, char *value)
@@ -201,7 +202,8 @@ void read_state(struct gpu_state *s)
     char self[512];
     defaults(s);
     read_file(s);
-    read_services(s);
+    if (s->services)
+        read_services(s);
     snprintf(self, sizeof self, "%s/self", directory());
     if (read_word(self, "id", id, sizeof id))
         s->process_count = 0; /* in a container NVML shows no processes: their numbers are the host's */

@@ -23,7 +23,7 @@ struct gpu_state {
     unsigned total_mib, reserved_mib, used_mib;
     unsigned temperature, fan, power_mw, power_limit_mw, power_default_mw;
     unsigned utilization, memory_utilization, sm_clock, memory_clock;
-    unsigned persistence, compute_mode;
+    unsigned persistence, compute_mode, services;
     unsigned remapped_correctable, remapped_uncorrectable, remap_pending, remap_failure;
     unsigned long long ecc_corrected, ecc_uncorrected, event_reasons;
     struct gpu_process processes[MAX_PROCESSES];
