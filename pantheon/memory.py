@@ -18,7 +18,7 @@ KEPT = 20  # inventories remembered
 
 
 def inventory_digest(host: Host) -> str:
-    return hashlib.sha256(json.dumps(_relevant(host), sort_keys=True, default=str).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps(_relevant(host, reveal=True), sort_keys=True).encode()).hexdigest()[:16]
 
 
 def remember(host: Host, facts: Facts, *, who: str) -> dict[str, object]:
@@ -65,9 +65,10 @@ def _seen(state: dict[str, object]) -> list[str]:
     return [str(entry) for entry in seen] if isinstance(seen, list) else []
 
 
-def _relevant(host: Host) -> dict[str, object]:
-    """The part of the inventory that shapes the host; how to reach it is each workstation's own business."""
-    data = dict(as_data(host))
+def _relevant(host: Host, *, reveal: bool = False) -> dict[str, object]:
+    """The part of the inventory that shapes the host; how to reach it is each workstation's own business. Secrets are
+    masked unless `reveal`, which is for hashing only."""
+    data = as_data(host, reveal=reveal)
     for key in ("name", "address", "user", "port", "identity", "gateway", "waivers"):
         data.pop(key, None)
     return data

@@ -88,8 +88,14 @@ def why(error: BaseException) -> str:
 
 ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]?|[\]PX^_][^\x07\x1b]*(?:\x07|\x1b\\)?|[ -/]*[0-~])")
 CONTROLS = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
-SECRET_NAME = re.compile(r"(?i)pass(word|wd|phrase)?|secret|token|api_?-?key|credential|private_?-?key|auth")
-USERINFO = re.compile(r"(?<=://)[^/@\s:]*:[^/@\s]+(?=@)")
+SECRETIVE = r"(?:pass(?:word|wd|phrase)?|secret|token|api_?-?key|access_?-?key|private_?-?key|credential|auth)"
+SECRET_NAME = re.compile(rf"(?i){SECRETIVE}")
+MASKS = (  # user:password@, NAME=value, --name value, and a header's Name: value
+    (re.compile(r"(?<=://)[^/@\s:]*:[^/@\s]+(?=@)"), "***"),
+    (re.compile(rf"(?i)([\w.-]*{SECRETIVE}[\w.-]*=)(?:\"[^\"]*\"|'[^']*'|[^\s;&|]+)"), r"\1***"),
+    (re.compile(rf"(?i)(--?[\w-]*{SECRETIVE}[\w-]*\s+)[^\s-]\S*"), r"\1***"),
+    (re.compile(rf"(?i)([\w-]*{SECRETIVE}[\w-]*:\s+)[^\"'\n]+"), r"\1***"),
+)
 
 
 def plain(line: str) -> str:
@@ -108,18 +114,20 @@ def shown(name: str) -> str:
     return CONTROLS.sub(lambda found: f"\\x{ord(found.group()):02x}", text)
 
 
+def masked(text: str) -> str:
+    """A text with what looks like a secret in it replaced by ***."""
+    for pattern, instead in MASKS:
+        text = pattern.sub(instead, text)
+    return text
+
+
 def masked_argv(argv: Iterable[str]) -> list[str]:
-    """A command line with the values of --password-like options, KEY=value secrets and user:password@ replaced."""
+    """A command line with the values of --password-like options and the like replaced by ***."""
     out: list[str] = []
-    hide_next = False
+    hide = False
     for word in argv:
-        name, equals, value = word.partition("=")
-        if hide_next and not word.startswith("--"):
-            word = "***"
-        elif equals and value and len(name) < 80 and SECRET_NAME.search(name):
-            word = f"{name}=***"
-        hide_next = word.startswith("-") and not equals and bool(SECRET_NAME.search(word))
-        out.append(USERINFO.sub("***", word)[:LABEL_CHARS])
+        out.append("***" if hide and not word.startswith("-") else masked(word)[:LABEL_CHARS])
+        hide = word.startswith("-") and "=" not in word and bool(SECRET_NAME.search(word))
     return out
 
 
@@ -1363,7 +1371,7 @@ class Containers:
         clear = set(self.spec.get("plain_env") or ())
         return {
             name: {
-                "value": USERINFO.sub("***", value) if name in clear else None,
+                "value": MASKS[0][0].sub("***", value) if name in clear else None,
                 "digest": keyed_digest(str(self.spec.get("nonce", "")), value),
                 "from_image": f"{name}={value}" in in_image,
             }
@@ -1477,7 +1485,7 @@ def mounts_of(mounts: Iterable[Object], tmpfs: Object) -> list[Object]:
 
 def labels(found: dict[str, str]) -> dict[str, str]:
     return {
-        name: "***" if SECRET_NAME.search(name) else USERINFO.sub("***", value)[:LABEL_CHARS]
+        name: "***" if SECRET_NAME.search(name) else MASKS[0][0].sub("***", value)[:LABEL_CHARS]
         for name, value in found.items()
     }
 

@@ -2,24 +2,25 @@
 
 The client sends a heartbeat on standard input. On end of file, or after SILENCE_S without one, the running step's
 process group is ended, half-made containers are put right, and the lock is freed: a client that was killed, or a link
-that died, leaves a host from which the next run simply goes on.
+that died, leaves a host from which the next run simply goes on, within 30 s (SILENCE_S + GRACE_S + MEND_S).
 
 Frames on standard output, one JSON object a line:
   {"frame": "locked", "holder": {...}}              nothing was done
   {"frame": "step", "index": 0}                     this step starts
-  {"frame": "out", "index": 0, "line": "..."}       a line of its output
+  {"frame": "out", "index": 0, "line": "..."}       a line of its output; not all of them, when there are very many
   {"frame": "done", "index": 0, "s": 1.2}
   {"frame": "changed", "index": 0, "kind", "target", "planned", "now"}   the host is not what was planned on
   {"frame": "failed", "index": 0, "status": 1, "lines": [...]}
-  {"frame": "end", "result": "done"}                done, failed, changed or interrupted
+  {"frame": "end", "result": "done"}                done, failed, changed or interrupted; "why" for a defect
 """
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import fcntl
-import hashlib
+import importlib.util
 import json
 import os
 import py_compile
@@ -28,10 +29,13 @@ import re
 import secrets
 import select
 import signal
+import stat
 import subprocess
 import sys
 import threading
 import time
+from collections import deque
+from collections.abc import Callable
 from typing import IO, Any
 
 import pantheon
@@ -46,7 +50,12 @@ COMMANDS = LOG_DIR + "/commands.jsonl"
 
 SILENCE_S = 20.0  # without a heartbeat for so long the client counts as gone
 GRACE_S = 3.0  # between SIGTERM and SIGKILL
-EXIT_FAILED, EXIT_LOCKED, EXIT_CHANGED, EXIT_INTERRUPTED = 1, 75, 76, 130
+MEND_S, CALM_S = 6.0, 3.0  # how long names are mended at most; how long none must have been odd
+ENDING_S = 15.0  # how long a run waits for one that is being ended
+BURST_LINES, LINES_PER_S = 300, 10  # of a step's output that are passed on: a large pull says 100 000 lines an hour
+MOST_WAITING = 1000  # frames for a client that reads slowly
+EXIT_FAILED, EXIT_LOCKED, EXIT_CHANGED, EXIT_TIMEOUT, EXIT_INTERRUPTED = 1, 75, 76, 124, 130
+ENVIRONMENT = {"PATH": probe.USUAL_PATH, "LC_ALL": "C.UTF-8", "HOME": "/root"}
 
 
 class Interrupted(Exception):
@@ -57,14 +66,15 @@ class Output:
     """Frames to the client from a thread of its own: a dead link may block a write for minutes, the work never."""
 
     def __init__(self, stream: IO[str]) -> None:
-        self._queue: queue.Queue[dict[str, Any] | None] = queue.Queue(maxsize=2000)
+        self._queue: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
         self._stream = stream
         self._thread = threading.Thread(target=self._write, daemon=True)
         self._thread.start()
 
-    def send(self, **frame: Any) -> None:
-        with contextlib.suppress(queue.Full):  # only ever full when nobody reads any more
-            self._queue.put_nowait(frame)
+    def send(self, frame: str, **fields: Any) -> None:
+        # Lines of output may be many, and may get lost. What became of a step may not.
+        if frame != "out" or self._queue.qsize() < MOST_WAITING:
+            self._queue.put({"frame": frame, **fields})
 
     def _write(self) -> None:
         with contextlib.suppress(OSError, ValueError):
@@ -72,10 +82,9 @@ class Output:
                 self._stream.write(json.dumps(frame) + "\n")
                 self._stream.flush()
 
-    def close(self) -> None:
-        with contextlib.suppress(queue.Full):
-            self._queue.put_nowait(None)
-        self._thread.join(timeout=2)
+    def close(self, patience_s: float) -> None:
+        self._queue.put(None)
+        self._thread.join(patience_s)
 
 
 class Client:
@@ -84,104 +93,135 @@ class Client:
     def __init__(self, stream: IO[bytes]) -> None:
         self._fd = stream.fileno()
         self.gone = threading.Event()
-        signal.signal(signal.SIGTERM, lambda *_: self.gone.set())
-        signal.signal(signal.SIGHUP, lambda *_: self.gone.set())
+        for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+            signal.signal(number, lambda *_: self.gone.set())
         threading.Thread(target=self._listen, daemon=True).start()
 
     def _listen(self) -> None:
-        while True:
-            ready, _, _ = select.select([self._fd], [], [], SILENCE_S)
-            if not ready or not os.read(self._fd, 4096):
-                self.gone.set()
-                return
+        try:
+            while select.select([self._fd], [], [], SILENCE_S)[0] and os.read(self._fd, 4096):
+                pass
+        finally:
+            self.gone.set()
 
 
 class Lock:
-    """One flock for all who change this host. It goes with the process, so a dead owner never holds it."""
+    """One flock for all who change this host. It goes with the process, so a dead owner never holds it; `dead` is what
+    an owner wrote that died without freeing it."""
+
+    dead: dict[str, Any] | None = None
 
     def __init__(self) -> None:
         os.makedirs(os.path.dirname(LOCK), mode=0o755, exist_ok=True)
         self._fd = os.open(LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
 
     def take(self, holder: dict[str, Any]) -> dict[str, Any] | None:
-        """None when the lock is ours now, else who has it."""
-        try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            with contextlib.suppress(ValueError):
-                other = json.loads(os.pread(self._fd, 4096, 0) or b"{}")
-                return other if isinstance(other, dict) else {}
-            return {}
-        os.ftruncate(self._fd, 0)
-        os.pwrite(self._fd, json.dumps(holder).encode(), 0)
-        return None
+        """None when the lock is ours now, else who has it. A run that is being ended is waited for."""
+        deadline = time.monotonic() + ENDING_S
+        while True:
+            try:
+                fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                other = self._read()
+                if not other.get("ending") or time.monotonic() > deadline:
+                    return other
+                time.sleep(0.1)
+            else:
+                self.dead = self._read() or None
+                self.say(holder)
+                return None
+
+    def _read(self) -> dict[str, Any]:
+        with contextlib.suppress(ValueError):
+            found = json.loads(os.pread(self._fd, 4096, 0) or b"{}")
+            return found if isinstance(found, dict) else {}
+        return {}
+
+    def say(self, holder: dict[str, Any]) -> None:
+        """Write who holds it. Where /run is full it holds all the same."""
+        with contextlib.suppress(OSError):
+            os.ftruncate(self._fd, 0)
+            os.pwrite(self._fd, json.dumps(holder).encode(), 0)
 
     def free(self) -> None:
         os.ftruncate(self._fd, 0)
+        fcntl.flock(self._fd, fcntl.LOCK_UN)  # said, not left to close(): a stuck child of the probe has a copy
         os.close(self._fd)
 
 
 def main(spec: dict[str, Any], stdin: IO[bytes], stdout: IO[str]) -> int:
-    """Apply spec["steps"] in order. Returns 0, EXIT_FAILED, EXIT_LOCKED, EXIT_CHANGED or EXIT_INTERRUPTED."""
+    """Apply spec["steps"] in order: 0, EXIT_FAILED, EXIT_LOCKED, EXIT_CHANGED or EXIT_INTERRUPTED. On a process's own
+    standard output it does not return: the process ends, whatever its threads are waiting for."""
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
     os.umask(0o022)
-    output, client, lock = Output(stdout), Client(stdin), Lock()
-    holder = {"who": spec["who"], "what": spec["what"], "since": _now(), "pid": os.getpid(), "run": spec["run"]}
-    other = lock.take(holder)
-    if other is not None:
-        output.send(frame="locked", holder=other)
-        output.close()
-        return EXIT_LOCKED
-    status = EXIT_FAILED
+    output, client = Output(stdout), Client(stdin)
     try:
-        status = _apply(spec, output, client)
-    finally:
-        result = {0: "done", EXIT_CHANGED: "changed", EXIT_INTERRUPTED: "interrupted"}.get(status, "failed")
-        named = {key: spec[key] for key in ("who", "what", "version", "plan", "run")}
-        _append(HISTORY, {"when": _now(), **named, "steps": len(spec["steps"]), "result": result}, 0o644)
-        lock.free()
-        output.send(frame="end", result=result)
-        output.close()
+        status = _locked(spec, output, client)
+    except Exception as error:
+        output.send("end", result="failed", why=f"{type(error).__name__}: {error}")
+        sys.excepthook(type(error), error, error.__traceback__)
+        status = EXIT_FAILED
+    output.close(0.5 if client.gone.is_set() else 10)
+    if stdout is sys.__stdout__:
+        os._exit(status)
     return status
 
 
-def _apply(spec: dict[str, Any], output: Output, client: Client) -> int:
+def _locked(spec: dict[str, Any], output: Output, client: Client) -> int:
+    lock = Lock()
+    run = {key: spec[key] for key in ("who", "what", "version", "plan", "run")} | {"steps": len(spec["steps"])}
+    holder = {**run, "since": _now(), "pid": os.getpid()}
+    other = lock.take(holder)
+    if other is not None:
+        output.send("locked", holder=other)
+        return EXIT_LOCKED
+    status = EXIT_FAILED
+    try:
+        if lock.dead:
+            theirs = {key: lock.dead.get(key) for key in run}
+            _append(HISTORY, {"when": lock.dead.get("since"), **theirs, "result": "died"})
+        status = _apply(spec, output, client, on_end=lambda: lock.say({**holder, "ending": True}))
+    finally:
+        result = {0: "done", EXIT_CHANGED: "changed", EXIT_INTERRUPTED: "interrupted"}.get(status, "failed")
+        _append(HISTORY, {"when": _now(), **run, "result": result})
+        lock.free()
+    output.send("end", result=result)
+    return status
+
+
+def _apply(spec: dict[str, Any], output: Output, client: Client, *, on_end: Callable[[], None]) -> int:
     _keep_modules()
     for index, step in enumerate(spec["steps"]):
-        if client.gone.is_set():
-            return EXIT_INTERRUPTED
         for guard in step["guards"]:
             now = probe.reading(guard["kind"], guard["target"])
             if now != guard["reading"]:
-                output.send(
-                    frame="changed",
-                    index=index,
-                    kind=guard["kind"],
-                    target=guard["target"],
-                    planned=guard["reading"],
-                    now=now,
-                )
+                about = {"kind": guard["kind"], "target": guard["target"], "planned": guard["reading"], "now": now}
+                output.send("changed", index=index, **about)
                 return EXIT_CHANGED
-        output.send(frame="step", index=index)
-        began = time.monotonic()
+        if client.gone.is_set():
+            return EXIT_INTERRUPTED
+        output.send("step", index=index)
+        began, interrupted = time.monotonic(), False
         try:
             status, lines = _step(index, step, output, client)
         except Interrupted:
-            _mend_names(spec["project"])
-            status, lines = EXIT_INTERRUPTED, []
+            status, lines, interrupted = EXIT_INTERRUPTED, [], True
+            on_end()
         except OSError as error:
             status, lines = 1, [f"{error.strerror or error}: {error.filename or ''}".rstrip(": ")]
         took = round(time.monotonic() - began, 2)
         record = {"when": _now(), "run": spec["run"], "step": _record(step), "status": status, "s": took}
         _append(COMMANDS, record, 0o600)
-        if status == EXIT_INTERRUPTED and client.gone.is_set():
+        if status in (EXIT_INTERRUPTED, EXIT_TIMEOUT) and step.get("run", [""])[0] == "docker":
+            _mend_names(spec["project"])
+        if interrupted:
             return EXIT_INTERRUPTED
         if status:
-            output.send(frame="failed", index=index, status=status, lines=lines[-10:])
+            output.send("failed", index=index, status=status, lines=lines[-10:])
             return EXIT_FAILED
-        output.send(frame="done", index=index, s=took)
+        output.send("done", index=index, s=took)
     if spec.get("state"):
-        _write_file(STATE, json.dumps(spec["state"], indent=1) + "\n", 0o600, 0, 0)
+        _write_file(STATE, json.dumps(spec["state"], indent=1) + "\n", 0o600, os.geteuid(), os.getegid())
     return 0
 
 
@@ -205,67 +245,63 @@ def _record(step: dict[str, Any]) -> dict[str, Any]:
 
 
 def _run(index: int, step: dict[str, Any], output: Output, client: Client) -> tuple[int, list[str]]:
-    """One command, its lines passed on as they come. Raises Interrupted when the client goes."""
-    with subprocess.Popen(  # noqa: S603 - an argv from the plan, without a shell
+    """One command: its status and its last lines. Its lines are passed on as they come. Raises Interrupted when the
+    client goes."""
+    began, count = time.monotonic(), 0
+    lines: deque[str] = deque(maxlen=50)
+    rest = b""
+
+    def take(raw: bytes) -> None:
+        nonlocal count
+        if line := probe.plain(raw.decode("utf-8", "replace")).rstrip():
+            lines.append(line)
+            if count < BURST_LINES + LINES_PER_S * (time.monotonic() - began):
+                count += 1
+                output.send("out", index=index, line=line)
+
+    with _start(step) as process:
+        assert process.stdout is not None
+        fd, is_open, ended = process.stdout.fileno(), True, 0.0
+        while True:
+            if client.gone.is_set():
+                _end_group(process)
+                raise Interrupted
+            if time.monotonic() > began + step["timeout_s"]:
+                _end_group(process)
+                return EXIT_TIMEOUT, [*lines, f"no end within {step['timeout_s']} s: stopped"]
+            if process.poll() is not None:
+                ended = ended or time.monotonic()
+            if not is_open:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(0.1)
+                    break
+                continue
+            ready, _, _ = select.select([fd], [], [], 0.0 if ended else 0.1)
+            # Something that it started may hold the pipe open, or fill it, after the command itself has ended.
+            if ended and (not ready or time.monotonic() > ended + 1):
+                break
+            if ready:
+                chunk = os.read(fd, 65536)
+                is_open = bool(chunk)
+                *whole, rest = (rest + chunk).split(b"\n")
+                rest = rest[-65536:]
+                for raw in whole:
+                    take(raw)
+        take(rest)
+        return process.wait(), list(lines)
+
+
+def _start(step: dict[str, Any]) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(  # an argv from the plan, without a shell
         step["run"],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         cwd=step["cwd"],
-        env={
-            "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-            "LC_ALL": "C.UTF-8",
-            "HOME": "/root",
-        },
+        env=ENVIRONMENT,
         start_new_session=True,
         preexec_fn=_die_with_parent,  # noqa: PLW1509 - no other thread holds a lock that the child needs
-    ) as process:
-        assert process.stdout is not None
-        deadline = time.monotonic() + step["timeout_s"]
-        lines: list[str] = []
-        buffer = b""
-        fd = process.stdout.fileno()
-        while True:
-            if client.gone.is_set():
-                _end_group(process)
-                raise Interrupted
-            if time.monotonic() > deadline:
-                _end_group(process)
-                return 124, [*lines[-9:], f"no end within {step['timeout_s']} s: stopped"]
-            ready, _, _ = select.select([fd], [], [], 0.1)
-            if not ready:
-                # A grandchild may hold the pipe open after the command itself has ended.
-                if process.poll() is not None:
-                    break
-                continue
-            chunk = os.read(fd, 65536)
-            if not chunk:
-                break
-            *whole, buffer = (buffer + chunk).split(b"\n")
-            buffer = buffer[-65536:]
-            for raw in whole:
-                line = clean(raw)
-                if line:
-                    lines = [*lines[-49:], line]
-                    output.send(frame="out", index=index, line=line[:2000])
-        if buffer:
-            lines.append(clean(buffer))
-        try:
-            status = process.wait(timeout=max(1.0, deadline - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            _end_group(process)
-            return 124, [*lines, f"no end within {step['timeout_s']} s: stopped"]
-        return status, lines
-
-
-_ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-Z\\-_])")
-_CONTROLS = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f]")
-
-
-def clean(raw: bytes) -> str:
-    """A line without control sequences; of a line redrawn with carriage returns, its last state."""
-    text = raw.decode("utf-8", "replace").rstrip("\r").rsplit("\r", 1)[-1]
-    return _CONTROLS.sub("", _ESCAPES.sub("", text)).rstrip()
+    )
 
 
 _LIBC = ctypes.CDLL(None)  # loaded here: nothing may be loaded between fork and exec
@@ -276,98 +312,102 @@ def _die_with_parent() -> None:
 
 
 def _end_group(process: subprocess.Popen[bytes]) -> None:
-    """SIGTERM to the command and all it started, then SIGKILL."""
-    for number, patience in ((signal.SIGTERM, GRACE_S), (signal.SIGKILL, 5.0)):
-        with contextlib.suppress(ProcessLookupError):
+    """SIGTERM to the command and all that it started, SIGKILL to what is left of them after GRACE_S."""
+    for number, patience_s in ((signal.SIGTERM, GRACE_S), (signal.SIGKILL, 2.0)):
+        deadline = time.monotonic() + patience_s
+        try:
             os.killpg(process.pid, number)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(timeout=patience)
-        if number == signal.SIGTERM and not _group_lives(process.pid):
+            while time.monotonic() < deadline:
+                process.poll()
+                os.killpg(process.pid, 0)
+                time.sleep(0.02)
+        except ProcessLookupError:
             return
 
 
-def _group_lives(group: int) -> bool:
-    try:
-        os.killpg(group, 0)
-    except OSError:
-        return False
-    return True
-
-
 def _mend_names(project: str) -> None:
-    """Compose, killed in the middle of a recreate, leaves a container called `<12 hex>_NAME`: where NAME is still
-    there the new one goes, else it gets its name. The engine may still be busy with the last request: look twice."""
-    for _ in range(2):
-        time.sleep(1)
-        names = _docker("ps", "-a", "--filter", f"label=com.docker.compose.project={project}", "--format", "{{.Names}}")
-        present = set(names.split())
-        for odd in present:
-            match = re.fullmatch(r"[0-9a-f]{12}_(.+)", odd)
-            if match and match[1] in present:
-                _docker("rm", "-f", odd)
-            elif match:
-                _docker("rename", odd, match[1])
-
-
-def _docker(*arguments: str) -> str:
-    with contextlib.suppress(OSError, subprocess.TimeoutExpired):
-        return subprocess.run(  # noqa: S603
-            ["docker", *arguments],
-            capture_output=True,
-            text=True,
-            timeout=8,
-            stdin=subprocess.DEVNULL,
-            check=False,  # noqa: S607
-        ).stdout
-    return ""
+    """Compose, killed in the middle of a recreate, leaves the new container under the name `<12 hex>_NAME`: where NAME
+    is still there it goes, else it gets its name. The engine may still be at work on the last request, so it is looked
+    at until nothing odd has shown for CALM_S."""
+    engine = probe.Engine("")
+    calm_since = began = time.monotonic()
+    while time.monotonic() < min(began + MEND_S, calm_since + CALM_S):
+        with contextlib.suppress(probe.Unread, probe.Missing):
+            found = engine.get("/containers/json?all=1")
+            ours = [c for c in found if (c["Labels"] or {}).get("com.docker.compose.project") == project]
+            ids = {name.removeprefix("/"): container["Id"] for container in ours for name in container["Names"]}
+            for odd in ids:
+                if match := re.fullmatch(r"[0-9a-f]{12}_(.+)", odd):
+                    calm_since = time.monotonic()
+                    if match[1] in ids:
+                        engine.ask("DELETE", f"/containers/{ids[odd]}?force=1")
+                    else:
+                        engine.ask("POST", f"/containers/{ids[odd]}/rename?name={probe.quoted(match[1])}")
+        time.sleep(0.2)
 
 
 # ---- files
 
 
-def _write_file(path: str, text: str, mode: int, uid: int, gid: int) -> None:
+def _write_file(path: str, text: str, mode: int, uid: int, gid: int, *, replace: bool = True) -> None:
     """Write beside, then rename over: no reader ever sees half a file, and no link is followed."""
-    directory = os.path.dirname(path)
+    directory, name = os.path.split(path)
     os.makedirs(directory, exist_ok=True)
-    temporary = os.path.join(directory, f".{os.path.basename(path)}.pantheon.{os.getpid()}")
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(temporary)
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+    temporary = f"{directory}/.{name}.pantheon"  # always the same: what a killed run left goes with the next
     try:
-        with os.fdopen(fd, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fchown(fd, uid, gid)
-            os.fchmod(fd, mode)
-            os.fsync(fd)
-        os.rename(temporary, path)
-    except OSError:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
-        raise
+        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        try:
+            with os.fdopen(fd, "w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fchown(fd, uid, gid)
+                os.fchmod(fd, mode)
+                os.fsync(fd)
+            if replace:
+                os.rename(temporary, path)
+            else:
+                os.link(temporary, path)
+        finally:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, path) from error
 
 
 def _make_secret(step: dict[str, Any]) -> None:
     """A random key, once. An existing file keeps its content; only its owner and mode are put right."""
-    path = step["make_secret"]
-    if not os.path.lexists(path):
-        _write_file(path, secrets.token_hex(step["size"]), step["mode"], step["uid"], step["gid"])
-        return
-    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+    path, about = step["make_secret"], (step["mode"], step["uid"], step["gid"])
     try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
+        _write_file(path, secrets.token_hex(step["size"]), *about, replace=False)
+        return
+    try:
+        found = os.fstat(fd)
+        if not stat.S_ISREG(found.st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", path)
+        if found.st_size == 0:  # no key, only the place for one
+            _write_file(path, secrets.token_hex(step["size"]), *about)
+            return
         os.fchown(fd, step["uid"], step["gid"])
         os.fchmod(fd, step["mode"])
     finally:
         os.close(fd)
 
 
-def _append(path: str, record: dict[str, Any], mode: int) -> None:
+def _append(path: str, record: dict[str, Any], mode: int = 0o644) -> None:
     """A line of the audit log. A full disk must not hide what happened, nor stop the mending."""
+    line = (json.dumps(record) + "\n").encode()
     try:
         os.makedirs(LOG_DIR, mode=0o755, exist_ok=True)
-        fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, mode)
+        fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
         try:
-            os.write(fd, (json.dumps(record) + "\n").encode())
+            size = os.fstat(fd).st_size
+            if os.write(fd, line) < len(line):
+                os.ftruncate(fd, size)
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         finally:
             os.close(fd)
     except OSError as error:
@@ -375,13 +415,16 @@ def _append(path: str, record: dict[str, Any], mode: int) -> None:
 
 
 def _keep_modules() -> None:
-    """Keep the modules that had to be sent this time (remote/boot.py), compiled, for the looks to come."""
-    for name, text in getattr(pantheon, "sent", {}).items():
-        folder = os.path.join(LIBRARY, hashlib.sha256(text).hexdigest())
-        path = os.path.join(folder, name.rpartition(".")[2] + ".py")
+    """Keep the modules that had to be sent this time (remote/boot.py), compiled, for the looks to come: they write
+    nothing, so what is missing for this version of Python is made here."""
+    sent = getattr(pantheon, "sent", {})
+    for name, digest in getattr(pantheon, "hashes", {}).items():
+        path = f"{LIBRARY}/{digest}/{name.rpartition('.')[2]}.py"
         with contextlib.suppress(OSError):
-            _write_file(path, text.decode(), 0o644, 0, 0)
-            py_compile.compile(path, quiet=1)
+            if name in sent:
+                _write_file(path, sent[name].decode(), 0o644, os.geteuid(), os.getegid())
+            if not os.path.exists(importlib.util.cache_from_source(path)):
+                py_compile.compile(path, quiet=1)
 
 
 def _now() -> str:

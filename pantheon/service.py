@@ -64,10 +64,10 @@ def _files(host: Host, facts: Facts, want: stack.Wanted, before: tuple[str, ...]
     if steps:
         new = facts.files.get(layout.compose_file(host)) is None
         changes.append(
-            Change(f"{layout.compose_file(host)}", "the Compose project (§5)", tuple(steps), sign="+" if new else "~")
+            Change("compose.yaml", f"the Compose project in {host.stack_dir} (§5)", tuple(steps), sign="+" if new else "~")
         )
     if own:
-        what = {"comfy": "link script for the shared models", "openwebui": "login key"}.get(
+        what = {"comfy": "model links", "openwebui": "login key"}.get(
             want.name, "secret environment"
         )
         changes.append(Change(what, "beside the Compose file", tuple(own), sign="+"))

@@ -98,8 +98,6 @@ def _resolve(name: str, address: str, *, user: str, port: int, gateway: str, dep
     files = [Path(text).expanduser() for text in known.get("identityfile", [])]
     defaults = all(path.name in _SSH_DEFAULTS and path.parent.name == ".ssh" for path in files)
     hops = _split(name, gateway or known.get("proxyjump", [""])[0])
-    if not gateway and any(address == hop for hop, _, _ in hops):
-        hops = []  # `Host *` with a ProxyJump speaks of the gateway too
     return Endpoint(
         name=name,
         hostname=hostname,

@@ -63,17 +63,13 @@ def test_ctrl_c_ends_a_tunnel_well() -> None:
 
 
 def test_errors_name_the_next_command(capsys: pytest.CaptureFixture[str]) -> None:
-    problem = errors.NotTrusted(
-        "lab: its host key is unknown", details=["shown"], next_commands=["invoke trust --host lab"]
-    )
+    problem = errors.NotTrusted("lab: unknown key", details=["shown"], next_commands=["invoke trust --host lab"])
     cli.guarded(raising(problem), Context(Config()))
-    assert capsys.readouterr().err == "✗ lab: its key is unknown\n    shown\nNext: invoke trust --host lab\n"
+    assert capsys.readouterr().err == "✗ lab: unknown key\n    shown\nNext: invoke trust --host lab\n"
 
 
 @pytest.mark.parametrize("text", ["0", "65536", "-1", "1e3", "٣", "8188x", " 1"])
 def test_ports(text: str) -> None:
-    if text == "٣":  # a decimal digit of another script is a number to Python; it must not be one here
-        assert not text.isascii()
     with pytest.raises(errors.UsageError):
         cli.port_number(text, "--port")
 

@@ -208,7 +208,6 @@ STOPS: list[tuple[Callable[[], Facts], str]] = [
     (lambda: foreign(name="x", image="docker.io/ollama/ollama", ports=(), mounts=()), "container x was started by hand"),
     (lambda: foreign(name="x", image="busybox", mounts=()), "it publishes port 8188"),
     (lambda: foreign(name="x", image="busybox", ports=()), "it mounts /mnt/local/nvme/ai/"),
-    (lambda: having(fresh(), other=replace(container(HOST, "comfy"), name="x", labels=LABELS, **PLAIN)), ""),
     (lambda: having(fresh(), other=replace(container(HOST, "comfy"), labels=LABELS)), "/home/ops/ai/docker-compose.yml"),
     (lambda: having(fresh(), other=replace(container(HOST, "comfy"), name="x", labels=OURS, **PLAIN)), "Compose project"),
     (lambda: replace(fresh(), listeners=(Listener("0.0.0.0", 8188, 77, "python3", ""),)), "taken by python3 (pid 77)"),
@@ -218,7 +217,9 @@ STOPS: list[tuple[Callable[[], Facts], str]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("make", "expected"), [case for case in STOPS if case[1]], ids=lambda value: str(value)[:40])
+@pytest.mark.parametrize(
+    ("make", "expected"), STOPS, ids=[f"{number}-{case[1][:30]}" for number, case in enumerate(STOPS)]
+)
 def test_what_stops_a_bringup(make: Callable[[], Facts], expected: str) -> None:
     plan = procedure.plan(HOST, make(), ALL)
     assert expected in blocked(plan)
