@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from pantheon import firstrun, foreign, memory, procedure
-from pantheon.errors import ApplyError, Declined, NotAsItShouldBe
+from pantheon.errors import ApplyError, Declined, Interrupted, NotAsItShouldBe
 from pantheon.facts import Facts, Http
 from pantheon.finding import Finding
 from pantheon.inventory import SERVICES, Host
@@ -126,6 +126,11 @@ def _apply(connection: Any, host: Host, plan: Plan, facts: Facts, *, what: str, 
     state = memory.remember(host, facts, who=remote.who())
     try:
         remote.apply(connection, host, plan, what=what, state=state, on_event=report.applying(host, plan, what))
+    except KeyboardInterrupt:
+        raise Interrupted(
+            f"{host.name}: interrupted; the host ends the running step, tidies up and frees its lock by itself",
+            next_commands=[f"invoke {what} --host {host.name}"],
+        ) from None
     finally:
         report.settled()
 
@@ -138,7 +143,7 @@ def _starting(facts: Facts, services: tuple[str, ...]) -> bool:
 
 def ready_url(host: Host, name: str) -> str:
     """The loopback URL on the host that answers 200 once the service can be used."""
-    path = {"comfy": "/system_stats", "ollama": "/api/version", "openwebui": "/health"}[name]
+    path = {"comfy": "/system_stats", "ollama": "/api/version", "openwebui": "/ready"}[name]
     return f"http://127.0.0.1:{host.service(name).port}{path}"
 
 
@@ -162,6 +167,11 @@ def _watch(connection: Any, host: Host, services: tuple[str, ...], *, what: str,
     try:
         urls = {name: ready_url(host, name) for name in services}
         gather.watch(connection, urls, deadline_s=deadline, on_frame=on_frame)
+    except KeyboardInterrupt:
+        raise Interrupted(
+            f"{host.name}: stopped watching; the services go on by themselves",
+            next_commands=[f"invoke {what} --host {host.name}"],
+        ) from None
     finally:
         report.settled()
     for name, watched in seen.items():
@@ -192,7 +202,8 @@ def follow(name: str, watched: Watched, frame: dict[str, Any], *, late: bool) ->
     if name == "comfy":
         for line in container.get("log", ()):
             progress = firstrun.follow(progress, line)
-    answered = frame.get("http", {}).get(name) == 200
+    status = frame.get("http", {}).get(name)
+    answered = status == 200 or (name == "openwebui" and status == 404)  # before it had /ready; its health counts then
     ready = state == "running" and answered and health in ("healthy", None)
     trouble, mend = "", f"invoke {name}"
     if progress.fatal:

@@ -64,12 +64,12 @@ def _files(host: Host, facts: Facts, want: stack.Wanted, before: tuple[str, ...]
     if steps:
         new = facts.files.get(layout.compose_file(host)) is None
         changes.append(
-            Change("compose.yaml", f"the Compose project in {host.stack_dir} (§5)", tuple(steps), sign="+" if new else "~")
+            Change(
+                "compose.yaml", f"the Compose project in {host.stack_dir} (§5)", tuple(steps), sign="+" if new else "~"
+            )
         )
     if own:
-        what = {"comfy": "model links", "openwebui": "login key"}.get(
-            want.name, "secret environment"
-        )
+        what = {"comfy": "model links", "openwebui": "login key"}.get(want.name, "secret environment")
         changes.append(Change(what, "beside the Compose file", tuple(own), sign="+"))
     return changes
 
@@ -145,13 +145,24 @@ def _container(host: Host, facts: Facts, want: stack.Wanted) -> list[Change]:
         stops = (want.name,) if container.state == "running" else ()
         steps = (*pull, up("--force-recreate"))
         return [Change(f"recreate{pulled}: {'; '.join(differences)}", "it differs from hosts.toml", steps, stops=stops)]
+    if _crash_loop(container):
+        # What made it fail may have been put right by now; Docker itself tries again ever more rarely.
+        what = f"start anew (restarted {container.restarts} times, exit code {container.exit_code})"
+        return [Change(what, "it restarts over and over", (*pull, up("--force-recreate")), stops=(want.name,))]
     if container.state == "paused":
         return [Change("unpause", "it is paused", (Run(("docker", "unpause", want.name), guards=(guard,)),))]
-    if container.state not in ("running", "restarting"):
+    if container.state != "running":
         return [
             Change(f"start ({container.state}, exit code {container.exit_code})", "it is not running", (*pull, up()))
         ]
     return []
+
+
+def _crash_loop(container: Container) -> bool:
+    """Docker says Running, too, in the middle of a restart loop (DOMAIN.md): the count tells."""
+    return container.state == "restarting" or (
+        container.restarts >= 3 and container.health in ("starting", "unhealthy")
+    )
 
 
 def _installed(facts: Facts, host: Host) -> bool:

@@ -3,6 +3,8 @@ no local port, no second login, and the same way that a tunnel takes."""
 
 from __future__ import annotations
 
+import io
+import socket
 import time
 from typing import Any
 from urllib.parse import urljoin, urlsplit
@@ -55,6 +57,34 @@ def _get(session: requests.Session, url: str, until: float) -> tuple[requests.Re
     return response, body[:MOST_BYTES].decode("utf-8", "replace")
 
 
+class _Socket:
+    """A channel with a socket's notion of closing: what was made a file of it stays readable until that is closed.
+    http.client closes the socket as soon as it has seen the headers of a last answer; a bare channel lost the body."""
+
+    def __init__(self, channel: Any) -> None:
+        self.channel, self.files, self.closed = channel, 0, False
+        self.sendall, self.settimeout, self.gettimeout = channel.sendall, channel.settimeout, channel.gettimeout
+
+    def makefile(self, *_: Any, **__: Any) -> io.BufferedReader:
+        self.files += 1
+        return io.BufferedReader(socket.SocketIO(self, "r"))  # type: ignore[arg-type]
+
+    def recv_into(self, buffer: memoryview) -> int:
+        data = self.channel.recv(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+    def _decref_socketios(self) -> None:
+        self.files -= 1
+        if self.closed:
+            self.close()
+
+    def close(self) -> None:
+        self.closed = True
+        if self.files <= 0:
+            self.channel.close()
+
+
 def _session(connection: HostConnection, timeout_s: float) -> requests.Session:
     class Through(HTTPConnection):
         def _new_conn(self) -> Any:
@@ -62,7 +92,7 @@ def _session(connection: HostConnection, timeout_s: float) -> requests.Session:
                 "direct-tcpip", (self.host, self.port), ("127.0.0.1", 0), timeout=timeout_s
             )
             channel.settimeout(timeout_s)
-            return channel
+            return _Socket(channel)
 
     class Pool(HTTPConnectionPool):
         ConnectionCls = Through

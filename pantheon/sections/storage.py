@@ -176,7 +176,10 @@ def _mend(host: Host, facts: Facts, directory: Directory) -> list[Change]:
     entry = facts.paths.get(directory.path)
     if not isinstance(entry, Entry):
         return []
-    guards = (_root_guard(host, facts, directory), Guard("path", directory.path, facts.reading("path", directory.path)))
+    guards: tuple[Guard, ...] = (
+        _root_guard(host, facts, directory),
+        Guard("path", directory.path, facts.reading("path", directory.path)),
+    )
     owner = f"{directory.uid}:{_gid(facts, directory)}"
     why = "the ComfyUI image demands it (§6.2)" if directory.tree_owner else "the storage model (§3)"
     changes = []

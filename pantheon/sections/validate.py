@@ -87,6 +87,10 @@ def _gpu(facts: Facts, name: str) -> Finding:
     key = f"{name}.gpu"
     container = foreign.named(facts, name)
     seen = container.gpu_seen if container else None
+    if _fell_back(container):
+        evidence = "its log says library=cpu, and nothing of CUDA"
+        mend = f"restart it on the host: docker restart {name}"
+        return Finding(key, "fail", f"{name} computes on the CPU", evidence, mend, SOURCE)
     if isinstance(seen, Command) and seen.status == 0 and "GPU 0" in seen.output:
         return Finding(key, "ok", f"{name} sees the GPU", seen.output.splitlines()[0].split(" (UUID")[0], source=SOURCE)
     if isinstance(seen, Command):
@@ -101,6 +105,13 @@ def _gpu(facts: Facts, name: str) -> Finding:
         )
     reason = seen.reason if isinstance(seen, Unknown) else "the container does not run"
     return Finding(key, "unknown", f"whether {name} sees the GPU: not known", reason, source=SOURCE)
+
+
+def _fell_back(container: Container | None) -> bool:
+    """Ollama falls back to the CPU in silence; only its log says so (DOMAIN.md)."""
+    markers = container.log_markers if container else None
+    found = [line for line in markers if "inference compute" in line] if isinstance(markers, tuple) else []
+    return any("library=cpu" in line for line in found) and not any("library=CUDA" in line for line in found)
 
 
 def _loopback(host: Host, facts: Facts) -> Finding:

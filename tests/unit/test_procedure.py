@@ -152,6 +152,20 @@ def test_a_container_that_does_not_run_is_started(state: str, command: str) -> N
     assert any(command in text for text in commands(procedure.plan(HOST, facts, ALL)))
 
 
+@pytest.mark.parametrize(
+    ("changes", "anew"),
+    [
+        ({"state": "restarting", "restarts": 1}, True),
+        ({"restarts": 5, "health": "starting"}, True),
+        ({"restarts": 5, "health": "healthy"}, False),
+        ({"restarts": 1, "health": "starting"}, False),
+    ],
+)
+def test_a_crash_loop_is_started_anew(changes: dict[str, Any], anew: bool) -> None:
+    facts = having(finished(), comfy=container(HOST, "comfy", **changes))
+    assert any("--force-recreate" in text for text in commands(procedure.plan(HOST, facts, ALL))) is anew
+
+
 def test_half_made_containers_go_first() -> None:
     odd = replace(container(HOST, "comfy"), name="0123456789ab_comfy", state="created")
     plan = procedure.plan(HOST, having(finished(), comfy=None, odd=odd), ALL)

@@ -52,6 +52,11 @@ CASES: list[tuple[Facts, str, str]] = [
         "Failed to initialize NVML",
     ),
     (comfy(gpu_seen=Unknown("no answer within 3 s")), "comfy.gpu", "unknown"),
+    (
+        having(finished(), ollama=container(HOST, "ollama", log_markers=('msg="inference compute" library=cpu',))),
+        "ollama.gpu",
+        "fail: ollama computes on the CPU",
+    ),
     (comfy(ports=(Port("8188/tcp", "0.0.0.0", 8188),)), "stack.loopback", "comfy 0.0.0.0:8188"),
     (comfy(ports=(Port("8188/tcp", "", 8188),)), "stack.loopback", "comfy *:8188"),
     (

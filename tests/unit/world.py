@@ -40,8 +40,18 @@ DISK = {"/mnt/local/nvme": "/dev/nvme0n1p1", "/mnt/local/ssd": "/dev/sda1"}
 def entry(
     path: str, *, uid: int = 0, gid: int = 0, mode: int = 0o755, kind: str = "dir", real: str = "", **more: Any
 ) -> Entry:
-    return Entry(path=path, kind=kind, uid=uid, gid=gid, owner=str(uid), group=str(gid), mode=mode, real=real or path,
-                 is_mount=more.get("is_mount", False), mount=more.get("mount"))  # fmt: skip
+    return Entry(
+        path=path,
+        kind=kind,
+        uid=uid,
+        gid=gid,
+        owner=str(uid),
+        group=str(gid),
+        mode=mode,
+        real=real or path,
+        is_mount=more.get("is_mount", False),
+        mount=more.get("mount"),
+    )
 
 
 def root(path: str) -> Entry:
@@ -66,8 +76,19 @@ def fresh(host: Host = HOST) -> Facts:
         nvidia_smi=Command(0, "NVIDIA-SMI 590.48.01"),
         module_version="590.48.01",
         library_version="590.48.01",
-        docker=Docker("29.1.3", "29.1.3", "1.52", "2.40.3", None, "/var/lib/docker", "overlay2",
-                      ("io.containerd.runc.v2", "nvidia", "runc"), (), "{}", ()),  # fmt: skip
+        docker=Docker(
+            "29.1.3",
+            "29.1.3",
+            "1.52",
+            "2.40.3",
+            None,
+            "/var/lib/docker",
+            "overlay2",
+            ("io.containerd.runc.v2", "nvidia", "runc"),
+            (),
+            "{}",
+            (),
+        ),
         toolkit="1.18.1",
         paths=paths,
         spaces={"docker": space, **dict.fromkeys(roots, space)},
@@ -76,13 +97,15 @@ def fresh(host: Host = HOST) -> Facts:
         containers=(),
         images={host.service(name).image: None for name in SERVICES},
         listeners=(Listener("0.0.0.0", 22, 700, "sshd", ""),),
-        http={name: Http(f"http://127.0.0.1:{host.service(name).port}/", 0, "", "", "connection refused", 1.0)
-              for name in SERVICES},
+        http={
+            name: Http(f"http://127.0.0.1:{host.service(name).port}/", 0, "", "", "connection refused", 1.0)
+            for name in SERVICES
+        },
         groups={"docker": 999},
         state=None,
         mounts=(),
         lock=None,
-    )  # fmt: skip
+    )
 
 
 def text_file(path: str, text: str, mode: int) -> TextFile:
