@@ -179,6 +179,8 @@ static int parse(int argc, char **argv, struct options *o)
             o->show = LONG;
         else if (!strcmp(a, "--version"))
             o->show = VERSION;
+        else if (!strcmp(a, "-d") && i + 1 < argc)
+            i++; /* -q shows all that it has, whatever part is asked for */
         else if ((value = value_of(a, "--query-gpu")))
             o->show = QUERY_GPU, o->fields = value;
         else if ((value = value_of(a, "--query-compute-apps")))

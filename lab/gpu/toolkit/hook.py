@@ -130,8 +130,11 @@ def prestart(state: dict[str, object], root: str) -> None:
     rootfs = os.path.join(bundle, spec["root"]["path"])
     container = re.sub(r"[^\w.-]", "", str(state["id"]))
     os.makedirs(f"{root}/run/lab/self", exist_ok=True)
-    os.makedirs(f"{root}/run/lab/containers/{container}", exist_ok=True)
-    with open(f"{root}/run/lab/containers/{container}/id", "w", encoding="utf-8") as file:
+    own = f"{root}/run/lab/containers/{container}"
+    os.makedirs(own, exist_ok=True)
+    if os.path.exists(f"{own}/gpu-fault"):
+        os.unlink(f"{own}/gpu-fault")  # a start gives the container its devices anew, which is what mends a lost GPU
+    with open(f"{own}/id", "w", encoding="utf-8") as file:
         file.write(container + "\n")
     namespace = f"--mount=/proc/{state['pid']}/ns/mnt"
     enter = ["nsenter", namespace, "sh", "-c", mount_script(root, container), "hook", root, rootfs]

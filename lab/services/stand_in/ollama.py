@@ -26,6 +26,7 @@ GIB = 1 << 30
 LIBRARY = {
     "all-minilm": 0.05, "deepseek-r1": 4.9, "gemma3": 3.3, "llama3.1": 4.9, "llama3.2": 2.0, "llama3.3": 43.0,
     "mistral": 4.4, "nomic-embed-text": 0.3, "phi4": 9.1, "qwen2.5": 4.7, "qwen3": 5.2, "smollm2": 1.8,
+    "tinyllama": 0.7,
 }  # fmt: skip
 NAME = re.compile(r"(?:registry\.ollama\.ai/)?(?:library/)?(?P<model>[\w.-]+)(?::(?P<tag>[\w.-]+))?", re.ASCII)
 
@@ -195,7 +196,8 @@ class Ollama(App):
 
     def load(self, model: dict[str, Any], keep: float) -> None:
         size = int(LIBRARY.get(model["name"].partition(":")[0], 1.0) * GIB)
-        room = max(0, self.card.free) if self.card else 0
+        card = gpu.look()  # anew: what is free changes, and a container can lose its card
+        room = card.free if card else 0
         until = time.time() + (keep if keep >= 0 else 10 * 365 * 86400)
         expires = datetime.datetime.fromtimestamp(until, datetime.UTC).isoformat()
         self.loaded[model["name"]] = {**model, "size": size, "size_vram": min(size, room), "expires_at": expires,
