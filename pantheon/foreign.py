@@ -65,11 +65,16 @@ def stack_findings(host: Host, facts: Facts) -> list[Finding]:
 
 
 def _stack_dir(host: Host, facts: Facts) -> list[Finding]:
-    entry = facts.paths.get(host.stack_dir)
-    if isinstance(entry, Entry) and (entry.kind != "dir" or entry.real != entry.path):
-        text = f"{host.stack_dir} is a {entry.kind}, really {entry.real}"
-        return [Finding("stack.dir", "fail", text, mend="hosts.toml: stack_dir must be a directory of its own")]
-    return []
+    """Nothing of ours is written through a link that somebody put there."""
+    findings = []
+    for path in (host.stack_dir, layout.secrets(host), layout.userscripts(host)):
+        entry = facts.paths.get(path)
+        if isinstance(entry, Entry) and (entry.kind != "dir" or entry.real != entry.path):
+            text = f"{path} is a {entry.kind}, really {entry.real}"
+            findings.append(
+                Finding("stack.dir", "fail", text, mend="it must be a directory of its own: hosts.toml, stack_dir")
+            )
+    return findings[:1]
 
 
 def _looks_like_ours(host: Host, container: Container) -> str:

@@ -67,8 +67,12 @@ def compose_file(host: Host) -> str:
     return f"{host.stack_dir}/compose.yaml"
 
 
+def secrets(host: Host) -> str:
+    return f"{host.stack_dir}/secrets"
+
+
 def secret_key(host: Host) -> str:
-    return f"{host.stack_dir}/secrets/webui_secret_key"
+    return f"{secrets(host)}/webui_secret_key"
 
 
 def userscripts(host: Host) -> str:
@@ -76,4 +80,4 @@ def userscripts(host: Host) -> str:
 
 
 def env_file(host: Host, service: str) -> str:
-    return f"{host.stack_dir}/secrets/{service}.env"
+    return f"{secrets(host)}/{service}.env"

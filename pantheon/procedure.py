@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pantheon import service
 from pantheon.facts import Facts
 from pantheon.finding import Finding
 from pantheon.inventory import SERVICES, Host
@@ -23,8 +24,9 @@ def plan(host: Host, facts: Facts, names: tuple[str, ...]) -> Plan:
         if name == "storage":
             sections.append(storage.plan(host, facts))
         elif name in SERVICES:
-            if "storage" not in names and not done:
-                sections += _storage_first(host, facts)
+            if not set(done) & set(SERVICES):
+                sections += _storage_first(host, facts) if "storage" not in names else []
+                sections.append(service.common(host, facts))
             sections.append(_SERVICE[name].plan(host, facts, before=done))
         done = (*done, name)
     return Plan(host.name, _once(sections))

@@ -52,6 +52,7 @@ SILENCE_S = 20.0  # without a heartbeat for so long the client counts as gone
 GRACE_S = 3.0  # between SIGTERM and SIGKILL
 MEND_S, CALM_S = 6.0, 3.0  # how long names are mended at most; how long none must have been odd
 ENDING_S = 15.0  # how long a run waits for one that is being ended
+FAREWELL_S = 10.0  # how long a client that reads slowly is waited for at the end
 BURST_LINES, LINES_PER_S = 300, 10  # of a step's output that are passed on: a large pull says 100 000 lines an hour
 MOST_WAITING = 1000  # frames for a client that reads slowly
 EXIT_FAILED, EXIT_LOCKED, EXIT_CHANGED, EXIT_TIMEOUT, EXIT_INTERRUPTED = 1, 75, 76, 124, 130
@@ -161,7 +162,7 @@ def main(spec: dict[str, Any], stdin: IO[bytes], stdout: IO[str]) -> int:
         output.send("end", result="failed", why=f"{type(error).__name__}: {error}")
         sys.excepthook(type(error), error, error.__traceback__)
         status = EXIT_FAILED
-    output.close(0.5 if client.gone.is_set() else 10)
+    output.close(0.5 if client.gone.is_set() else FAREWELL_S)
     if stdout is sys.__stdout__:
         os._exit(status)
     return status
@@ -313,7 +314,7 @@ def _die_with_parent() -> None:
 
 def _end_group(process: subprocess.Popen[bytes]) -> None:
     """SIGTERM to the command and all that it started, SIGKILL to what is left of them after GRACE_S."""
-    for number, patience_s in ((signal.SIGTERM, GRACE_S), (signal.SIGKILL, 2.0)):
+    for number, patience_s in ((signal.SIGTERM, GRACE_S), (signal.SIGKILL, 0.5)):
         deadline = time.monotonic() + patience_s
         try:
             os.killpg(process.pid, number)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pantheon import foreign, layout, stack
 from pantheon.facts import Container, Docker, Entry, Facts, TextFile, Unknown, digest
 from pantheon.finding import Finding
-from pantheon.inventory import Host
+from pantheon.inventory import SERVICES, Host
 from pantheon.plan import Change, Guard, MakeSecret, Run, SectionPlan, Step, Write
 
 SOURCE = "procedure §4-§6"
@@ -27,7 +27,7 @@ def plan(host: Host, facts: Facts, name: str, *, before: tuple[str, ...]) -> Sec
     if blocked:
         return SectionPlan(name, blocked=tuple(blocked))
     want = stack.wanted(host, name)
-    changes = [*_files(host, facts, want, before), *_half_made(host, facts, name)]
+    changes = [*_files(host, facts, want), *_half_made(host, facts, name)]
     changes += _container(host, facts, want)
     return SectionPlan(name, tuple(changes), reason=f"127.0.0.1:{want.port}, as in hosts.toml")
 
@@ -44,34 +44,36 @@ def _not_ready(host: Host, facts: Facts, name: str, before: tuple[str, ...]) -> 
     return [Finding(f"{name}.needs", "fail", f"{needs} is not healthy", state, f"invoke {needs}", SOURCE)]
 
 
-def _files(host: Host, facts: Facts, want: stack.Wanted, before: tuple[str, ...]) -> list[Change]:
-    steps: list[Step] = []
-    if not set(before) & {"comfy", "ollama", "openwebui"}:  # the first service of a run writes the common file
-        steps += _directory(facts, host.stack_dir, 0o755)
-        steps += _text(facts, layout.compose_file(host), stack.compose_text(host), 0o644)
-    secrets = f"{host.stack_dir}/secrets"
-    own: list[Step] = []
+def common(host: Host, facts: Facts) -> SectionPlan:
+    """What the three services share: the Compose file, and the secret environment files that it names. Compose reads
+    all of them whichever service is started. Blocked where a stack of somebody else's is in the way."""
+    blocked = foreign.stack_findings(host, facts)
+    if blocked:
+        return SectionPlan("stack", blocked=tuple(blocked))
+    steps = _directory(facts, host.stack_dir, 0o755) + _directory(facts, layout.secrets(host), 0o700)
+    steps += _text(facts, layout.compose_file(host), stack.compose_text(host), 0o644)
+    for want in (stack.wanted(host, name) for name in SERVICES):
+        if want.secret_env:
+            steps += _secret_env(facts, layout.env_file(host, want.name), stack.env_text(want))
+    new = facts.files.get(layout.compose_file(host)) is None
+    why = f"the Compose project in {host.stack_dir} (§5)"
+    changes = (Change("compose.yaml", why, tuple(steps), sign="+" if new else "~"),) if steps else ()
+    return SectionPlan("stack", changes, reason="compose.yaml is as hosts.toml says")
+
+
+def _files(host: Host, facts: Facts, want: stack.Wanted) -> list[Change]:
+    """The files of one service's own beside the Compose file."""
     if want.name == "comfy":
-        own += _directory(facts, layout.userscripts(host), 0o755)
-        own += _text(facts, f"{layout.userscripts(host)}/{stack.USERSCRIPT}", stack.USERSCRIPT_TEXT, 0o755)
-    if want.secret_env:
-        own += _secret_env(facts, layout.env_file(host, want.name), stack.env_text(want))
-    if want.secret:
-        own += _login_key(facts, layout.secret_key(host))
-    if (want.secret_env or want.secret) and own:
-        own = [*_directory(facts, secrets, 0o700), *own]
-    changes = []
-    if steps:
-        new = facts.files.get(layout.compose_file(host)) is None
-        changes.append(
-            Change(
-                "compose.yaml", f"the Compose project in {host.stack_dir} (§5)", tuple(steps), sign="+" if new else "~"
-            )
-        )
-    if own:
-        what = {"comfy": "model links", "openwebui": "login key"}.get(want.name, "secret environment")
-        changes.append(Change(what, "beside the Compose file", tuple(own), sign="+"))
-    return changes
+        folder = layout.userscripts(host)
+        steps = _directory(facts, folder, 0o755)
+        steps += _text(facts, f"{folder}/{stack.USERSCRIPT}", stack.USERSCRIPT_TEXT, 0o755)
+        what, why = "model links", "the script that links the shared models into ComfyUI (§6.2)"
+    elif want.secret:
+        steps = _login_key(facts, layout.secret_key(host))
+        what, why = "login key", "made once, so that nobody is logged out by a new container"
+    else:
+        steps, what, why = [], "", ""
+    return [Change(what, why, tuple(steps), sign="+")] if steps else []
 
 
 def _directory(facts: Facts, path: str, mode: int) -> list[Step]:

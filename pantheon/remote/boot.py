@@ -73,38 +73,49 @@ class Finder(importlib.abc.MetaPathFinder):
         return None
 
 
-def boot(header: dict[str, Any]) -> int:
-    """Runs header["main"].main(spec, stdin, stdout) and returns its exit status.
+def sources() -> dict[str, str]:
+    """The line that answers a `missing` frame; heartbeats may come before it."""
+    while not (line := sys.stdin.buffer.readline()).strip():
+        if not line:
+            raise EOFError("the connection ended before the modules came")
+    texts: dict[str, str] = json.loads(line)["sources"]
+    return texts
+
+
+def load(header: dict[str, Any]) -> Any:
+    """Makes the header's modules importable and returns the main one.
 
     `pantheon.sent` maps the modules that had to be sent to their texts (bytes), for an apply to keep them, and
     `pantheon.hashes` all of them to the SHA-256 of their texts."""
-    sys.stdout.reconfigure(  # type: ignore[union-attr]
-        encoding="utf-8", errors="backslashreplace"
-    )
-    if sys.version_info < (3, 10):  # noqa: UP036
-        frame("python", version=sys.version.split()[0])
-        return 1
-    sys.dont_write_bytecode = True
-    lib = header.get("lib", LIB)
-    hashes = header["modules"]
+    lib, hashes = header.get("lib", LIB), header["modules"]
     paths = {name: path for name, path in ((name, cached(lib, name, hashes[name])) for name in hashes) if path}
     missing = sorted(set(hashes) - set(paths))
     sent = {}
     if missing:
         frame("missing", modules=missing)
-        texts = json.loads(sys.stdin.buffer.readline())["sources"]
+        texts = sources()
         sent = {name: zlib.decompress(binascii.a2b_base64(texts[name])) for name in missing}
         for name in missing:
             if hashlib.sha256(sent[name]).hexdigest() != hashes[name]:
-                raise SystemExit(name + " did not arrive whole")
+                raise ValueError(name + " did not arrive whole")
     package: Any = types.ModuleType("pantheon")
     package.__path__ = []
     package.sent, package.hashes = sent, hashes
     sys.modules["pantheon"] = package
     sys.meta_path.insert(0, Finder(paths, sent))
+    return importlib.import_module(header["main"])
+
+
+def boot(header: dict[str, Any]) -> int:
+    """Runs header["main"].main(spec, stdin, stdout) and returns its exit status. What it raises ends the process, with
+    a traceback on stderr and a frame that says so."""
+    sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")  # type: ignore[union-attr]
+    if sys.version_info < (3, 10):  # noqa: UP036
+        frame("python", version=sys.version.split()[0])
+        return 1
+    sys.dont_write_bytecode = True
     try:
-        main = importlib.import_module(header["main"])
-        return int(main.main(header["spec"], sys.stdin.buffer, sys.stdout) or 0)
+        return int(load(header).main(header["spec"], sys.stdin.buffer, sys.stdout) or 0)
     except Exception as error:
         frame("died", error=type(error).__name__ + ": " + str(error))
         raise
