@@ -60,7 +60,7 @@ class Apply:
         log = tmp_path / "log"
         paths = {"LOCK": tmp_path / "run/lock", "STATE": tmp_path / "state.json", "LIBRARY": tmp_path / "lib"}
         paths |= {"LOG_DIR": log, "HISTORY": log / "history.jsonl", "COMMANDS": log / "commands.jsonl"}
-        runner = {name: str(path) for name, path in paths.items()} | {"GRACE_S": 1.0, "CALM_S": 0.3}
+        runner = {name: str(path) for name, path in paths.items()} | {"GRACE_S": 0.5, "CALM_S": 0.3}
         runner |= {name: value for name, value in given.items() if name != "SOCKETS"}
         modules = {"runner": runner, "probe": {"SOCKETS": given.get("SOCKETS", [str(tmp_path / "no-docker.sock")])}}
         self.spec = {
@@ -477,13 +477,13 @@ class TestInterrupted:
         assert not (tmp_path / "never").exists()
 
     def test_silence_does(self, start: Start, tmp_path: Path) -> None:
-        one = self.begun(start, tmp_path, SILENCE_S=1.0)
+        one = self.begun(start, tmp_path, SILENCE_S=0.7)
         self.gone_within(one, tmp_path, 6)
 
     def test_a_heartbeat_keeps_it_going(self, start: Start) -> None:
-        one = start(sh("sleep 2.5"), settings={"SILENCE_S": 1.0})
-        for _ in range(6):
-            time.sleep(0.4)
+        one = start(sh("sleep 1.5"), settings={"SILENCE_S": 0.7})
+        for _ in range(7):
+            time.sleep(0.2)
             one.beat()
         assert one.end()[0] == 0
 
@@ -525,16 +525,14 @@ class TestInterrupted:
     def test_stdout_that_nobody_reads_never_blocks_the_work(self, start: Start, tmp_path: Path) -> None:
         line = "x" * 1500
         script = f"for i in $(seq 1 290); do echo {line}; done"  # well beyond what the pipe holds
-        one = start(sh(script), sh(f"touch {tmp_path}/second"))
+        one = start(sh(script), sh(f"touch {tmp_path}/second"), settings={"FAREWELL_S": 0.5})
         until((tmp_path / "second").exists)
-        until((tmp_path / "state.json").exists)
-        one.hang_up()
-        one.process.wait(14)  # nothing was read: it does not wait for ever for somebody who does
+        one.process.wait(5)  # nothing was read, and nobody is waited for for ever
         assert one.log("history")[-1]["result"] == "done"
 
     def test_a_dead_link_with_a_full_pipe(self, start: Start, tmp_path: Path) -> None:
         """Neither end of file nor anyone who reads: as when the network is gone in the middle of much output."""
-        one = start(sh(f"echo $$ >{tmp_path}/child; yes {'x' * 1500}", timeout_s=60), settings={"SILENCE_S": 1.0})
+        one = start(sh(f"echo $$ >{tmp_path}/child; yes {'x' * 1500}", timeout_s=60), settings={"SILENCE_S": 0.7})
         child = pid_in(tmp_path / "child")
         assert one.process.wait(6) == INTERRUPTED
         assert not lives(child)
@@ -633,7 +631,7 @@ class TestLock:
         fake = tmp_path / "docker"  # for which names are looked at for a while after it was ended
         fake.write_text("#!/bin/sh\necho begun\nexec sleep 60\n")
         fake.chmod(0o755)
-        settings = {"ENVIRONMENT": {"PATH": f"{tmp_path}:{os.environ['PATH']}"}, "CALM_S": 2.0}
+        settings = {"ENVIRONMENT": {"PATH": f"{tmp_path}:{os.environ['PATH']}"}, "CALM_S": 1.0}
         first = start(Run(("docker", "compose", "up")), settings=settings)
         first.frame("out")
         first.hang_up()
