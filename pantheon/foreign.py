@@ -105,10 +105,9 @@ def _looks_like_ours(host: Host, container: Container) -> str:
 def _container_finding(host: Host, container: Container, why: str) -> Finding:
     by = f"Compose file {container.compose_files}" if container.compose_files else "started with docker run"
     text = f"container {container.name} was started by hand ({by}); nothing is touched"
-    name = shlex.quote(container.name)
-    stop = f"docker stop {name} && docker rename {name} {name}-old"
     evidence = f"{why}; state {container.state}; image {container.image}; project {container.project or 'none'}"
-    mend = f"keep it, or take it out of the way yourself: ssh {host.address} '{stop}'"
+    remove = f"docker rm -f {shlex.quote(container.name)}"
+    mend = f"leave it, or, once nothing in it is needed any more: ssh {host.address} {remove}"
     return Finding(f"stack.foreign.{container.name}", "fail", text, evidence, mend, "procedure §5")
 
 

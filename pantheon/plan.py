@@ -11,7 +11,7 @@ import difflib
 import hashlib
 import json
 import shlex
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 from pantheon.finding import Finding
@@ -105,13 +105,14 @@ class Change:
 
 @dataclass(frozen=True)
 class SectionPlan:
-    """`reason` says why there is nothing to do; `blocked` holds the findings that forbid doing anything."""
+    """`reason` says why there is nothing to do; `blocked` holds the findings that forbid doing anything; `waits`: blocked
+    by what another section has said already."""
 
     name: str
     changes: tuple[Change, ...] = ()
     reason: str = ""
     blocked: tuple[Finding, ...] = ()
-    notes: tuple[str, ...] = ()
+    waits: bool = False
 
     @property
     def is_ready(self) -> bool:
@@ -125,7 +126,6 @@ class Plan:
 
     host: str
     sections: tuple[SectionPlan, ...] = ()
-    notes: tuple[str, ...] = field(default=())
 
     @property
     def changes(self) -> tuple[Change, ...]:
@@ -151,12 +151,11 @@ class Plan:
         """The plan as JSON-ready data. `reveal` includes the text of secret files: for the runner only."""
         return {
             "host": self.host,
-            "notes": list(self.notes),
             "sections": [
                 {
                     "name": section.name,
                     "reason": section.reason,
-                    "notes": list(section.notes),
+                    "waits": section.waits,
                     "blocked": [vars(finding) for finding in section.blocked],
                     "changes": [
                         {

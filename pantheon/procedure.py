@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from pantheon import service
 from pantheon.facts import Facts
 from pantheon.finding import Finding
@@ -57,9 +59,8 @@ def _once(sections: list[SectionPlan]) -> tuple[SectionPlan, ...]:
     for section in sections:
         blocked = tuple(finding for finding in section.blocked if finding.id not in seen)
         seen |= {finding.id for finding in blocked}
-        if section.blocked and not blocked:
-            section = SectionPlan(section.name, reason="waits for the above")
-        else:
-            section = SectionPlan(section.name, section.changes, section.reason, blocked, section.notes)
+        waits = bool(section.blocked) and not blocked
+        reason = "waits for the above" if waits else section.reason
+        section = replace(section, blocked=blocked, waits=waits, reason=reason)
         result.append(section)
     return tuple(result)

@@ -109,7 +109,7 @@ class Console:
         if section.blocked:
             return
         if not section.changes:
-            self.line("✓", section.name, section.reason)
+            self.line("·" if section.waits else "✓", section.name, section.reason)
             return
         signs = {change.sign for change in section.changes}
         sign = signs.pop() if len(signs) == 1 else "~"
