@@ -61,7 +61,7 @@ LOG_LINES = 20_000  # how far back markers are looked for
 LINE_CHARS = 2000
 LABEL_CHARS = 4096
 BODY_BYTES = 4096
-LOGS_OF_OTHERS = 40  # containers nobody asked about whose log is shown as well
+LOGS = 40  # containers whose log is read, those that were asked about first
 WORKERS = 8
 
 
@@ -1255,7 +1255,8 @@ BLANK: Object = {  # facts.Container of which nothing is known yet
 
 
 class Containers:
-    """Every container on the host: one list, then inspections and logs side by side."""
+    """Every container on the host: one list, then inspections side by side, then logs: a log that hangs must not keep
+    an inspection waiting."""
 
     def __init__(self, engine: Engine, spec: Object) -> None:
         self.engine = engine
@@ -1270,26 +1271,35 @@ class Containers:
 
     def look(self) -> list[Object]:
         summaries = self.engine.get("/containers/json?all=1", self.end)
-        order = {summary["Id"]: (own_name(summary) not in self.asked, own_name(summary)) for summary in summaries}
-        summaries.sort(key=lambda summary: order[summary["Id"]])
-        with_log = {own_name(summary) for summary in summaries[:LOGS_OF_OTHERS]} | self.asked
+        summaries.sort(key=lambda summary: (own_name(summary) not in self.asked, own_name(summary)))
         out: dict[str, Object] = {}
+        logs: list[tuple[Object, Object]] = []
 
-        def one(summary: Object) -> None:
-            name = own_name(summary)
+        def inspect(summary: Object) -> None:
             try:
-                out[summary["Id"]] = self.inspected(summary["Id"], name in with_log)
+                found = self.engine.get(f"/containers/{summary['Id']}/json", self.end)
+                out[summary["Id"]] = self.inspected(found)
+                logs.append((out[summary["Id"]], found))
             except Missing:
                 pass  # removed between the list and now
             except Exception as error:
                 out[summary["Id"]] = self.summarised(summary, why(error))
 
-        each(summaries, one)
+        def read(pair: tuple[Object, Object]) -> None:
+            try:
+                self.read_log(*pair)
+            except Exception as error:
+                pair[0].update(log=unknown(why(error)), log_markers=unknown(why(error)))
+
+        each(summaries, inspect)
+        logs.sort(key=lambda pair: (pair[0]["name"] not in self.asked, pair[0]["name"]))
+        for container, _ in logs[LOGS:]:
+            container["log"] = unknown(f"not read: only the logs of the first {LOGS} containers are")
+        each(logs[:LOGS], read)
         return [out[summary["Id"]] for summary in summaries if summary["Id"] in out]
 
-    def inspected(self, number: str, with_log: bool) -> Object:
-        """facts.Container"""
-        found = self.engine.get(f"/containers/{number}/json", self.end)
+    def inspected(self, found: Object) -> Object:
+        """facts.Container, its log still to come."""
         state, config, host = found["State"], found["Config"], found["HostConfig"]
         log_config = host.get("LogConfig") or {}
         networks = found["NetworkSettings"].get("Networks") or {}
@@ -1298,8 +1308,7 @@ class Containers:
             for key in ("IPAddress", "GlobalIPv6Address"):
                 if network.get(key):
                     self.addresses[network[key]] = name
-        pairs = [entry.partition("=")[::2] for entry in config.get("Env") or ()]
-        out: Object = {
+        return {
             **BLANK,
             "id": found["Id"],
             "name": name,
@@ -1316,7 +1325,7 @@ class Containers:
             "user": config.get("User") or "",
             "ports": ports(found["NetworkSettings"].get("Ports"), host.get("PortBindings")),
             "mounts": mounts_of(found.get("Mounts") or [], host.get("Tmpfs") or {}),
-            "env": self.environment(pairs, found.get("Image") or ""),
+            "env": self.environment(pairs_of(config), found.get("Image") or ""),
             "labels": labels(config.get("Labels") or {}),
             "command": masked_argv(config.get("Cmd") or ()),
             "entrypoint": masked_argv(config.get("Entrypoint") or ()),
@@ -1331,12 +1340,7 @@ class Containers:
             "gpus": gpus(host.get("DeviceRequests") or ()),
             "log_driver": log_config.get("Type") or "",
             "log_options": log_config.get("Config") or {},
-            "log": unknown(f"not read: only the first {LOGS_OF_OTHERS} containers' logs are"),
         }
-        if with_log:
-            secrets = [value for key, value in pairs if len(value) >= 6 and SECRET_NAME.search(key)]
-            self.read_log(out, found, secrets)
-        return out
 
     def summarised(self, summary: Object, reason: str) -> Object:
         """facts.Container from the list's entry alone, when its inspection failed."""
@@ -1365,7 +1369,7 @@ class Containers:
             "unread": " ".join(reason.split()) or "not inspected",
         }
 
-    def environment(self, pairs: list[tuple[str, str]] | Json, image: str) -> Object:
+    def environment(self, pairs: list[tuple[str, str]], image: str) -> Object:
         """facts.EnvValue by name: in the clear only what was asked for, everything else as a keyed digest."""
         in_image = self.environment_of_image(image) if pairs else set()
         clear = set(self.spec.get("plain_env") or ())
@@ -1391,8 +1395,10 @@ class Containers:
                 self.image_env[image] = known
         return known
 
-    def read_log(self, out: Object, found: Object, secrets: list[str]) -> None:
-        """Last lines, markers and how far back the log goes, all since the container's current start."""
+    def read_log(self, out: Object, found: Object) -> None:
+        """Last lines, markers and how far back the log goes, all since the container's current start. Values of its
+        environment that are secret by name are masked in it."""
+        secrets = [value for name, value in pairs_of(found["Config"]) if len(value) >= 6 and SECRET_NAME.search(name)]
         markers = self.markers.get(out["name"])
         since = start_of_log(found["State"])
         if not seconds(found["State"].get("StartedAt") or ""):
@@ -1438,6 +1444,12 @@ def own_name(summary: Object) -> str:
     """A container's own name: the others in the list are aliases that links gave it."""
     names = [name for name in summary.get("Names") or () if name.count("/") == 1]
     return names[0].lstrip("/") if names else str(summary["Id"])[:12]
+
+
+def pairs_of(config: Object) -> list[tuple[str, str]]:
+    """A container's environment."""
+    split = (entry.partition("=") for entry in config.get("Env") or ())
+    return [(name, value) for name, _, value in split]
 
 
 def health(state: Object) -> str | None:
@@ -1614,9 +1626,11 @@ def socket_owners(root: str, inodes: set[str]) -> dict[str, int]:
     return out
 
 
-def name_containers(document: Object, addresses: dict[str, str]) -> list[str]:
+def name_containers(document: Object, addresses: dict[str, str], daemon_json: Json) -> list[str]:
     """Puts containers' names where ids were found, and returns where Docker's own API listens on TCP: sockets of
-    dockerd that are no container's published port and none of Swarm's."""
+    dockerd that are no container's published port, none of Swarm's and not the one for metrics."""
+    metrics = re.search(r'"metrics-addr"\s*:\s*"[^"]*:(\d+)"', daemon_json if isinstance(daemon_json, str) else "")
+    others = {2377, 7946, int(metrics[1]) if metrics else 0}
     containers = document["containers"] if isinstance(document["containers"], list) else []
     names = {container["id"]: container["name"] for container in containers}
     published = {
@@ -1637,7 +1651,7 @@ def name_containers(document: Object, addresses: dict[str, str]) -> list[str]:
             row["container"] = addresses.get(inside[1], "")
         if not row["container"] and row["process"] in ("dockerd", "docker-proxy"):
             row["container"] = published.get((row["address"], row["port"]), "")
-        if row["process"] == "dockerd" and not row["container"] and row["port"] not in (2377, 7946):
+        if row["process"] == "dockerd" and not row["container"] and row["port"] not in others:
             api.append(f"tcp://{row['address']}:{row['port']} (dockerd listens there)")
     return api
 
@@ -1773,8 +1787,8 @@ def look(spec: Object) -> Object:
         if container["name"] in seen:
             running = container["state"] == "running"
             container["gpu_seen"] = seen[container["name"]] if running else unknown("the container is not running")
-    api = name_containers(document, containers.addresses)
     answers = {name: part.result(end) for name, part in docker.items()}
+    api = name_containers(document, containers.addresses, answers["daemon_json"])
     document["docker"] = join_docker(root, answers, api) if installed else None
     spaces = Part("Docker's disk", PART_S / 2, lambda: docker_spaces(root, answers["info"], installed)).result(end)
     document["spaces"].update(spaces if not is_unknown(spaces) else {"docker": spaces, "images": spaces})
@@ -2066,8 +2080,8 @@ def main(spec: Object, stdin: BinaryIO | None = None, stdout: TextIO | None = No
 
     if "watch" in spec:
         watch = Watch(spec["watch"], str(spec.get("root") or ""), write)
-        watchdog = threading.Thread(target=bark, args=(watch,), daemon=True)
-        watchdog.start()
+        if is_own(out):
+            threading.Thread(target=bark, args=(watch,), daemon=True).start()
         watch.run(stdin if stdin is not None or __name__ != "__main__" else sys.stdin.buffer)
     else:
         write({"frame": "facts", "facts": look(spec)})
@@ -2087,10 +2101,14 @@ def leave(out: TextIO) -> int:
     output; a caller that gave a stream of its own gets the status back."""
     for group in list(RUNNING):
         kill_group(group)
-    try:
-        own = out.fileno() == 1
-    except (OSError, ValueError, AttributeError):
-        own = False
-    if own:
+    if is_own(out):
         os._exit(0)
     return 0
+
+
+def is_own(out: TextIO) -> bool:
+    """Whether `out` is this process's standard output, and the process therefore ours to end."""
+    try:
+        return out.fileno() == 1
+    except (OSError, ValueError, AttributeError):
+        return False

@@ -983,6 +983,7 @@ TCP = """  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retr
    2: 00000000:0947 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 103 1 0 100 0 0 10 0
    3: 00000000:0BB8 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 104 1 0 100 0 0 10 0
    4: 00000000:0BB9 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 999 1 0 100 0 0 10 0
+   6: 0100007F:246B 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 107 1 0 100 0 0 10 0
    5: 0100007F:1FFC 0100007F:9999 01 00000000:00000000 00:00000000 00000000     0        0 105 1 0 100 0 0 10 0
 """
 TCP6 = """  sl  local_address remote_address st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode
@@ -997,12 +998,14 @@ def test_who_listens(host: FakeHost, docker: FakeDocker) -> None:
     docker.container("inside", number="d" * 64, NetworkSettings={"Networks": {}})
     host.write("/proc/net/tcp", TCP)
     host.write("/proc/net/tcp6", TCP6)
+    host.write("/etc/docker/daemon.json", '{"metrics-addr": "127.0.0.1:9323"}')
     processes = [
         (10, "docker-proxy", "docker-proxy\0-container-ip\x00172.18.0.2\0-host-port\x008188", "0::/system.slice", 101),
         (1, "systemd", "", "", 102),
         (20, "sshd", "", "", 102),
         (30, "dockerd", "", "", 103),
         (31, "dockerd", "", "", 104),
+        (32, "dockerd", "", "", 107),
         (40, "ollama\x1b[31m", "", f"0::/system.slice/docker-{'d' * 64}.scope", 106),
     ]
     for pid, name, argv, cgroup, inode in processes:
@@ -1021,6 +1024,7 @@ def test_who_listens(host: FakeHost, docker: FakeDocker) -> None:
         ("0.0.0.0", 3001, None, "", ""),
         ("127.0.0.1", 8188, 10, "docker-proxy", "comfy"),
         ("::1", 8189, 40, "ollama", "inside"),
+        ("127.0.0.1", 9323, 32, "dockerd", ""),
     ]
     assert isinstance(found.docker, facts.Docker)
     assert found.docker.tcp == ("tcp://0.0.0.0:2375 (dockerd listens there)",)
