@@ -105,8 +105,8 @@ class Change:
 
 @dataclass(frozen=True)
 class SectionPlan:
-    """`reason` says why there is nothing to do; `blocked` holds the findings that forbid doing anything; `waits`: blocked
-    by what another section has said already."""
+    """`reason` says why there is nothing to do; `blocked` holds the findings that forbid doing anything; `waits`:
+    blocked by what another section has said already."""
 
     name: str
     changes: tuple[Change, ...] = ()
