@@ -59,7 +59,8 @@ class Watched:
     trouble: str = ""
     mend: str = ""
     progress: firstrun.Progress = field(default_factory=firstrun.Progress)
-    restarts: int = 0
+    restarts: int | None = None  # how many there had been when the watch began
+    last: str = ""  # the newest line of its log
 
 
 @contextmanager
@@ -196,11 +197,16 @@ def _watch(connection: Any, host: Host, services: tuple[str, ...], *, what: str,
 def follow(name: str, watched: Watched, frame: dict[str, Any], *, late: bool) -> Watched:
     """One service after one frame of the watch (pantheon.probe)."""
     container = frame.get("containers", {}).get(name) or {}
+    if "unknown" in container:  # the engine does not answer at the moment, which says nothing about the service
+        return watched
     state, health = container.get("state", "missing"), container.get("health")
     restarts = int(container.get("restarts") or 0)
+    base = restarts if watched.restarts is None else watched.restarts
+    lines = [line for line in container.get("log", ()) if line.strip()]
+    last = lines[-1] if lines else watched.last
     progress = watched.progress
     if name == "comfy":
-        for line in container.get("log", ()):
+        for line in lines:
             progress = firstrun.follow(progress, line)
     status = frame.get("http", {}).get(name)
     answered = status == 200 or (name == "openwebui" and status == 404)  # before it had /ready; its health counts then
@@ -208,21 +214,21 @@ def follow(name: str, watched: Watched, frame: dict[str, Any], *, late: bool) ->
     trouble, mend = "", f"invoke {name}"
     if progress.fatal:
         trouble, mend = progress.fatal, progress.mend
-    elif restarts >= watched.restarts + 2 and not ready:
+    elif (state == "restarting" and restarts >= base + 2) or (restarts >= base + 5 and not ready):
+        # Between two starts the newest line of the log is what it died of.
         trouble = f"it restarts over and over ({restarts} times, last exit code {container.get('exit_code')})"
     elif state in ("exited", "dead", "missing"):
         trouble = (
             f"its container is {state}, exit code {container.get('exit_code')} {container.get('error') or ''}".rstrip()
         )
-    elif name != "comfy" and (health == "unhealthy" or late) and not ready:
+    elif name != "comfy" and ((state == "running" and health == "unhealthy") or late) and not ready:
+        # Docker calls a container that has just died unhealthy too; that is a restart, and counted as one.
         trouble = "it runs but does not get healthy"
     if trouble and not progress.fatal:
-        last = [line for line in container.get("log", ()) if line.strip()][-1:]
-        trouble += f": {last[0]}" if last else ""
+        trouble += f": {last}" if last else ""
         mend = "invoke runbook " + name
-    base = watched.restarts if watched.state != "starting" else restarts
-    label = "ready" if ready else health or state
-    return Watched(label, ready, trouble, mend, progress, base)
+    label = "ready" if ready else state if state == "restarting" else health or state
+    return Watched(label, ready, trouble, mend, progress, base, last)
 
 
 def _prove(connection: Any, host: Host, plan: Plan, names: tuple[str, ...], *, began: float, report: Report) -> int:

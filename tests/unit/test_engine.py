@@ -188,6 +188,16 @@ WATCH: list[tuple[str, list[dict[str, Any]], bool, str]] = [
     ("comfy", [frame("comfy", 0, state="running", health="unhealthy")], False, ""),  # a long first run
     ("comfy", [frame("comfy", 0, state="running", health="starting", restarts=4),
                frame("comfy", 0, state="restarting", restarts=6, exit_code=128)], False, "restarts over and over"),
+    # A loop that is slow enough to be seen starting each time; the newest line is what it died of.
+    ("comfy", [frame("comfy", 0, state="running", health="starting", restarts=0),
+               frame("comfy", 0, state="restarting", health="unhealthy", restarts=1),
+               frame("comfy", 0, state="running", health="starting", restarts=1),
+               frame("comfy", 0, state="running", health="starting", restarts=1, log=["fatal", "its last words", " "]),
+               frame("comfy", 0, state="restarting", health="unhealthy", restarts=2, exit_code=3)],
+     False, "restarts over and over (2 times, last exit code 3): its last words"),
+    ("ollama", [frame("ollama", 0, state="restarting", health="unhealthy", restarts=1)], False, ""),
+    # The engine that does not answer for a moment says nothing about its containers.
+    ("ollama", [frame("ollama", 0, unknown="Connection refused")], False, ""),
     ("comfy", [frame("comfy", 0, state="running", log=["!! ERROR: Directory /comfy/mnt owned by unexpected user"])],
      False, "Directory /comfy/mnt owned by unexpected user"),
 ]  # fmt: skip
