@@ -23,11 +23,13 @@ import pytest
 import requests
 import websocket
 
-from lab import base
+from lab import base, faults, machine
 from lab.gpu import build as gpu
+from lab.machine import Lab
 from lab.services import build as services
 
-pytestmark = pytest.mark.lab
+# One group: under xdist's loadgroup one worker makes the images and runs the table, not each of them.
+pytestmark = [pytest.mark.lab, pytest.mark.xdist_group("stand_ins")]
 
 LIBRARY = "usr/lib/x86_64-linux-gnu/libnvidia-ml.so.590.48.01"
 COMFY = "mmartial/comfyui-nvidia-docker:ubuntu24_cuda13.1-latest"
@@ -723,3 +725,62 @@ class TestNvml:
         requests.post(f"{comfy_url}/prompt", json={"prompt": nodes}, timeout=5).raise_for_status()
         held = (312 + 6144) << 20
         until(lambda: held in [row[1] for row in json.loads(card(sys.executable, "-c", READ).stdout)["processes"]])
+
+
+# ---- the toolkit, on a lab host with an engine that calls its hook ----
+
+RUN_COMFY = f"docker run --rm --gpus all {' '.join(HARDENED)} --entrypoint nvidia-smi {COMFY}"
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    name = f"t-gpu-{os.getpid()}"
+    known_hosts = tmp_path_factory.mktemp("known-hosts") / "known_hosts"
+    try:
+        yield machine.up(name, port=machine.free_port(), known_hosts=known_hosts)
+    finally:
+        machine.down(name, forget=True, known_hosts=known_hosts)
+
+
+class TestToolkit:
+    def test_a_container_without_rights_sees_the_card_change(self, lab: Lab) -> None:
+        lab.ssh(f"docker run -d --name long --gpus all {' '.join(HARDENED)} --entrypoint sleep {COMFY} 600")
+        assert "RTX 4000 Ada" in lab.ssh("docker exec long nvidia-smi -L").stdout
+        with faults.card(lab, name="Another Card"):
+            assert "Another Card" in lab.ssh("docker exec long nvidia-smi -L").stdout
+        with faults.gpu(lab, "lost"):
+            assert lab.ssh("docker exec long nvidia-smi -L", check=False).returncode == 15
+        lab.ssh("docker exec long nvidia-smi -L")
+
+    def test_one_container_loses_its_card_until_it_starts_anew(self, lab: Lab) -> None:
+        lab.ssh(f"docker run -d --init --name one --gpus all --entrypoint sleep {OLLAMA} 600")
+        lab.sh("echo unknown >/run/lab/containers/$(docker inspect -f '{{.Id}}' one)/gpu-fault")
+        assert lab.ssh("docker exec one nvidia-smi", check=False).stdout == (
+            "Failed to initialize NVML: Unknown Error\n"
+        )
+        lab.ssh("nvidia-smi")
+        lab.ssh("docker restart -t 0 one && docker exec one nvidia-smi")
+
+    def test_requirements_and_devices_are_refused_in_the_real_words(self, lab: Lab) -> None:
+        with faults.card(lab, cuda="13.0"):
+            refused = lab.ssh(RUN_COMFY, check=False).stderr
+            assert (
+                "nvidia-container-cli: requirement error: unsatisfied condition: cuda>=13.1, please update" in refused
+            )
+            assert lab.ssh(RUN_COMFY.replace("--rm", "--rm -e NVIDIA_DISABLE_REQUIRE=1")).returncode == 0
+        refused = lab.ssh(RUN_COMFY.replace("--gpus all", "--gpus device=3"), check=False).stderr
+        assert "nvidia-container-cli: device error: 3: unknown device" in refused
+
+    def test_the_other_two_ways_to_a_card(self, lab: Lab) -> None:
+        lab.sh("nvidia-ctk runtime configure --runtime=docker; nvidia-ctk cdi generate --output=/etc/cdi/nvidia.yaml")
+        assert "nvidia.com/gpu=all" in lab.sh("nvidia-ctk cdi list")
+        lab.sh("systemctl restart docker")
+        for way in ("--runtime=nvidia", "--device nvidia.com/gpu=all"):
+            lab.ssh(f"docker run --rm {way} --entrypoint nvidia-smi {OLLAMA} -L")
+
+    def test_the_driver_leaves_its_traces(self, lab: Lab) -> None:
+        assert lab.ssh("cat /sys/module/nvidia/version").stdout == "590.48.01\n"
+        assert lab.ssh("cat /proc/driver/nvidia/version").stdout.startswith(
+            "NVRM version: NVIDIA UNIX Open Kernel Module"
+        )
+        assert "GPU UUID:       GPU-" in lab.ssh("nvidia-container-cli info").stdout

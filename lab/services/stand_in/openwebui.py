@@ -128,9 +128,9 @@ class OpenWebui(App):
         print("INFO  [alembic.runtime.migration] Context impl SQLiteImpl.", flush=True)
         if first:
             print("INFO  [open_webui.env] Fetching 30 files: sentence-transformers/all-MiniLM-L6-v2", flush=True)
-            time.sleep(setting("openwebui_first_seconds", 2.0))
+            time.sleep(setting("openwebui_first_seconds", 1.5))
             (self.data / "cache/embedding/models").mkdir(parents=True, exist_ok=True)
-        time.sleep(setting("openwebui_start_seconds", 1.0))
+        time.sleep(setting("openwebui_start_seconds", 0.7))
         self.accounts = Accounts(self.data / "webui.db")
         self.ready = True
         print("INFO:     Application startup complete.", flush=True)

@@ -1,13 +1,16 @@
 # What the start-up script would get from the internet. Sourced by it; nothing here is on the PATH.
 
-# How long things take is the lab's to set (a stage, or the whole first run); the container's environment is not.
+# How long things take is the lab's to set (one stage, or the whole first run), in a file that it mounts and may change at
+# any time; the container's environment is not the lab's.
 setting() { sed -n "s/.*\"$1\" *: *\([0-9.]*\).*/\1/p" /etc/lab/stand-in.json 2>/dev/null || true; }
 first_run_stages=14
-stage_seconds=$(setting comfy_step_seconds)
-first_run=$(setting comfy_first_run_seconds)
-if [ -n "$first_run" ]; then stage_seconds=$(awk "BEGIN { print $first_run / $first_run_stages }"); fi
-stage_seconds=${stage_seconds:-0.5}
-stage() { sleep "$stage_seconds"; }
+stage() {
+  local seconds whole
+  seconds=$(setting comfy_step_seconds)
+  whole=$(setting comfy_first_run_seconds)
+  if [ -n "$whole" ]; then seconds=$(awk "BEGIN { print $whole / $first_run_stages }"); fi
+  sleep "${seconds:-0.5}"
+}
 
 git() {
   case "$1" in
