@@ -486,9 +486,11 @@ def each(items: Iterable[Json], work: Callable[[Json], None]) -> None:
 
 
 class Child:
-    """A forked child that says what it finds, line by line. Made before any thread starts."""
+    """A forked child that says what it finds, line by line, until it has said all that it `owes` (part and key, "" for
+    a whole part). Made before any thread starts."""
 
-    def __init__(self, work: Callable[[Say], None]) -> None:
+    def __init__(self, work: Callable[[Say], None], owes: Iterable[tuple[str, str]]) -> None:
+        self.owes = set(owes)
         self.pipe, writer = os.pipe()
         self.pid = os.fork()
         if self.pid == 0:
@@ -513,7 +515,8 @@ class Child:
             os._exit(0)
 
     def listen(self, document: Object, deadline_s: float) -> None:
-        """Puts what the child says into document[part] (or [part][key]) until it is done or time is up."""
+        """Puts what the child says into document[part] (or [part][key]) until it is done or time is up. What stands
+        there when time is up stays; of a child that died it is said."""
         end = time.monotonic() + deadline_s
         held = b""
         while (left := end - time.monotonic()) > 0:
@@ -521,30 +524,38 @@ class Child:
                 break
             data = os.read(self.pipe, 1 << 20)
             if not data:
-                break
+                status = self.end()
+                for part, key in self.owes:
+                    put(document, part, key, unknown(f"what read it died ({status})"))
+                return
             *lines, held = (held + data).split(b"\n")
             for line in lines:
                 part, key, value = json.loads(line)
-                if key:
-                    document[part][key] = value
-                else:
-                    document[part] = value
+                put(document, part, key, value)
+                self.owes.discard((part, key))
         self.end()
 
-    def end(self) -> None:
-        """Kills the child if it still runs and takes its status where there is one: a child that is stuck in the
-        kernel has none yet."""
-        if not self.pid:
-            return
-        try:
-            os.kill(self.pid, signal.SIGKILL)
-            for _ in range(20):
-                if os.waitpid(self.pid, os.WNOHANG)[0]:
-                    break
-                time.sleep(0.001)
-        except (ProcessLookupError, ChildProcessError):
-            pass
-        self.pid = 0
+    def end(self) -> str:
+        """Kills the child if it still runs, and says how it ended: one that is stuck in the kernel has not."""
+        pid, self.pid = self.pid, 0
+        if not pid:
+            return ""
+        with suppress(ProcessLookupError, ChildProcessError):
+            for wait in (0, 0.001, 0.01, 0.05):  # one that has closed its pipe is about to end by itself
+                time.sleep(wait)
+                done, status = os.waitpid(pid, os.WNOHANG)
+                if done:
+                    return f"signal {status & 127}" if status & 127 else f"status {status >> 8}"
+                if wait == 0.01 or self.owes:
+                    os.kill(pid, signal.SIGKILL)
+        return "killed"
+
+
+def put(document: Object, part: str, key: str, value: Json) -> None:
+    if key:
+        document[part][key] = value
+    else:
+        document[part] = value
 
 
 RUNNING: set[int] = set()  # process groups of commands under way, for the last moment of `leave`
@@ -988,9 +999,13 @@ def load_pynvml(spec: Object) -> Json:
     digest = str(spec.get("pynvml", ""))
     folder = f"{LIBRARY}/{digest}"
     path = f"{folder}/pynvml.py"
+    also: list[str] = []
     if not re.fullmatch(r"[0-9a-f]{64}", digest):
         raise Unread("pynvml was not sent")
-    for place in (LIBRARY, folder, path):
+    compiled = f"{folder}/__pycache__"
+    with suppress(OSError):
+        also = [compiled, *(f"{compiled}/{name}" for name in os.listdir(compiled))]
+    for place in (LIBRARY, folder, path, *also):
         try:
             about = os.lstat(place)
         except OSError:
@@ -1626,10 +1641,12 @@ def socket_owners(root: str, inodes: set[str]) -> dict[str, int]:
     return out
 
 
-def name_containers(document: Object, addresses: dict[str, str], daemon_json: Json) -> list[str]:
+def name_containers(root: str, document: Object, addresses: dict[str, str], daemon_json: Json) -> list[str]:
     """Puts containers' names where ids were found, and returns where Docker's own API listens on TCP: sockets of
     dockerd that are no container's published port, none of Swarm's and not the one for metrics."""
-    metrics = re.search(r'"metrics-addr"\s*:\s*"[^"]*:(\d+)"', daemon_json if isinstance(daemon_json, str) else "")
+    starts = " ".join(value for value, _ in unit_values(root, "docker.service", "ExecStart"))
+    text = f"{daemon_json if isinstance(daemon_json, str) else ''} {starts}"
+    metrics = re.search(r'metrics-addr["\s:=]+[^"\s]*:(\d+)', text)
     others = {2377, 7946, int(metrics[1]) if metrics else 0}
     containers = document["containers"] if isinstance(document["containers"], list) else []
     names = {container["id"]: container["name"] for container in containers}
@@ -1652,14 +1669,15 @@ def name_containers(document: Object, addresses: dict[str, str], daemon_json: Js
         if not row["container"] and row["process"] in ("dockerd", "docker-proxy"):
             row["container"] = published.get((row["address"], row["port"]), "")
         if row["process"] == "dockerd" and not row["container"] and row["port"] not in others:
-            api.append(f"tcp://{row['address']}:{row['port']} (dockerd listens there)")
+            address = f"[{row['address']}]" if ":" in row["address"] else row["address"]
+            api.append(f"tcp://{address}:{row['port']} (dockerd listens there)")
     return api
 
 
 # ---- the look --------------------------------------------------------------------------------------------------------
 
 
-def fork_children(spec: Object, root: str, document: Object) -> list[tuple[str, Child, float]]:
+def fork_children(spec: Object, root: str, document: Object) -> list[tuple[str, Child]]:
     """The children that read the file system and ask NVML: one for this host's own disks, one for each network mount
     that was asked about, one for each tree. Fills `document` with what stands if they never answer."""
     mounts = Ground(root).mounts
@@ -1693,8 +1711,11 @@ def fork_children(spec: Object, root: str, document: Object) -> list[tuple[str, 
         return work
 
     document["nvml"] = unknown(f"no answer within {PART_S:g} s (NVML)")
-    children = [("nvml", Child(lambda say: say("nvml", "", attempt(lambda: look_nvml(spec)))), PART_S)]
-    return children + [(f"files {place}", Child(read(place)), PART_S) for place in groups if groups[place]]
+    children = [("nvml", Child(lambda say: say("nvml", "", attempt(lambda: look_nvml(spec))), [("nvml", "")]))]
+    for place, asks in groups.items():
+        if asks:
+            children.append((f"files {place}", Child(read(place), [(part, key) for part, key, _ in asks])))
+    return children
 
 
 def attempt(work: Callable[[], Json]) -> Json:
@@ -1768,8 +1789,8 @@ def look(spec: Object) -> Object:
         },
     }
     listening = [
-        Part(name, limit + 0.2, lambda c=child, limit=limit: c.listen(document, limit))  # type: ignore[misc]
-        for name, child, limit in children
+        Part(name, PART_S + 0.2, lambda child=child: child.listen(document, PART_S))  # type: ignore[misc]
+        for name, child in children
     ]
 
     for part in listening:
@@ -1788,7 +1809,7 @@ def look(spec: Object) -> Object:
             running = container["state"] == "running"
             container["gpu_seen"] = seen[container["name"]] if running else unknown("the container is not running")
     answers = {name: part.result(end) for name, part in docker.items()}
-    api = name_containers(document, containers.addresses, answers["daemon_json"])
+    api = name_containers(root, document, containers.addresses, answers["daemon_json"])
     document["docker"] = join_docker(root, answers, api) if installed else None
     spaces = Part("Docker's disk", PART_S / 2, lambda: docker_spaces(root, answers["info"], installed)).result(end)
     document["spaces"].update(spaces if not is_unknown(spaces) else {"docker": spaces, "images": spaces})
@@ -1801,7 +1822,7 @@ def look(spec: Object) -> Object:
             *(p for group in keyed.values() for p in group.values()),
         ]
         document["timings"] = {part.name: round(part.took * 1000, 1) for part in parts}
-    for _, child, _ in children:
+    for _, child in children:
         child.end()
     return document
 
@@ -1878,7 +1899,7 @@ def on_its_mount(root: str, path: str, work: Callable[[Ground], Json]) -> Json:
         return work(ground)
     place = mount["id"]
     document: Object = {"it": unknown(f"no answer within {PART_S:g} s ({path} on {mount['target']})")}
-    child = Child(lambda say: say("it", "", attempt(lambda: work(Ground(root, place)))))
+    child = Child(lambda say: say("it", "", attempt(lambda: work(Ground(root, place)))), [("it", "")])
     child.listen(document, PART_S)
     if is_unknown(document["it"]):
         raise Unread(document["it"]["unknown"])
