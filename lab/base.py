@@ -145,7 +145,9 @@ def bootstrap(suite: str, target: Path, *options: str) -> None:
     if done.returncode != 0:
         said = done.stderr.decode(errors="replace")
         if "No space left on device" in said:
-            raise LabError(f"a disk of this machine is full; {suite} could not be unpacked. Next: df -h /tmp {target}")
+            raise LabError(
+                f"a disk of this machine is full; {suite} could not be unpacked. Next: df -h /tmp {target.parent}"
+            )
         raise Unavailable(last_words("mmdebstrap", said))
 
 
@@ -192,10 +194,11 @@ def keyring_from_debian(scratch: Path) -> Path:
         'Acquire::Languages "none"; Acquire::http::Timeout "15"; APT::Sandbox::User "";\n'
     )
     apt = ["env", f"APT_CONFIG={config}", "LC_ALL=C", "apt-get", "-q"]
-    for step in (["update"], ["download", "ubuntu-archive-keyring", "ubuntu-keyring"]):
+    update = ["-o", "APT::Update::Error-Mode=any", "update"]
+    for step in (update, ["download", "ubuntu-archive-keyring", "ubuntu-keyring"]):
         done = run(["env", "-C", str(scratch), *apt, *step], timeout=120)
         if done.returncode != 0:
-            raise Unavailable(last_words(f"apt-get {step[0]}", done.stderr.decode(errors="replace")))
+            raise Unavailable(last_words("apt-get", done.stderr.decode(errors="replace")))
     for package in scratch.glob("*.deb"):
         run(["dpkg-deb", "-x", str(package), str(scratch / "unpacked")], timeout=30)
     keyring = scratch / "unpacked" / UBUNTU_KEYRING.relative_to("/")
@@ -204,18 +207,18 @@ def keyring_from_debian(scratch: Path) -> Path:
     return keyring
 
 
-def write_sources(target: Path) -> int:
+def write_sources(target: Path, *, apt: Path = Path("/etc/apt"), codename: str = "") -> int:
     """Copy this machine's Debian sources to `target` with the suite that carries the keyring. Returns how many."""
-    codename = os_release().get("VERSION_CODENAME", "")
+    codename = codename or os_release().get("VERSION_CODENAME", "")
     count = 0
-    for path in sorted(Path("/etc/apt").glob("sources.list.d/*.sources")):
+    for path in sorted(apt.glob("sources.list.d/*.sources")):
         for stanza in re.split(r"\n\s*\n", path.read_text()):
             suites = re.search(r"^Suites:\s*(.*)$", stanza, re.MULTILINE)
             if suites and codename and codename in suites.group(1).split():
                 changed = re.sub(r"^Suites:.*$", f"Suites: {KEYRING_SUITE}", stanza, flags=re.MULTILINE)
                 (target / f"{count}.sources").write_text(changed.strip() + "\n")
                 count += 1
-    for path in [Path("/etc/apt/sources.list"), *sorted(Path("/etc/apt").glob("sources.list.d/*.list"))]:
+    for path in [apt / "sources.list", *sorted(apt.glob("sources.list.d/*.list"))]:
         for line in path.read_text().splitlines() if path.exists() else []:
             found = re.match(rf"(deb\s+(?:\[[^]]*\]\s+)?\S+\s+){re.escape(codename)}\s+(.*\bmain\b.*)$", line)
             if found and codename:
@@ -250,7 +253,13 @@ def from_image(image: str, say: Say) -> Base:
     """A base out of an image that the engine has or can pull."""
     if not image_exists(image):
         say(f"pulling {image}")
-        docker("pull", "-q", image, timeout=600)
+        pulled = docker("pull", "-q", image, timeout=600, check=False)
+        if pulled.returncode != 0:
+            raise LabError(
+                f"the base image {image} is not on this machine and could not be pulled: "
+                f"{last_words('docker pull', pulled.stderr.decode(errors='replace'))}. Next: docker image ls, or "
+                "--base ubuntu, --base debian."
+            )
     identity = docker("image", "inspect", "--format", "{{.Id}}", image).stdout.decode().strip()
     release = docker("run", "--rm", "--entrypoint", "cat", image, "/etc/os-release", timeout=60).stdout.decode()
     pairs = dict(line.split("=", 1) for line in release.splitlines() if "=" in line)

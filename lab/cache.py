@@ -68,26 +68,28 @@ def source_files(root: Path) -> list[Path]:
 @contextlib.contextmanager
 def locked(name: str, say: Say = silent) -> Iterator[None]:
     """Hold the lock `name` among all processes that share the cache, so that two builds of one thing become one."""
-    path = directory() / f"{name}.lock"
-    with path.open("w") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            say(f"another process is making {name}; waiting for it")
-            wait_for_lock(handle.fileno(), name)
+    with hold(directory() / f"{name}.lock", f"the lab's {name}", say):
         yield
 
 
-def wait_for_lock(descriptor: int, name: str, deadline_s: float = 900) -> None:
+@contextlib.contextmanager
+def hold(path: Path, what: str, say: Say = silent, *, deadline_s: float = 900) -> Iterator[None]:
+    """Hold a lock file; it is free again when the process ends, however it ends. `what` is for the message."""
     end = time.monotonic() + deadline_s
-    while True:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return
-        except BlockingIOError:
-            if time.monotonic() > end:
-                raise LabError(f"another process has been making {name} for {deadline_s:.0f} s.") from None
-            time.sleep(0.2)
+    told = False
+    with path.open("w") as handle:
+        while True:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > end:
+                    raise LabError(f"another process has been busy with {what} for {deadline_s:.0f} s.") from None
+            if not told:
+                say(f"another process is busy with {what}; waiting for it")
+                told = True
+            time.sleep(0.1)
+        yield
 
 
 def file(kind: str, key: str, suffix: str, make: Make) -> Path:

@@ -12,6 +12,7 @@ from lab import machine
 from lab.outer import LabError, Progress
 
 P = ParamSpec("P")
+SSH_FAILED = 255
 
 
 def command(body: Callable[P, int | None]) -> Callable[P, int]:
@@ -24,6 +25,9 @@ def command(body: Callable[P, int | None]) -> Callable[P, int]:
         except LabError as error:
             sys.stderr.write(f"✗ {error}\n")
             return 1
+        except OSError as error:
+            sys.stderr.write(f"✗ {error.filename or 'the lab'}: {error.strerror or error}\n")
+            return 1
         except KeyboardInterrupt:
             sys.stderr.write("interrupted\n")
             return 130
@@ -35,7 +39,8 @@ def command(body: Callable[P, int | None]) -> Callable[P, int]:
 def up(name: str, port: str, base: str, comfy_first_run: str) -> None:
     say = Progress()
     seconds = number(comfy_first_run, "--comfy-first-run") if comfy_first_run else None
-    lab = machine.up(name, port=whole(port, "--port"), base=base, comfy_first_run=seconds, say=say)
+    number_of_port = whole(port, "--port") if port else None
+    lab = machine.up(name, port=number_of_port, base=base, comfy_first_run=seconds, say=say)
     say(f"lab {lab.name} is ready: {lab.os_id} {lab.os_version}, ssh on 127.0.0.1:{lab.port}")
     write(next_steps(lab))
 
@@ -72,7 +77,8 @@ def status() -> None:
 @command
 def shell(name: str) -> int:
     lab = machine.get(name)
-    return subprocess.call(lab.ssh_argv())
+    status = subprocess.call(lab.ssh_argv())
+    return 1 if status == SSH_FAILED else 0  # what the last command typed there ended with is no error of ours
 
 
 def whole(text: str, option: str) -> int:

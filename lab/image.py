@@ -94,6 +94,8 @@ def ensure_os(base: bases.Base, say: Say) -> str:
         docker("save", "-o", str(target), tag, timeout=300)
 
     saved = cache.file(f"os-{base.os_id}", key, ".tar", make)
+    for stale in cache.image_tags(f"pantheon-lab-os:{base.os_id}-*")[cache.KEPT :]:
+        cache.drop_image(stale)
     if not bases.image_exists(tag):
         say("loading the packages' image from the cache")
         docker("load", "-q", "-i", str(saved), timeout=300)
@@ -128,7 +130,10 @@ def ensure_registry(base: bases.Base, say: Say) -> Path:
     def make(target: Path) -> None:
         say("building the stand-in service images")
         try:
-            registry.write(target, services.build(base.image))
+            made = services.build(base.image)
+            registry.write(target, made)
+            for stale in set(cache.image_tags("pantheon-lab/*")) - set(made.values()):
+                cache.drop_image(stale)
         except subprocess.CalledProcessError as error:
             raise LabError(f"a stand-in service image could not be built: {build_words(error)}") from None
 

@@ -7,13 +7,13 @@ that was reset is still the host it was, and the key needs no fetching over an u
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from lab.outer import LabError, run
+from lab import cache
+from lab.outer import LabError, Say, run
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -54,8 +54,7 @@ def ensure(name: str) -> Keys:
         keys.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
     except OSError as error:
         raise LabError(f"could not make {keys.directory}: {error.strerror}.") from None
-    with (keys.directory / ".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with cache.hold(keys.directory / ".lock", f"the keys of lab {name}", deadline_s=30):
         for path, comment in ((keys.identity, f"pantheon-lab-{name}"), (keys.host_key, f"root@{name}")):
             if not path.exists():
                 make = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", comment, "-f", str(path)]
@@ -119,11 +118,18 @@ def forget(address: str, port: int, file: Path, name: str) -> None:
 
 
 @contextlib.contextmanager
+def lab_lock(name: str, say: Say) -> Iterator[None]:
+    """Only one process at a time starts, resets or removes the lab of that name."""
+    state_root().mkdir(parents=True, exist_ok=True, mode=0o700)
+    with cache.hold(state_root() / f".{name}.lock", f"lab {name}", say):
+        yield
+
+
+@contextlib.contextmanager
 def lock_beside() -> Iterator[None]:
     """Several labs may come up at once and share the file. The lock lies with our state, not in the project."""
     state_root().mkdir(parents=True, exist_ok=True, mode=0o700)
-    with (state_root() / ".known_hosts.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with cache.hold(state_root() / ".known_hosts.lock", "known_hosts", deadline_s=30):
         yield
 
 

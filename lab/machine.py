@@ -31,6 +31,7 @@ from lab.outer import LabError, Say, docker, explain, run, silent, text
 LABEL = "pantheon.lab"
 USER = "ops"
 READY_S = 90
+DEFAULT_PORT = 2222
 NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,28}[a-z0-9])?")
 REGISTRIES = ("registry-1.docker.io", "ghcr.io")
 COMFY_STEPS = 14  # how often the stand-in ComfyUI waits in a first run
@@ -233,42 +234,49 @@ class Status:
 def up(
     name: str = "lab",
     *,
-    port: int = 2222,
+    port: int | None = None,
     base: str = "auto",
     comfy_first_run: float | None = None,
     stand_in: Mapping[str, float] | None = None,
     known_hosts: Path | None = None,
     say: Say = silent,
 ) -> Lab:
-    """Start a lab, or find it running. The image is built if the cache has none.
+    """Start a lab, or find it running. The image is built if the cache has none. The port is 2222 unless given.
 
     `comfy_first_run` is about how long the stand-in's first run takes, in seconds; `stand_in` has further settings of
     the stand-in services (see Lab.set_stand_in). `known_hosts` is where to record the host key; the project's file
     unless given. Raises LabError.
     """
     check_name(name)
-    found = find(name)
-    if found:
-        lab = revive(found, port, say)
-    else:
-        check_port(port)
-        image = images.ensure(base, say)
-        settings = dict(stand_in or {})
-        if comfy_first_run is not None:
-            settings["comfy_step_seconds"] = round(comfy_first_run / COMFY_STEPS, 3)
-        lab = create(name, port, image, base, settings, say)
+    settings = dict(stand_in or {})
+    if comfy_first_run is not None:
+        settings["comfy_step_seconds"] = round(comfy_first_run / COMFY_STEPS, 3)
+    with keys.lab_lock(name, say):
+        found = find(name)
+        if found:
+            lab = revive(found, port, base, say)
+        else:
+            port = DEFAULT_PORT if port is None else port
+            check_port(port)
+            lab = create(name, port, images.ensure(base, say), base, settings, say)
     complaint = lab.trust(known_hosts or keys.project_known_hosts())
     if complaint:
         say(complaint)
     return lab
 
 
-def revive(found: Found, port: int, say: Say) -> Lab:
+def revive(found: Found, port: int | None, base: str, say: Say) -> Lab:
+    """The lab that is there, running again if it was not. What it is cannot be changed without starting anew."""
     lab = found.lab()
-    if lab.port != port:
+    differs = ""
+    if port not in (None, lab.port):
+        differs = f"on port {lab.port}, not {port}"
+    elif base not in ("auto", found.base, lab.os_id):
+        differs = f"on {found.os}, not {base}"
+    if differs:
         raise LabError(
-            f"lab {lab.name} is up on port {lab.port}, not {port}. Next: invoke lab.down --name {lab.name}, then "
-            f"lab.up again; or another lab beside it: invoke lab.up --name {lab.name}2 --port {port}"
+            f"lab {lab.name} is up {differs}. Next: invoke lab.down --name {lab.name}, then lab.up again; or another "
+            f"lab beside it: invoke lab.up --name {lab.name}2 --port {(port or lab.port) + 1}"
         )
     if found.state == "running":
         say(f"lab {lab.name} is already up on port {lab.port}")
@@ -349,8 +357,9 @@ def personal_files(lab: Lab, settings: Settings) -> bytes:
 def down(name: str = "lab", *, forget: bool = False, known_hosts: Path | None = None, say: Say = silent) -> bool:
     """Remove a lab with its volumes. Returns whether there was one. Its keys stay for the next, unless `forget`."""
     check_name(name)
-    found = find(name)
-    removed = remove(name)
+    with keys.lab_lock(name, say):
+        found = find(name)
+        removed = remove(name)
     if forget:
         directory = keys.state_root() / name
         if found:
@@ -366,12 +375,13 @@ def down(name: str = "lab", *, forget: bool = False, known_hosts: Path | None = 
 def reset(name: str = "lab", *, say: Say = silent) -> Lab:
     """A fresh host under the same name, port, base and keys. What was on it is lost."""
     check_name(name)
-    found = find(name)
-    if not found:
-        raise LabError(f"there is no lab {name} to reset. Next: invoke lab.up --name {name}")
-    image = images.ensure(found.base, say)
-    remove(name)
-    return create(name, found.port, image, found.base, found.settings, say)
+    with keys.lab_lock(name, say):
+        found = find(name)
+        if not found:
+            raise LabError(f"there is no lab {name} to reset. Next: invoke lab.up --name {name}")
+        image = images.ensure(found.base, say)
+        remove(name)
+        return create(name, found.port, image, found.base, found.settings, say)
 
 
 def get(name: str = "lab") -> Lab:

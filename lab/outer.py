@@ -5,6 +5,9 @@ Everything here goes through the `docker` command, so any engine that command re
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -51,12 +54,13 @@ def run(
             stdin=subprocess.PIPE if isinstance(stdin, bytes) else stdin or subprocess.DEVNULL,
             stdout=stdout or subprocess.PIPE,
             stderr=subprocess.PIPE,
+            start_new_session=True,  # mmdebstrap, when it fails, ends its whole process group: not to be ours
         )
         with process:
             try:
                 out, err = process.communicate(stdin if isinstance(stdin, bytes) else None, timeout=timeout)
             except BaseException:
-                process.kill()
+                stop(process)
                 raise
         return subprocess.CompletedProcess(list(argv), process.returncode, out or b"", err)
     except FileNotFoundError:
@@ -64,6 +68,14 @@ def run(
         raise LabError(f"there is no `{argv[0]}` command on this machine ({hint}).") from None
     except subprocess.TimeoutExpired:
         raise LabError(f"`{shown(argv)}` did not end within {timeout:.0f} s.") from None
+
+
+def stop(process: subprocess.Popen[bytes]) -> None:
+    """End a command and what it started: asked first, so that it cleans up behind itself, then killed."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        with contextlib.suppress(ProcessLookupError, subprocess.TimeoutExpired):
+            os.killpg(process.pid, number)
+            process.communicate(timeout=5)
 
 
 def docker(

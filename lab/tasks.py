@@ -10,12 +10,12 @@ NAME = "the lab's name; several can be up at once"
 @task(
     help={
         "name": NAME,
-        "port": "port on 127.0.0.1 for its sshd",
+        "port": "port on 127.0.0.1 for its sshd (2222)",
         "base": "auto, ubuntu, debian, or an image to start from",
         "comfy-first-run": "seconds that the stand-in ComfyUI's first run takes",
     }
 )
-def up(c: Context, name: str = "lab", port: str = "2222", base: str = "auto", comfy_first_run: str = "") -> None:
+def up(c: Context, name: str = "lab", port: str = "", base: str = "auto", comfy_first_run: str = "") -> None:
     """Start a lab host, or find it running."""
     del c
     from lab import commands
