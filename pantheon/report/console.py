@@ -280,6 +280,7 @@ class _Watching:
         self._began = time.monotonic()
         self._watched: dict[str, Watched] = {}
         self._last: dict[str, str] = {}
+        self._normal = ", 10-20 min is normal"  # said once, with the first stage that is seen (§7)
 
     def on_services(self, watched: dict[str, Watched]) -> None:
         self._watched = watched
@@ -290,7 +291,9 @@ class _Watching:
             if self._last.get(name) != text:
                 self._last[name] = text
                 elapsed = clock(time.monotonic() - self._began)
-                normal = ", 10-20 min is normal" if name == "comfy" and now.progress.stage == 1 else ""
+                normal = ""
+                if name == "comfy" and now.progress.stage and not now.ready:
+                    normal, self._normal = self._normal, ""
                 self._console.line(
                     "✓" if now.ready else "✗" if now.trouble else "·", name, f"{text} ({elapsed}{normal})"
                 )
