@@ -98,8 +98,9 @@ class Ran:
     def all(self) -> str:
         return self.out + self.err
 
-    def __str__(self) -> str:
-        """For an assertion that fails: what the user saw."""
+    @property
+    def seen(self) -> str:
+        """What the user saw, for an assertion that fails."""
         return f"\n$ invoke {shlex.join(self.argv)}\n{self.out}{self.err}[exit {self.code}, {self.took_s:.1f} s]"
 
 
@@ -260,7 +261,7 @@ class World:
 
     def bring_up(self, *options: str) -> Ran:
         done = self.invoke("bringup", "--yes", *options)
-        assert done.code == 0, done
+        assert done.code == 0, done.seen
         return done
 
     # -- the host, in the words of the vendors' own commands

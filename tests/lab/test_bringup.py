@@ -27,40 +27,42 @@ class TestPlan:
             shown = untouched.invoke("bringup", "--plan")
             detailed = untouched.invoke("bringup", "--plan", "--details")
             data = untouched.invoke("bringup", "--plan", "--json")
-        assert [shown.code, detailed.code, data.code] == [2, 2, 2], f"{shown}{detailed}{data}"
+        assert [shown.code, detailed.code, data.code] == [2, 2, 2], shown.seen + detailed.seen + data.seen
         assert untouched.sh('for path; do [ ! -e "$path" ] || echo "$path"; done', *OURS) == ""
 
         # The first screen is a summary, the second the commands themselves.
-        assert shown.out.startswith("PLAN lab (ops@127.0.0.1)"), shown
-        assert re.search(r"^\+ storage +create 11 directories$", shown.out, re.MULTILINE), shown
+        assert shown.out.startswith("PLAN lab (ops@127.0.0.1)"), shown.seen
+        assert re.search(r"^\+ storage +create 11 directories$", shown.out, re.MULTILINE), shown.seen
         for name, port in PORTS.items():
-            assert re.search(rf"^\+ {name} .*127\.0\.0\.1:{port}, pull about", shown.out, re.MULTILINE), shown
+            assert re.search(rf"^\+ {name} .*127\.0\.0\.1:{port}, pull about", shown.out, re.MULTILINE), shown.seen
         assert "10-20 min" in shown.out
         assert "install -d" not in shown.out
-        assert "$ install -d -m0775 -o1024 -g1024 -- /mnt/local/nvme/ai/services/comfy-mnt" in detailed.out, detailed
-        assert "+++ /opt/stacks/ai/compose.yaml" in detailed.out, detailed
-        assert "create_host_path: false" in detailed.out, detailed
+        assert "$ install -d -m0775 -o1024 -g1024 -- /mnt/local/nvme/ai/services/comfy-mnt" in detailed.out, (
+            detailed.seen
+        )
+        assert "+++ /opt/stacks/ai/compose.yaml" in detailed.out, detailed.seen
+        assert "create_host_path: false" in detailed.out, detailed.seen
         assert data.json["plan"]["changes"] == 7
         assert data.err == ""
 
     def test_without_a_terminal_and_without_a_yes_nothing_is_done(self, untouched: World) -> None:
         with untouched.unchanged():
             done = untouched.invoke("bringup")
-        assert done.code == 2, done
+        assert done.code == 2, done.seen
         assert "no terminal" in done.err
         assert "--yes" in done.err
 
     def test_invokes_own_dry_run_is_refused(self, untouched: World) -> None:
         with untouched.unchanged():
             done = untouched.invoke("--dry", "bringup", "--yes")
-        assert done.code == 1, done
+        assert done.code == 1, done.seen
         assert "--plan" in done.err
 
     def test_a_service_alone_says_what_comes_first(self, untouched: World) -> None:
         """Not on directories that are not there, and Open WebUI not without Ollama."""
         with untouched.unchanged():
             early = untouched.invoke("comfy", "--yes")
-        assert early.code == 2, early
+        assert early.code == 2, early.seen
         assert "invoke storage" in early.out
 
     def test_the_terminal_is_asked_and_a_no_changes_nothing(self, untouched: World) -> None:
@@ -68,7 +70,7 @@ class TestPlan:
             asked.wait_for("Apply 7 changes to lab? [y/N]")
             asked.type("n\n")
             done = asked.end()
-        assert done.code == 2, done
+        assert done.code == 2, done.seen
         assert "nothing was changed" in done.out
 
 
@@ -77,7 +79,7 @@ class TestFreshHost:
 
     def test_a_fresh_host_ends_validated_as_it_was_shown(self, fresh: World) -> None:
         planned = fresh.invoke("bringup", "--plan", "--json")
-        assert planned.code == 2, planned
+        assert planned.code == 2, planned.seen
         done = fresh.bring_up()
 
         # What an operator sees in a pipe: plain lines, no control sequences, what was done, what answers, what next.
@@ -85,12 +87,12 @@ class TestFreshHost:
         assert re.search(r"^✓ lab +\d+ changes, [\d.:]+( s)?\. Looked again: nothing to do$", done.out, re.MULTILINE), (
             done
         )
-        assert re.search(r"^  comfy +healthy +200 host +200 here +GPU$", done.out, re.MULTILINE), done
-        assert re.search(r"^  ollama +healthy +200 host +200 here +GPU$", done.out, re.MULTILINE), done
-        assert re.search(r"^  openwebui +healthy +200 host +200 here$", done.out, re.MULTILINE), done
-        assert "Loopback only; logs clean." in done.out, done
-        assert done.out.rstrip().endswith("Next: invoke tunnel comfy --host lab"), done
-        assert done.err == "", done
+        assert re.search(r"^  comfy +healthy +200 host +200 here +GPU$", done.out, re.MULTILINE), done.seen
+        assert re.search(r"^  ollama +healthy +200 host +200 here +GPU$", done.out, re.MULTILINE), done.seen
+        assert re.search(r"^  openwebui +healthy +200 host +200 here$", done.out, re.MULTILINE), done.seen
+        assert "Loopback only; logs clean." in done.out, done.seen
+        assert done.out.rstrip().endswith("Next: invoke tunnel comfy --host lab"), done.seen
+        assert done.err == "", done.seen
 
         # The procedure's own checklist (§8), in its own words.
         shown = fresh.docker("ps", "--format", "{{.Names}}\t{{.Status}}\t{{.Ports}}")
@@ -133,8 +135,8 @@ class TestFreshHost:
         finally:
             world.sh("rm -f /etc/ssh/sshd_config.d/00-count.conf /var/tmp/cursor; systemctl restart ssh")
             world.lab.wait_ready()
-        assert again.code == 0, again
-        assert re.fullmatch(r"✓ lab +nothing to do \([\d.]+ s\)\n", again.out), again
+        assert again.code == 0, again.seen
+        assert re.fullmatch(r"✓ lab +nothing to do \([\d.]+ s\)\n", again.out), again.seen
         assert again.err == ""
         # The quickest of a few: other tests share this machine's processors.
         quick = (again.took_s, *(world.invoke("bringup", "--yes").took_s for _ in range(3)))
@@ -146,9 +148,9 @@ class TestFreshHost:
         with brought_up.unchanged():
             planned = brought_up.invoke("bringup", "--plan")
             sections = [brought_up.invoke(name, "--plan") for name in ("storage", *SERVICES)]
-        assert planned.code == 0, planned
-        assert re.search(r"^✓ lab +nothing to do$", planned.out, re.MULTILINE), planned
-        assert [section.code for section in sections] == [0, 0, 0, 0], "".join(map(str, sections))
+        assert planned.code == 0, planned.seen
+        assert re.search(r"^✓ lab +nothing to do$", planned.out, re.MULTILINE), planned.seen
+        assert [section.code for section in sections] == [0, 0, 0, 0], [section.seen for section in sections]
 
     def test_json_is_one_document_and_nothing_else(self, brought_up: World) -> None:
         for argv in (
@@ -161,9 +163,9 @@ class TestFreshHost:
             ("comfy",),
         ):
             done = brought_up.invoke(*argv, "--json")
-            assert done.code == 0, done
-            assert isinstance(done.json, dict), done
-            assert done.out.endswith("}\n"), done
+            assert done.code == 0, done.seen
+            assert isinstance(done.json, dict), done.seen
+            assert done.out.endswith("}\n"), done.seen
         validated = brought_up.invoke("validate", "--json").json
         assert validated["good"] is True
         assert {finding["level"] for finding in validated["findings"]} == {"ok"}
@@ -213,26 +215,26 @@ class TestSections:
         """Section by section, each touching its own alone: after each, the containers of the others are the same."""
         ids: dict[str, str] = {}
         first = fresh.invoke("prereqs")
-        assert first.code == 0, first
+        assert first.code == 0, first.seen
         early = fresh.invoke("openwebui", "--yes")
-        assert early.code == 2, early
+        assert early.code == 2, early.seen
         storage = fresh.invoke("storage", "--yes")
-        assert storage.code == 0, storage
+        assert storage.code == 0, storage.seen
         assert fresh.ids() == {}
         # Open WebUI needs a healthy Ollama, and says so.
         early = fresh.invoke("openwebui", "--yes")
-        assert early.code == 2, early
+        assert early.code == 2, early.seen
         assert "ollama is not healthy" in early.out
         for name in ("ollama", "openwebui", "comfy"):
             done = fresh.invoke(name, "--yes")
-            assert done.code == 0, done
+            assert done.code == 0, done.seen
             now = fresh.ids()
             assert {key: now[key] for key in ids} == ids
             assert set(now) == {*ids, name}
             ids = now
         assert fresh.invoke("validate").code == 0
         again = fresh.invoke("bringup", "--yes")
-        assert again.code == 0, again
+        assert again.code == 0, again.seen
         assert "nothing to do" in again.out
         assert fresh.ids() == ids
         whats = [run["what"] for run in fresh.invoke("history", "--json").json["runs"]]

@@ -23,8 +23,8 @@ def refused(world: World, *, code: int = 2) -> Ran:
     """`bringup --yes` that ends with that code and touches nothing."""
     with world.unchanged():
         done = world.invoke("bringup", "--yes")
-    assert done.code == code, done
-    assert "Nothing on lab was touched." in done.out, done
+    assert done.code == code, done.seen
+    assert "Nothing on lab was touched." in done.out, done.seen
     assert world.sh("ls -d /var/lib/pantheon /run/pantheon /var/log/pantheon 2>/dev/null || true") == ""
     return done
 
@@ -33,20 +33,20 @@ class TestPrerequisites:
     def test_another_driver_or_card(self, untouched: World) -> None:
         with faults.card(untouched.lab, driver="580.95.05"):
             done = refused(untouched)
-            assert "driver is 580.95.05, not 590.x" in done.out, done
-            assert "nvidia-driver-590" in done.out, done
+            assert "driver is 580.95.05, not 590.x" in done.out, done.seen
+            assert "nvidia-driver-590" in done.out, done.seen
         with faults.card(untouched.lab, name="NVIDIA RTX A4000", total="16376"):
             done = refused(untouched)
-            assert "GPU is NVIDIA RTX A4000, not NVIDIA RTX 4000 Ada Generation" in done.out, done
+            assert "GPU is NVIDIA RTX A4000, not NVIDIA RTX 4000 Ada Generation" in done.out, done.seen
 
     def test_a_driver_that_does_not_match_its_module(self, untouched: World) -> None:
         with faults.gpu(untouched.lab, "mismatch"):
             done = refused(untouched)
             alone = untouched.invoke("prereqs")
-        assert "mismatch" in done.out.lower(), done
-        assert "reboot" in done.out, done
-        assert alone.code == 2, alone
-        assert "no GPU can be used" in alone.out, alone
+        assert "mismatch" in done.out.lower(), done.seen
+        assert "reboot" in done.out, done.seen
+        assert alone.code == 2, alone.seen
+        assert "no GPU can be used" in alone.out, alone.seen
 
     def test_docker_from_the_snap(self, untouched: World) -> None:
         untouched.sh("mkdir -p /snap/bin; ln -s /usr/bin/snap /snap/bin/docker")
@@ -54,15 +54,15 @@ class TestPrerequisites:
             done = refused(untouched)
         finally:
             untouched.sh("rm -r /snap")
-        assert "Docker is the snap" in done.out, done
-        assert "snap remove docker" in done.out, done
+        assert "Docker is the snap" in done.out, done.seen
+        assert "snap remove docker" in done.out, done.seen
 
     def test_an_engine_that_does_not_answer(self, untouched: World) -> None:
         with faults.without_engine(untouched.lab):
             done = untouched.invoke("bringup", "--yes")
-        assert done.code == 2, done
-        assert "Docker Engine does not answer" in done.out, done
-        assert "systemctl start docker" in done.out, done
+        assert done.code == 2, done.seen
+        assert "Docker Engine does not answer" in done.out, done.seen
+        assert "systemctl start docker" in done.out, done.seen
 
 
 class TestDisks:
@@ -72,13 +72,13 @@ class TestDisks:
             with faults.unmounted(untouched.lab, disk):
                 done = refused(untouched)
                 assert untouched.sh(f"ls -A /mnt/local/{disk}") == ""
-            assert f"/mnt/local/{disk} is not a mount point" in done.out, done
-            assert f"sudo mount /mnt/local/{disk}" in done.out, done
+            assert f"/mnt/local/{disk} is not a mount point" in done.out, done.seen
+            assert f"sudo mount /mnt/local/{disk}" in done.out, done.seen
 
     def test_a_disk_with_too_little_room(self, untouched: World) -> None:
         with faults.small_disk(untouched.lab, "/mnt/local/ssd", mib=4):
             done = refused(untouched)
-        assert "/mnt/local/ssd has too little room" in done.out, done
+        assert "/mnt/local/ssd has too little room" in done.out, done.seen
 
     def test_a_link_in_the_place_of_a_directory_of_ours(self, untouched: World) -> None:
         """It is not followed, and what it points to keeps its owner."""
@@ -87,8 +87,8 @@ class TestDisks:
             done = refused(untouched)
         finally:
             untouched.sh("rm -r /mnt/local/nvme/ai /srv/elsewhere")
-        assert "/mnt/local/nvme/ai/models is a" in done.out, done
-        assert "follows no link" in done.out, done
+        assert "/mnt/local/nvme/ai/models is a" in done.out, done.seen
+        assert "follows no link" in done.out, done.seen
 
 
 class TestPorts:
@@ -104,7 +104,7 @@ class TestPorts:
                 done = refused(untouched)
             finally:
                 untouched.sh(f"systemctl stop {unit}")
-            assert f"port {port} on {address} is taken by python3 (pid {pid})" in done.out, done
+            assert f"port {port} on {address} is taken by python3 (pid {pid})" in done.out, done.seen
 
 
 HAND_MADE = f"""
@@ -148,17 +148,19 @@ class TestStacksOfOthers:
             after = untouched.docker("inspect", "-f", "{{.Id}} {{.State.StartedAt}}", "ai-comfyui-1", "ai-ollama-1")
         assert before == after
         for name in ("ai-comfyui-1", "ai-ollama-1"):
-            assert f"container {name} was started by hand (Compose file {file}); nothing is touched" in done.out, done
-        assert alone.code == 2, alone
-        assert "ai-ollama-1 was started by hand" in alone.out, alone
-        assert data.code == 2, data
+            assert f"container {name} was started by hand (Compose file {file}); nothing is touched" in done.out, (
+                done.seen
+            )
+        assert alone.code == 2, alone.seen
+        assert "ai-ollama-1 was started by hand" in alone.out, alone.seen
+        assert data.code == 2, data.seen
         assert data.json["result"] == "blocked"
 
     def test_even_in_our_directory_and_under_our_project_name(self, untouched: World) -> None:
         with by_hand(untouched, "/opt/stacks/ai", HAND_MADE, project="pantheon-ai") as file:
             done = refused(untouched)
-        assert f"(Compose file {file})" in done.out, done
-        assert "pantheon-ai-comfyui-1" in done.out, done
+        assert f"(Compose file {file})" in done.out, done.seen
+        assert "pantheon-ai-comfyui-1" in done.out, done.seen
 
     def test_a_single_container_of_that_name(self, untouched: World) -> None:
         """By name, by port, by mount: `docker run` without any Compose file, stopped or running."""
@@ -172,7 +174,7 @@ class TestStacksOfOthers:
                 done = refused(untouched)
             finally:
                 untouched.docker("rm", "-f", name)
-            assert f"container {name} was started by hand (started with docker run)" in done.out, done
+            assert f"container {name} was started by hand (started with docker run)" in done.out, done.seen
 
     def test_a_compose_file_that_is_not_ours(self, untouched: World) -> None:
         """Where ours would lie, with nothing running: it may be all that somebody has of his stack."""
@@ -183,7 +185,7 @@ class TestStacksOfOthers:
             assert untouched.sh("cat /opt/stacks/ai/compose.yaml") == text.strip()
         finally:
             untouched.sh("rm -r /opt/stacks")
-        assert "/opt/stacks/ai/compose.yaml was not written by pantheon" in done.out, done
+        assert "/opt/stacks/ai/compose.yaml was not written by pantheon" in done.out, done.seen
 
     def test_a_container_of_another_purpose_is_no_obstacle(self, untouched: World) -> None:
         untouched.sh("docker pull -q ollama/ollama:latest; docker tag ollama/ollama:latest tools/unrelated:1")
@@ -192,4 +194,4 @@ class TestStacksOfOthers:
             planned = untouched.invoke("bringup", "--plan", "--json")
         finally:
             untouched.sh("docker rm -f unrelated; docker rmi tools/unrelated:1")
-        assert planned.json["result"] == "planned", planned
+        assert planned.json["result"] == "planned", planned.seen
