@@ -48,8 +48,7 @@ LIBRARY = "/var/lib/pantheon/lib"
 SOCKETS = ("/var/run/docker.sock", "/run/docker.sock")
 USUAL_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/snap/bin"
 
-PART_S = 3.0  # deadline of a part that is not named below, in seconds
-SMI_S = 5.0
+PART_S = 5.0  # deadline of a part, in seconds: well above what a busy host needs, for a false Unknown stops a bring-up
 HTTP_S = 2.0
 LOG_S = 2.0
 TREE_S = 0.4
@@ -931,7 +930,7 @@ def look_lock(root: str) -> str | None:
 def look_nvidia_smi() -> Object | None:
     if not which("nvidia-smi"):
         return None
-    return command(["nvidia-smi"], SMI_S - 0.1, 16 * 1024)
+    return command(["nvidia-smi"], PART_S - 0.1, 16 * 1024)
 
 
 def look_module(root: str) -> str | None:
@@ -1239,18 +1238,48 @@ def image_store(info: Object) -> str:
     return str(info.get("DockerRootDir") or "")
 
 
-def look_image(engine: Engine, reference: str) -> Object | None:
-    """facts.Image; None when there is no such image on the host."""
-    try:
-        found = engine.get(f"/images/{quoted(reference)}/json")
-    except Missing:
-        return None
-    return {
-        "id": found["Id"],
-        "digests": found.get("RepoDigests") or [],
-        "size_bytes": found.get("Size") or 0,
-        "created": found.get("Created") or "",
-    }
+class Images:
+    """Local images by reference or id, each asked about once: the engine takes its time over them."""
+
+    def __init__(self, engine: Engine, asked: Iterable[str] = ()) -> None:
+        self.engine = engine
+        self.asked = set(asked)
+        self.lock = threading.Lock()
+        self.cells: dict[str, tuple[threading.Lock, list[Object | None]]] = {}
+
+    def get(self, name: str) -> Object | None:
+        """Docker's own description; None when there is no such image on the host."""
+        with self.lock:
+            busy, known = self.cells.setdefault(name, (threading.Lock(), []))
+        with busy:
+            if not known:
+                try:
+                    known.append(self.engine.get(f"/images/{quoted(name)}/json"))
+                except Missing:
+                    known.append(None)
+            return known[0]
+
+    def look(self, reference: str) -> Object | None:
+        """facts.Image"""
+        found = self.get(reference)
+        if not found:
+            return None
+        return {
+            "id": found["Id"],
+            "digests": found.get("RepoDigests") or [],
+            "size_bytes": found.get("Size") or 0,
+            "created": found.get("Created") or "",
+        }
+
+    def environment(self, number: str, reference: str) -> set[str]:
+        """What the image of that id sets by itself; by its reference where that was asked about and still leads there.
+        Nothing when the image is gone: then everything counts as the container's own."""
+        for name in (reference, number) if reference in self.asked else (number,):
+            with suppress(Unread):
+                found = self.get(name)
+                if found and found["Id"] == number:
+                    return set((found.get("Config") or {}).get("Env") or ())
+        return set()
 
 
 BLANK: Object = {  # facts.Container of which nothing is known yet
@@ -1273,15 +1302,14 @@ class Containers:
     """Every container on the host: one list, then inspections side by side, then logs: a log that hangs must not keep
     an inspection waiting."""
 
-    def __init__(self, engine: Engine, spec: Object) -> None:
+    def __init__(self, engine: Engine, images: Images, spec: Object) -> None:
         self.engine = engine
+        self.images = images
         self.spec = spec
         self.root = str(spec.get("root") or "")
         self.end = time.monotonic() + PART_S
         self.markers: dict[str, list[str]] = spec.get("log_markers") or {}
         self.asked = {*self.markers, *(spec.get("gpu_in") or ())}
-        self.image_env: dict[str, set[str]] = {}
-        self.lock = threading.Lock()
         self.addresses: dict[str, str] = {}  # address on a Docker network -> name
 
     def look(self) -> list[Object]:
@@ -1340,7 +1368,7 @@ class Containers:
             "user": config.get("User") or "",
             "ports": ports(found["NetworkSettings"].get("Ports"), host.get("PortBindings")),
             "mounts": mounts_of(found.get("Mounts") or [], host.get("Tmpfs") or {}),
-            "env": self.environment(pairs_of(config), found.get("Image") or ""),
+            "env": self.environment(pairs_of(config), found.get("Image") or "", config.get("Image") or ""),
             "labels": labels(config.get("Labels") or {}),
             "command": masked_argv(config.get("Cmd") or ()),
             "entrypoint": masked_argv(config.get("Entrypoint") or ()),
@@ -1384,9 +1412,9 @@ class Containers:
             "unread": " ".join(reason.split()) or "not inspected",
         }
 
-    def environment(self, pairs: list[tuple[str, str]], image: str) -> Object:
+    def environment(self, pairs: list[tuple[str, str]], image: str, reference: str) -> Object:
         """facts.EnvValue by name: in the clear only what was asked for, everything else as a keyed digest."""
-        in_image = self.environment_of_image(image) if pairs else set()
+        in_image = self.images.environment(image, reference) if pairs else set()
         clear = set(self.spec.get("plain_env") or ())
         return {
             name: {
@@ -1396,19 +1424,6 @@ class Containers:
             }
             for name, value in pairs
         }
-
-    def environment_of_image(self, image: str) -> set[str]:
-        with self.lock:
-            known = self.image_env.get(image)
-        if known is None:
-            try:
-                config = self.engine.get(f"/images/{quoted(image)}/json", self.end).get("Config") or {}
-                known = set(config.get("Env") or ())
-            except (Missing, Unread):
-                known = set()  # the image is gone: then everything counts as the container's own
-            with self.lock:
-                self.image_env[image] = known
-        return known
 
     def read_log(self, out: Object, found: Object) -> None:
         """Last lines, markers and how far back the log goes, all since the container's current start. Values of its
@@ -1743,7 +1758,8 @@ def look(spec: Object) -> Object:
     children = fork_children(spec, root, document)  # before any thread is there
 
     engine = Engine(root)
-    containers = Containers(engine, spec)
+    images = Images(engine, spec.get("images") or ())
+    containers = Containers(engine, images, spec)
     here = os.path.exists(engine.path)
     installed = here or bool(which("docker") or which("dockerd"))
 
@@ -1760,7 +1776,7 @@ def look(spec: Object) -> Object:
     }
     single = {
         "os": Part("os", PART_S, lambda: look_os(root)),
-        "nvidia_smi": Part("nvidia-smi", SMI_S, look_nvidia_smi),
+        "nvidia_smi": Part("nvidia-smi", PART_S, look_nvidia_smi),
         "module_version": Part("module version", PART_S, lambda: look_module(root)),
         "library_version": Part("library version", PART_S, lambda: look_library(root)),
         "toolkit": Part("toolkit", PART_S, lambda: look_toolkit(root)),
@@ -1775,7 +1791,7 @@ def look(spec: Object) -> Object:
     smi = ["nvidia-smi", "-L"]
     keyed = {
         "images": {
-            ref: Part(f"image {ref}", PART_S, ask(lambda ref=ref: look_image(engine, ref)))  # type: ignore[misc]
+            ref: Part(f"image {ref}", PART_S, ask(lambda ref=ref: images.look(ref)))  # type: ignore[misc]
             for ref in spec.get("images") or ()
         },
         "http": {
@@ -1887,7 +1903,7 @@ def readings(root: str) -> dict[str, Callable[[str], str]]:
         ),
         "mount": lambda target: mount_reading(on_its_mount(root, target, lambda ground: ground.entry(target))),
         "container": lambda target: container_reading(Engine(root), target),
-        "image": lambda target: str((look_image(Engine(root), target) or {"id": "missing"})["id"]),
+        "image": lambda target: str((Images(Engine(root)).get(target) or {"Id": "missing"})["Id"]),
     }
 
 

@@ -500,7 +500,7 @@ def test_everything_hangs_and_the_look_ends(host: FakeHost, docker: FakeDocker) 
         began = time.monotonic()
         found = host.look(
             {"images": ["a:b"], "http": {"silent": url}, "gpu_in": ["comfy"]},
-            "PART_S, SMI_S, HTTP_S = 0.6, 0.6, 0.4\ndef look_os(root): time.sleep(60)",
+            "PART_S, HTTP_S = 0.6, 0.4\ndef look_os(root): time.sleep(60)",
         )
     assert time.monotonic() - began < 4
     assert isinstance(found.docker, facts.Docker)
@@ -846,6 +846,20 @@ def test_very_many_containers(host: FakeHost, docker: FakeDocker) -> None:
     assert len(found.containers) == 401
     assert container_of(found, "zz").log == ("ours",)
     assert sum(isinstance(container.log, tuple) for container in found.containers) == 40
+
+
+def test_no_image_is_asked_about_twice(host: FakeHost, docker: FakeDocker) -> None:
+    reference = cases("container")["inspect"]["Config"]["Image"]
+    number = cases("container")["inspect"]["Image"]
+    for index in range(5):
+        docker.container(f"c{index}")
+    docker.routes[f"/images/{reference}/json"] = (200, {"Id": number, "Config": {"Env": ["PATH=/usr/bin:/bin"]}})
+    found = host.look({"images": [reference]})
+    assert [line for line in docker.asked if "/images/" in line] == [f"GET /images/{reference}/json"]
+    assert container_of(found, "c3").env["PATH"].from_image
+    docker.routes[f"/images/{reference}/json"] = (200, {"Id": "sha256:moved-on", "Config": {"Env": []}})
+    docker.routes[f"/images/{number}/json"] = (200, {"Id": number, "Config": {"Env": ["PATH=/usr/bin:/bin"]}})
+    assert container_of(host.look({"images": [reference]}), "c3").env["PATH"].from_image
 
 
 def test_images_with_hostile_names(host: FakeHost, docker: FakeDocker) -> None:
