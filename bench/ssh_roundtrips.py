@@ -73,7 +73,7 @@ def pantheon(user: str, port: int, identity: str, _: str) -> Callable[[], None]:
         connection = HostConnection.to(host)
         connection.open()
         channel = connection.transport.open_session()
-        session._exec(channel, COMMAND)
+        session.execute(channel, COMMAND)
         channel.recv_exit_status()
         connection.close()
 

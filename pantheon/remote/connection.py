@@ -196,13 +196,12 @@ class HostConnection(fabric.Connection):  # type: ignore[misc]
             raise self.lost(error) from error
 
     def lost(self, error: BaseException | None = None) -> LinkLost:
-        """The error for a link that has died under us."""
-        why = (self.transport and self.transport.get_exception()) or error
-        reason = "closed by the host"
-        if isinstance(why, transport.Silent) or (isinstance(why, OSError) and why.errno == errno.ETIMEDOUT):
-            reason = f"no answer for {SILENCE_S:.0f} s"
-        elif isinstance(why, OSError) and why.strerror:
-            reason = why.strerror
+        """The error for a link that has died under us, after `error`."""
+        link = self.transport
+        why = (link and link.get_exception()) or error
+        reason = why.strerror if isinstance(why, OSError) and why.strerror else "closed by the host"
+        if link and link.silence > SILENCE_S - transport.BEAT_S:
+            reason = f"no answer for {link.silence:.0f} s"
         return LinkLost(
             f"{self.endpoint.label}: the connection was lost ({reason})",
             next_commands=["run the same command again: it goes on from what is there"],

@@ -19,7 +19,7 @@ from pantheon.errors import NotReached
 from pantheon.inventory import Host
 
 CONNECT_S = 10.0  # TCP, per address
-SILENCE_S = 9.0  # without an answer after which a link counts as dead
+SILENCE_S = 8.0  # without an answer after which a link counts as dead
 MOST_HOPS = 8
 # What `ssh -G` lists when no IdentityFile is configured: offered when they exist, never missed when they do not.
 DEFAULT_IDENTITIES = ("id_ed25519", "id_ecdsa", "id_rsa")

@@ -112,7 +112,7 @@ class _Session:
         channel = self.channel = self.connection.create_session()
         try:
             began = self.began = self.beat = time.monotonic()
-            _exec(channel, self._command())
+            execute(channel, self._command())
             if not self._may_ask:
                 self._greet()
             while not self._finished():
@@ -339,7 +339,7 @@ class _Session:
         )
 
 
-def _exec(channel: Any, command: str) -> None:
+def execute(channel: Any, command: str) -> None:
     """Ask for a command without waiting for the answer: what follows on stdin need not wait for it either. A refusal
     closes the channel."""
     message = Message()

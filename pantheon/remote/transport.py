@@ -30,7 +30,7 @@ BANNER_S = 10.0  # until the server says SSH-2.0: a paused host accepts connecti
 HANDSHAKE_S = 15.0
 LOGIN_S = 20.0
 CHANNEL_S = 10.0
-BEAT_S = 2.5  # between two questions whether the other side is still there
+BEAT_S = 2.0  # between two questions whether the other side is still there
 
 
 # paramiko logs each refused channel as an error, and Python prints what nobody handles.

@@ -295,9 +295,13 @@ def test_a_traceback_is_shown(connection: HostConnection, ship: Ship) -> None:
 
 
 def test_the_last_lines_are_shown(connection: HostConnection, ship: Ship) -> None:
-    text = (
-        "import sys\ndef main(*_):\n for n in range(9000): print('line', n, file=sys.stderr)\n print('x', flush=True)\n"
-    )
+    text = """
+import os, sys
+def main(*_):
+    for n in range(9000):
+        print("line", n, file=sys.stderr)
+    os.kill(os.getpid(), 9)
+"""
     error = refusal(connection, ship(text))
     assert error.details[-1] == "line 8999"
     assert len(error.details) == 10
