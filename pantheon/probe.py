@@ -437,14 +437,13 @@ def kind(mode: int, *, exact: bool = False) -> str:
 
 
 class Part(threading.Thread):
-    """One part of the look: `value` says "no answer" until the work has given one. A part whose value is a dictionary
-    may fill it while it works; what is not filled in time stays Unknown."""
+    """One part of the look, in a thread of its own: its value is "no answer" until the work has given one."""
 
-    def __init__(self, name: str, deadline_s: float, work: Callable[[], Json], value: Json = None) -> None:
+    def __init__(self, name: str, deadline_s: float, work: Callable[[], Json]) -> None:
         super().__init__(daemon=True, name=name)
         self.deadline = time.monotonic() + deadline_s
         self.work = work
-        self.value: Json = unknown(f"no answer within {deadline_s:g} s ({name})") if value is None else value
+        self.value: Json = unknown(f"no answer within {deadline_s:g} s ({name})")
         self.took = 0.0
         self.start()
 
