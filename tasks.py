@@ -106,7 +106,7 @@ def trust(call: Call, fingerprint: str = "", replace: bool = False, yes: bool = 
     """Fetch a host's key without logging in, show it, and record it after a yes."""
     from pantheon import verbs
 
-    return verbs.trust(call.host, fingerprint=fingerprint, replace=replace, yes=yes, report=call.report)
+    return verbs.trust(call.host, fingerprint=fingerprint, new_key=replace, yes=yes, report=call.report)
 
 
 @command(host=False, help={"name": "a section or a fix, such as comfy; `list` shows all"})

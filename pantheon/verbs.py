@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from pantheon import engine
@@ -44,7 +45,8 @@ def facts(host: Host, *, toml: bool, as_json: bool, options: engine.Options, rep
         seen = engine.look(connection, host)
     report.settled()
     if as_json:
-        data.write(to_data(seen))
+        # Without the nonce nobody who is shown the document can try values against its digests.
+        data.write(to_data(replace(seen, nonce="")))
     elif toml:
         data.write_text(to_toml(survey.as_found(host, seen)))
     else:
@@ -102,7 +104,7 @@ def tunnel(host: Host, service: str, *, port: int, report: Console) -> int:
     return 0
 
 
-def trust(host: Host, *, fingerprint: str, replace: bool, yes: bool, report: Console) -> int:
+def trust(host: Host, *, fingerprint: str, new_key: bool, yes: bool, report: Console) -> int:
     """Fetch the host's key without logging in, show it, and record it after a yes. A gateway on the way whose key is
     not known comes first."""
     from pantheon.remote import trust as keys
@@ -122,7 +124,7 @@ def trust(host: Host, *, fingerprint: str, replace: bool, yes: bool, report: Con
     if found.state == "known":
         report.line("✓", host.name, "this key is known already")
         return 0
-    if found.state == "changed" and not replace:
+    if found.state == "changed" and not new_key:
         raise NotTrusted(
             f"{found.label}: another key is recorded for it (rebuilt, or somebody in between)",
             next_commands=[f"invoke trust --host {host.name} --replace"],

@@ -112,7 +112,7 @@ def room(host: Host, facts: Facts) -> list[Finding]:
     nvme = sum(host.service(name).data_gib for name in fresh if name != "openwebui")
     ssd = sum(host.service(name).data_gib for name in fresh if name == "openwebui")
     needs = (
-        ("docker-room", "docker", "Docker's root", sum(service.image_gib for service in pulls)),
+        ("docker-room", "images", "Docker's image store", sum(service.image_gib for service in pulls)),
         ("nvme-room", host.storage.nvme, host.storage.nvme, nvme),
         ("ssd-room", host.storage.ssd, host.storage.ssd, ssd),
     )

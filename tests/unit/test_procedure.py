@@ -215,7 +215,7 @@ STOPS: list[tuple[Callable[[], Facts], str]] = [
     (lambda: replace(fresh(), docker=Unknown("denied")), "Docker: not known (denied)"),
     (lambda: replace(fresh(), toolkit=None), "NVIDIA Container Toolkit is not installed"),
     (lambda: replace(fresh(), containers=Unknown("no answer")), "containers: not known (no answer)"),
-    (lambda: replace(fresh(), spaces={**fresh().spaces, "docker": Space(1, 2, 3, 4)}), "Docker's root has too little room"),
+    (lambda: replace(fresh(), spaces={**fresh().spaces, "images": Space(1, 2, 3, 4)}), "Docker's image store has too little room"),
     (lambda: foreign(), "container comfy was started by hand (started with docker run)"),
     (lambda: foreign(name="ai-comfyui-1", **PLAIN), "container ai-comfyui-1 was started by hand"),
     (lambda: foreign(name="x", image="ollama/ollama:0.5", ports=(), mounts=()), "it runs ollama/ollama:0.5"),

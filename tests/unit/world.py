@@ -91,7 +91,7 @@ def fresh(host: Host = HOST) -> Facts:
         ),
         toolkit="1.18.1",
         paths=paths,
-        spaces={"docker": space, **dict.fromkeys(roots, space)},
+        spaces={"docker": space, "images": space, **dict.fromkeys(roots, space)},
         trees={d.path: None for d in layout.directories(host) if d.tree_owner},
         files={file["path"]: None for file in asked["files"]},
         containers=(),
