@@ -6,6 +6,7 @@ nothing itself: what is to be seen goes to a Report.
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -98,11 +99,24 @@ def bring(host: Host, names: tuple[str, ...], *, what: str, options: Options, re
             report.nothing_to_do(host, findings + warnings, took_s=took)
             return _code(findings)
         if not plan.is_empty:
+            _free(host, facts)
             report.plan(host, plan, warnings, took_s=took, details=options.details, final=False)
             _agree(host, plan, warnings, options, report)
             _apply(connection, host, plan, facts, what=what, report=report)
         _watch(connection, host, services, what=what, report=report)
         return _prove(connection, host, plan, names, began=began, report=report)
+
+
+def _free(host: Host, facts: Facts) -> None:
+    """Raises Locked when somebody is at work there: a plan made in the middle of that would be about nothing."""
+    from pantheon.remote.apply import locked
+
+    if isinstance(facts.lock, str):
+        try:
+            holder = json.loads(facts.lock)
+        except ValueError:
+            holder = None
+        raise locked(host, holder)
 
 
 def _agree(host: Host, plan: Plan, warnings: list[Finding], options: Options, report: Report) -> None:

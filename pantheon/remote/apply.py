@@ -62,7 +62,7 @@ def apply(
     deadline = sum(getattr(step, "timeout_s", 30) for _, step in steps) + MARGIN_S
     status = run_module(connection, RUNNER, spec, deadline_s=deadline, heartbeat=True, on_frame=on_frame)
     if "locked" in ended:
-        raise _locked(host, ended["locked"].get("holder") or {})
+        raise locked(host, ended["locked"].get("holder"))
     if "changed" in ended:
         raise _changed(host, ended["changed"], steps)
     if "failed" in ended:
@@ -73,10 +73,12 @@ def apply(
         )
 
 
-def _locked(host: Host, holder: dict[str, Any]) -> Locked:
-    since, by, doing = (holder.get(key, "?") for key in ("since", "who", "what"))
+def locked(host: Host, holder: object) -> Locked:
+    """The error for a host that somebody else is changing; `holder` is what the lock says."""
+    said = holder if isinstance(holder, dict) else {}
+    since, by, doing, pid = (said.get(key, "?") for key in ("since", "who", "what", "pid"))
     return Locked(
-        f"{host.name} is being changed by {by}: {doing}, since {since} (pid {holder.get('pid', '?')} on the host)",
+        f"{host.name} is being changed by {by}: {doing}, since {since} (pid {pid} on the host)",
         next_commands=[f"invoke history --host {host.name}"],
     )
 

@@ -12,7 +12,7 @@ import pytest
 
 from pantheon import engine, memory, procedure
 from pantheon.engine import Options, Watched, follow
-from pantheon.errors import ApplyError, Declined, NotAsItShouldBe
+from pantheon.errors import ApplyError, Declined, Locked, NotAsItShouldBe
 from pantheon.facts import Facts
 from pantheon.finding import Finding
 from pantheon.inventory import Host
@@ -111,6 +111,15 @@ def test_shown_asked_applied_proven(monkeypatch: pytest.MonkeyPatch) -> None:
     assert world.applied == [report.shown]
     assert world.applied[0] is report.shown  # not computed again
     assert world.state["digest"] == memory.inventory_digest(HOST)
+
+
+def test_a_host_at_work_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    holder = {"who": "ann@desk", "what": "bringup", "since": "2026-11-21T10:00:00Z", "pid": 77}
+    world, report = World(monkeypatch, replace(fresh(), lock=json.dumps(holder))), Recorder()
+    with pytest.raises(Locked, match="being changed by ann@desk: bringup, since 2026-11-21T10:00:00Z"):
+        bring(report, yes=True)
+    assert report.events == ["look"]
+    assert not world.applied
 
 
 def test_no_is_no(monkeypatch: pytest.MonkeyPatch) -> None:
