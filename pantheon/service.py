@@ -204,7 +204,10 @@ def _up(container: Container) -> Finding:
     key, source = f"{name}.up", "procedure §8"
     if container.state == "running" and container.health == "healthy":
         return Finding(key, "ok", f"{name} is Up and healthy", evidence, source=source)
-    if container.state == "running" and container.health == "starting":
+    if container.state == "running" and container.health == "starting" and container.restarts:
+        text = f"{name} is starting again, after {container.restarts} restarts of its own"
+        mend = f"read what it died of: docker logs --tail=50 {name}"
+    elif container.state == "running" and container.health == "starting":
         text, mend = f"{name} is still starting", f"wait for it: invoke {name}"
     elif container.state == "running" and container.health == "unhealthy":
         text, mend = f"{name} is Up but unhealthy", f"read its log: docker logs --tail=50 {name}"

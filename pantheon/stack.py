@@ -207,9 +207,13 @@ def config_hash(host: Host, want: Wanted) -> str:
 
 
 def env_text(want: Wanted) -> str:
-    """The env file of a service: single quotes keep Compose from reading anything into a value."""
-    quoted = {name: value.replace("\\", "\\\\").replace("'", "\\'") for name, value in want.secret_env.items()}
-    return "".join(f"{name}='{value}'\n" for name, value in sorted(quoted.items()))
+    """The env file of a service. Every backslash, double quote and dollar is escaped, and Compose reads nothing into a
+    value. Its single quotes would not do: in them `\\\\` stays two, so a backslash before a quote cannot be written."""
+
+    def quoted(value: str) -> str:
+        return re.sub(r'([\\"$])', r"\\\1", value)
+
+    return "".join(f'{name}="{quoted(value)}"\n' for name, value in sorted(want.secret_env.items()))
 
 
 def _service(host: Host, want: Wanted) -> dict[str, object]:

@@ -74,7 +74,12 @@ def test_secret_environment_is_kept_out_of_the_file() -> None:
     text = stack.compose_text(host)
     assert "sesame" not in text
     assert "/opt/stacks/ai/secrets/ollama.env" in text
-    assert stack.env_text(stack.wanted(host, "ollama")) == "OLLAMA_API_KEY='sesame'\n"
+    assert stack.env_text(stack.wanted(host, "ollama")) == 'OLLAMA_API_KEY="sesame"\n'
+
+
+def test_compose_reads_nothing_into_a_secret() -> None:
+    host = replace(HOST, ollama=replace(HOST.ollama, env={"A_KEY": """a'b"c\\d $(e) ${F} \\' \\"""}))
+    assert stack.env_text(stack.wanted(host, "ollama")) == 'A_KEY="' + r"""a'b\"c\\d \$(e) \${F} \\' \\""" + '"\n'
 
 
 def test_the_same_inventory_gives_the_same_file_and_another_gives_another_label() -> None:
