@@ -64,7 +64,6 @@ def timed(work: Callable[[], None]) -> float:
 
 def pantheon(user: str, port: int, identity: str, _: str) -> Callable[[], None]:
     from pantheon.inventory import Host
-    from pantheon.remote import session
     from pantheon.remote.connection import HostConnection
 
     host = Host("bench", "127.0.0.1", user=user, port=port, identity=identity)
@@ -72,8 +71,7 @@ def pantheon(user: str, port: int, identity: str, _: str) -> Callable[[], None]:
     def work() -> None:
         connection = HostConnection.to(host)
         connection.open()
-        channel = connection.transport.open_session()
-        session.execute(channel, COMMAND)
+        channel = connection.execute(COMMAND)
         channel.recv_exit_status()
         connection.close()
 

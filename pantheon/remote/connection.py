@@ -21,7 +21,7 @@ from paramiko.proxy import ProxyCommand
 from pantheon.errors import HostError, LinkLost, LoginRefused, NotAllowed, NotReached
 from pantheon.inventory import Host
 from pantheon.remote import known_hosts, login, transport
-from pantheon.remote.endpoint import CONNECT_S, SILENCE_S, Endpoint, dial, resolve
+from pantheon.remote.endpoint import CONNECT_S, SILENCE_S, Early, Endpoint, check_identities, dial, resolve
 from pantheon.remote.known_hosts import Key
 from pantheon.remote.transport import Transport
 
@@ -67,14 +67,18 @@ class HostConnection(fabric.Connection):  # type: ignore[misc]
     _sftp: Any = None
     transport: Any = None
     endpoint: Endpoint = None  # type: ignore[assignment]  # declared here, or Invoke takes them for configuration
+    early: Early | None = None
     ask_password: AskPassword | None = None
     sudo_password: str | None = None  # kept for this connection's further commands, in memory only
 
     @classmethod
-    def to(cls, host: Host, *, ask_password: AskPassword | None = None) -> HostConnection:
+    def to(cls, host: Host, *, ask_password: AskPassword | None = None, early: Early | None = None) -> HostConnection:
         """A connection, not opened yet. `ask_password` gets a prompt and returns the sudo password; it is called only
-        when the host asks for one. Raises NotReached and LoginRefused for a configuration that cannot work."""
-        return cls(resolve(host), ask_password=ask_password)
+        when the host asks for one. `early` is what was begun while this module was imported.
+        Raises NotReached for a configuration that cannot work."""
+        made = cls(early.endpoint() if early else resolve(host), ask_password=ask_password)
+        made.early = early
+        return made
 
     def __init__(self, endpoint: Endpoint, *, ask_password: AskPassword | None = None) -> None:
         gateway: Any = HostConnection(endpoint.gateway) if endpoint.gateway else endpoint.proxy_command or False
@@ -108,7 +112,7 @@ class HostConnection(fabric.Connection):  # type: ignore[misc]
         if self.is_connected:
             return
         for hop in self.endpoint.chain():
-            login.check_identities(hop)
+            check_identities(hop)
         link: Transport | None = None
         try:
             link = Transport(self._way_there())
@@ -133,7 +137,8 @@ class HostConnection(fabric.Connection):  # type: ignore[misc]
                 raise _gateway_refuses(endpoint, error) from error
         if self.gateway:
             return ProxyCommand(self.gateway)
-        return dial(endpoint.hostname, endpoint.port)
+        early = self.early.take() if self.early else None
+        return early or dial(endpoint.hostname, endpoint.port)
 
     def _shake_hands(self, link: Transport) -> None:
         known = known_hosts.of(self.endpoint)
@@ -163,6 +168,8 @@ class HostConnection(fabric.Connection):  # type: ignore[misc]
             with contextlib.suppress(Exception):
                 self._sftp.close()
             self._sftp = None
+        if self.early:
+            self.early.close()
         link, self.transport, self.client._transport = self.transport, None, None
         _end(link)
         self._close_gateway()
@@ -174,17 +181,29 @@ class HostConnection(fabric.Connection):  # type: ignore[misc]
     def create_session(self) -> Any:
         """One session channel, on a connection that is opened first if need be. Raises NotAllowed when the server
         gives no further one, LinkLost, and what `open` raises."""
+        return self._session("open_session")
+
+    def execute(self, command: str, data: bytes = b"") -> Any:
+        """A channel on which `command` runs with `data` on its stdin (see Transport.execute). Raises as
+        `create_session` does, though a first session's refusal shows later, as a channel that is closed."""
+        return self._session("execute", command, data)
+
+    def _session(self, how: str, *args: Any) -> Any:
         self.open()
         try:
-            return self.transport.open_session()
+            return getattr(self.transport, how)(*args)
         except paramiko.ChannelException as error:
-            raise NotAllowed(
-                f"{self.endpoint.label}: the server opens no further session (MaxSessions)",
-                details=[str(error)],
-                next_commands=["raise MaxSessions in the host's sshd_config", "end other runs over this connection"],
-            ) from error
+            raise self.no_session(error) from error
         except (OSError, EOFError, paramiko.SSHException) as error:
             raise self.lost(error) from error
+
+    def no_session(self, error: Exception) -> NotAllowed:
+        """The error for a server that opens no (further) session."""
+        return NotAllowed(
+            f"{self.endpoint.label}: the server opens no further session (MaxSessions)",
+            details=[str(error)],
+            next_commands=["raise MaxSessions in the host's sshd_config", "end other runs over this connection"],
+        )
 
     def run(self, command: str, **kwargs: Any) -> Any:
         """Fabric's run. Raises LinkLost where Fabric raises whatever its threads met."""

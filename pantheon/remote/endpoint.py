@@ -10,12 +10,14 @@ import getpass
 import os
 import pwd
 import socket
+import stat
 import subprocess
 import sys
+import threading
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pantheon.errors import NotReached
+from pantheon.errors import LoginRefused, NotReached
 from pantheon.inventory import Host
 
 CONNECT_S = 10.0  # TCP, per address
@@ -199,3 +201,73 @@ def dial(hostname: str, port: int) -> socket.socket:
     sock = socket.create_connection((hostname, port), timeout=CONNECT_S)
     tune(sock)
     return sock
+
+
+def check_identities(endpoint: Endpoint) -> None:
+    """Before connecting: a key that hosts.toml names must be there. Raises LoginRefused."""
+    for path in endpoint.identities if endpoint.identities_only else ():
+        try:
+            mode = path.stat().st_mode
+        except OSError as error:
+            raise LoginRefused(
+                f"{endpoint.label}: the identity {path} cannot be read: {error.strerror}",
+                next_commands=[f"ls -l {path}", "edit `identity` in hosts.toml"],
+            ) from error
+        if not stat.S_ISREG(mode):
+            raise LoginRefused(
+                f"{endpoint.label}: the identity {path} is not a file", next_commands=["edit `identity` in hosts.toml"]
+            )
+
+
+class Early:
+    """The first steps towards a host, taken in the background while Fabric is being imported (0.1 s): what OpenSSH
+    makes of its name, and the TCP connection, on which sshd meanwhile makes itself ready.
+
+        early = Early(host)
+        from pantheon.remote.connection import HostConnection
+        with HostConnection.to(host, early=early) as connection:
+    """
+
+    def __init__(self, host: Host) -> None:
+        self.host = host
+        self.found: Endpoint | None = None
+        self.sock: socket.socket | None = None
+        self.error: Exception | None = None
+        self.known = threading.Event()
+        self.thread = threading.Thread(target=self._work, name="pantheon-early", daemon=True)
+        self.thread.start()
+
+    def _work(self) -> None:
+        try:
+            found = self.found = resolve(self.host)
+            self.known.set()
+            check_identities(found)
+            if not found.gateway and not found.proxy_command:
+                self.sock = dial(found.hostname, found.port)
+        except Exception as error:  # raised again by whoever asks, in the thread that can handle it
+            self.error = error
+        finally:
+            self.known.set()
+
+    def endpoint(self) -> Endpoint:
+        """The endpoint, as soon as it is known. Raises what `resolve` raises."""
+        self.known.wait()
+        if self.found is None:
+            raise self.error or NotReached(f"{self.host.name}: its address was not found out")
+        return self.found
+
+    def take(self) -> socket.socket | None:
+        """The connection, once; None when there is none to give. Raises what `dial` raises."""
+        self.thread.join()
+        if self.error:
+            error, self.error = self.error, None
+            raise error
+        sock, self.sock = self.sock, None
+        return sock
+
+    def close(self) -> None:
+        """Give up what was not taken."""
+        self.thread.join()
+        if self.sock:
+            self.sock.close()
+            self.sock = None

@@ -7,7 +7,6 @@ import binascii
 import contextlib
 import os
 import socket
-import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -49,22 +48,6 @@ class Agent(AgentSSH):  # type: ignore[misc]
 
     def close(self) -> None:
         self._close()
-
-
-def check_identities(endpoint: Endpoint) -> None:
-    """Before connecting: a key that hosts.toml names must be there. Raises LoginRefused."""
-    for path in endpoint.identities if endpoint.identities_only else ():
-        try:
-            mode = path.stat().st_mode
-        except OSError as error:
-            raise LoginRefused(
-                f"{endpoint.label}: the identity {path} cannot be read: {error.strerror}",
-                next_commands=[f"ls -l {path}", "edit `identity` in hosts.toml"],
-            ) from error
-        if not stat.S_ISREG(mode):
-            raise LoginRefused(
-                f"{endpoint.label}: the identity {path} is not a file", next_commands=["edit `identity` in hosts.toml"]
-            )
 
 
 def log_in(transport: Transport, endpoint: Endpoint) -> None:

@@ -22,8 +22,6 @@ from pathlib import Path
 from typing import Any
 
 import paramiko
-from paramiko.common import cMSG_CHANNEL_REQUEST
-from paramiko.message import Message
 
 from pantheon.errors import LinkLost, LookFailed, NotAllowed, PantheonError
 from pantheon.remote.connection import HostConnection
@@ -109,15 +107,13 @@ class _Session:
     def run(self, header: dict[str, Any]) -> int:
         self.main = header["main"]
         self.header = (json.dumps(header) + "\n").encode()
-        channel = self.channel = self.connection.create_session()
+        self.began = self.beat = time.monotonic()
+        # Where sudo may ask, the header waits: blindly sent, it would be taken for a password.
+        self.greeted = not self._may_ask
+        channel = self.channel = self.connection.execute(self._command(), self.header if self.greeted else b"")
         try:
-            began = self.began = self.beat = time.monotonic()
-            execute(channel, self._command())
-            if not self._may_ask:
-                self._greet()
             while not self._finished():
-                now = time.monotonic()
-                self._check_time(now, now - began)
+                self._check_time(time.monotonic())
                 select.select([channel], [], [], min(1.0, self.deadline_s, HEARTBEAT_S if self.heartbeat else 1.0))
                 self._read()
             self._read()
@@ -176,7 +172,7 @@ class _Session:
 
     # -- while it runs
 
-    def _check_time(self, now: float, _: float) -> None:
+    def _check_time(self, now: float) -> None:
         passed = now - self.began
         if not self.connection.transport.is_active() or self.connection.transport.silence > SILENCE_S + 3:
             raise self.connection.lost()
@@ -268,6 +264,8 @@ class _Session:
 
     def _status(self) -> int:
         status = int(self.channel.exit_status)
+        if self.connection.transport.refusal and not self.started:
+            raise self.connection.no_session(self.connection.transport.refusal)
         if status == -1 and not self.connection.transport.is_active():
             raise self.connection.lost()
         if not self.started:
@@ -337,15 +335,3 @@ class _Session:
             "runs nothing?)",
             self._by_hand("sudo -n python3 --version"),
         )
-
-
-def execute(channel: Any, command: str) -> None:
-    """Ask for a command without waiting for the answer: what follows on stdin need not wait for it either. A refusal
-    closes the channel."""
-    message = Message()
-    message.add_byte(cMSG_CHANNEL_REQUEST)
-    message.add_int(channel.remote_chanid)
-    message.add_string("exec")
-    message.add_boolean(True)
-    message.add_string(command)
-    channel.transport._send_user_message(message)

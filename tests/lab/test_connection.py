@@ -305,6 +305,12 @@ def test_no_further_session(lab: Lab, host: Host, module: Callable[[str], str]) 
         first.close()
 
 
+def test_no_session_at_all(lab: Lab, host: Host, module: Callable[[str], str]) -> None:
+    """The first session's command leaves before the server has answered; its refusal is heard all the same."""
+    with sshd(lab, "MaxSessions 0"):
+        assert "opens no further session" in str(fails(host, NotAllowed, module(WHO)))
+
+
 def test_a_forced_command(lab: Lab, host: Host, module: Callable[[str], str]) -> None:
     with sshd(lab, "ForceCommand echo backups only"):
         error = fails(host, NotAllowed, module(WHO))
@@ -475,8 +481,7 @@ def test_fewer_round_trips_than_openssh(lab: Lab, host: Host, known: Path) -> No
     def ours() -> None:
         with HostConnection.to(host) as connection:
             connection.open()
-            channel = connection.create_session()
-            session.execute(channel, "true")
+            channel = connection.execute("true")
             assert channel.recv_exit_status() == 0
 
     def openssh() -> None:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import getpass
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from pantheon.errors import NotReached
+from pantheon.errors import LoginRefused, NotReached
 from pantheon.inventory import Host
-from pantheon.remote.endpoint import Endpoint, resolve
+from pantheon.remote.connection import HostConnection
+from pantheon.remote.endpoint import Early, Endpoint, resolve
 from pantheon.remote.tunnel import _command
+from tests.unit.remote.server import SshServer
 
 
 @pytest.fixture
@@ -126,3 +129,30 @@ def test_the_tunnels_command_reads_no_configuration_again(config: Path) -> None:
     assert "HostKeyAlias=pantheon-0" in options["ProxyCommand"]
     assert "-W '[10.0.0.5]:2222'" in options["ProxyCommand"]
     assert options["ProxyCommand"].endswith("-- bastion")
+
+
+# -- the first steps, while Fabric is being imported
+
+
+def test_an_early_connection_is_used(server: SshServer, host: Host) -> None:
+    with HostConnection.to(host, early=Early(host)) as connection:
+        connection.open()
+        assert connection.run("echo early").stdout == "early\n"
+    assert len(server.transports) == 1
+
+
+def test_an_early_connection_that_nobody_takes_is_closed(host: Host) -> None:
+    early = Early(host)
+    HostConnection.to(host, early=early).close()
+    assert early.sock is None
+    assert not early.thread.is_alive()
+
+
+def test_an_early_failure_is_the_same_error(host: Host, config: Path) -> None:
+    with pytest.raises(NotReached, match="connection refused"):
+        HostConnection.to(host, early=Early(replace(host, port=1))).open()
+    with pytest.raises(LoginRefused, match="cannot be read"):
+        HostConnection.to(host, early=Early(replace(host, identity="/nowhere"))).open()
+    config.write_text("Hots x\n")
+    with pytest.raises(NotReached, match="cannot read its configuration"):
+        HostConnection.to(host, early=Early(host))
