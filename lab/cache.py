@@ -118,6 +118,14 @@ def image_tags(repository: str) -> list[str]:
     return text("image", "ls", *wanted, timeout=20).split()
 
 
+def prune_images(repository: str, *, keep: int, never: Iterable[str]) -> None:
+    """Drop all but the newest images of that name, and none in `never`: the builder may give a new tag an old date."""
+    spared = set(never)
+    for tag in image_tags(repository)[keep:]:
+        if tag not in spared:
+            drop_image(tag)
+
+
 def drop_image(tag: str) -> None:
     """Remove an image unless a container uses it: without --force the engine refuses that."""
     docker("image", "rm", tag, timeout=60, check=False)

@@ -75,8 +75,7 @@ def build_host(tag: str, base: bases.Base, say: Say) -> None:
         context.seek(0)
         build(["-t", tag, "--build-arg", f"OS={os_image}", "--label", f"{cache.IMAGE_LABEL}=host", "-"], context)
     # Other clones on this machine may be at other sources, so a few earlier ones stay.
-    for stale in cache.image_tags(f"pantheon-lab-host:{base.os_id}-*")[KEPT_HOSTS:]:
-        cache.drop_image(stale)
+    cache.prune_images(f"pantheon-lab-host:{base.os_id}-*", keep=KEPT_HOSTS, never=[tag])
 
 
 def ensure_os(base: bases.Base, say: Say) -> str:
@@ -94,8 +93,7 @@ def ensure_os(base: bases.Base, say: Say) -> str:
         docker("save", "-o", str(target), tag, timeout=300)
 
     saved = cache.file(f"os-{base.os_id}", key, ".tar", make)
-    for stale in cache.image_tags(f"pantheon-lab-os:{base.os_id}-*")[cache.KEPT :]:
-        cache.drop_image(stale)
+    cache.prune_images(f"pantheon-lab-os:{base.os_id}-*", keep=cache.KEPT, never=[tag])
     if not bases.image_exists(tag):
         say("loading the packages' image from the cache")
         docker("load", "-q", "-i", str(saved), timeout=300)
@@ -132,8 +130,7 @@ def ensure_registry(base: bases.Base, say: Say) -> Path:
         try:
             made = services.build(base.image)
             registry.write(target, made)
-            for stale in set(cache.image_tags("pantheon-lab/*")) - set(made.values()):
-                cache.drop_image(stale)
+            cache.prune_images("pantheon-lab/*", keep=0, never=made.values())
         except subprocess.CalledProcessError as error:
             raise LabError(f"a stand-in service image could not be built: {build_words(error)}") from None
 
