@@ -79,7 +79,8 @@ def run_module(
     on_frame: Callable[[Frame], None],
 ) -> int:
     """Runs `main`.main(spec, ...) on the host and returns its exit status. Each frame that it prints goes to
-    `on_frame`. `deadline_s` counts from the start, without the time that a human takes to type a password.
+    `on_frame`, which must not tarry: heartbeats (an empty line every HEARTBEAT_S, for a runner that ends without them)
+    wait for it. `deadline_s` counts from the login, without the time that a human takes to type a password.
 
     Raises LinkLost; NotAllowed (sudo, python3, no session); LookFailed (no JSON, killed, too late, too much). An
     error raised by `on_frame`, or Ctrl-C, closes the channel at once and passes."""
@@ -107,10 +108,10 @@ class _Session:
     def run(self, header: dict[str, Any]) -> int:
         self.main = header["main"]
         self.header = (json.dumps(header) + "\n").encode()
-        self.began = self.beat = time.monotonic()
         # Where sudo may ask, the header waits: blindly sent, it would be taken for a password.
         self.greeted = not self._may_ask
         channel = self.channel = self.connection.execute(self._command(), self.header if self.greeted else b"")
+        self.began = self.beat = time.monotonic()
         try:
             while not self._finished():
                 self._check_time(time.monotonic())
@@ -194,24 +195,29 @@ class _Session:
 
     def _read(self) -> None:
         while self.channel.recv_stderr_ready():
-            self.stderr += self.channel.recv_stderr(STDERR_BYTES)
+            data = self.channel.recv_stderr(STDERR_BYTES)
+            self._count(data)
+            self.stderr += data
             del self.stderr[:-STDERR_BYTES]
             self._answer_prompt()
         while self.channel.recv_ready():
             data = self.channel.recv(1 << 18)
-            self.total += len(data)
-            if self.total > MOST_BYTES:
-                raise LookFailed(
-                    f"{self.label}: more than {MOST_BYTES >> 20} MB of output",
-                    details=self._last_lines(),
-                    next_commands=["report this: it should not happen"],
-                )
+            self._count(data)
             first, *rest = data.split(b"\n")
             self.line += first
             for part in rest:
                 line, self.line = bytes(self.line), bytearray(part)
                 if line.strip():
                     self._take(line)
+
+    def _count(self, data: bytes) -> None:
+        self.total += len(data)
+        if self.total > MOST_BYTES:
+            raise LookFailed(
+                f"{self.label}: more than {MOST_BYTES >> 20} MB of output",
+                details=self._last_lines(),
+                next_commands=["report this: it should not happen"],
+            )
 
     def _take(self, line: bytes) -> None:
         try:

@@ -309,8 +309,9 @@ def main(*_):
 
 def test_a_flood_is_bounded(connection: HostConnection, ship: Ship, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(session, "MOST_BYTES", 1 << 20)
-    text = "def main(spec, stdin, stdout):\n while True: stdout.write('x' * 65536)\n"
-    assert "more than 1 MB of output" in str(refusal(connection, ship(text)))
+    for stream in ("stdout", "sys.stderr"):
+        text = f"import sys\ndef main(spec, stdin, stdout):\n while True: {stream}.write('x' * 65536)\n"
+        assert "more than 1 MB of output" in str(refusal(connection, ship(text)))
 
 
 def test_a_child_that_keeps_stdout_open(connection: HostConnection, ship: Ship) -> None:

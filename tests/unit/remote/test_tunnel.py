@@ -1,0 +1,117 @@
+"""Supervising ssh: which port, when it is ready, what is said when it is not. The real ssh is shown in tests/lab; here
+a script stands for it that listens, or says what ssh would say."""
+
+from __future__ import annotations
+
+import http.client
+import shutil
+import socket
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from pantheon.errors import LinkLost, NotReached, NotTrusted, UsageError
+from pantheon.inventory import Comfy, Host
+from pantheon.remote.tunnel import open_tunnel
+from tests.unit.remote.server import HOST_KEY, key_of
+
+# `ssh -G` is the real one; otherwise a web server on the local side of -L, or whatever $SAY holds.
+SSH = f"""#!{sys.executable} -I
+import http.server, os, sys
+if "-G" in sys.argv:
+    os.execv("{shutil.which("ssh")}", sys.argv)
+if os.environ.get("SAY"):
+    sys.exit(os.environ["SAY"])
+port = int(sys.argv[sys.argv.index("-L") + 1].split(":")[1])
+class Web(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        if self.path == "/end":
+            print("Connection to box closed by remote host.", file=sys.stderr, flush=True)
+            os._exit(255)
+        self.send_response(404)
+        self.end_headers()
+    def log_message(self, *args): pass
+http.server.HTTPServer(("127.0.0.1", port), Web).serve_forever()
+"""
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture
+def box(tmp_path: Path, known: Path, monkeypatch: pytest.MonkeyPatch) -> Host:
+    (tmp_path / "path").mkdir()
+    (tmp_path / "path/ssh").write_text(SSH)
+    (tmp_path / "path/ssh").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path / "path"))
+    known.write_text(f"10.0.0.5 {key_of(HOST_KEY)}\n")
+    return Host("box", "10.0.0.5", "ops", 22, comfy=Comfy(port=free_port()))
+
+
+def test_ready_means_that_something_answers(box: Host) -> None:
+    with open_tunnel(box, "comfy") as tunnel:
+        assert tunnel.url == f"http://127.0.0.1:{box.comfy.port}/"
+        assert not tunnel.moved
+        process = tunnel.process
+        assert process.poll() is None
+    assert process.poll() is not None
+
+
+def test_the_next_free_port(box: Host) -> None:
+    with socket.create_server(("127.0.0.1", box.comfy.port)), open_tunnel(box, "comfy") as tunnel:
+        assert tunnel.port > box.comfy.port
+        assert tunnel.moved
+
+
+def test_a_port_that_was_asked_for_is_taken_or_refused(box: Host) -> None:
+    port = free_port()
+    with open_tunnel(box, "comfy", port=port) as tunnel:
+        assert (tunnel.port, tunnel.moved) == (port, False)
+    with (
+        socket.create_server(("127.0.0.1", port)),
+        pytest.raises(UsageError, match=f"port {port} is taken"),
+        open_tunnel(box, "comfy", port=port),
+    ):
+        pass
+
+
+def test_a_tunnel_that_ends(box: Host) -> None:
+    with open_tunnel(box, "comfy") as tunnel:
+        web = http.client.HTTPConnection("127.0.0.1", tunnel.port, timeout=5)
+        web.request("GET", "/end")
+        with pytest.raises(LinkLost, match="the tunnel to comfy was lost") as caught:
+            tunnel.wait()
+        web.close()
+    assert caught.value.details == ("Connection to box closed by remote host.",)
+
+
+def test_what_ssh_says_when_it_cannot(box: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SAY", "ops@10.0.0.5: Permission denied (publickey).")
+    with pytest.raises(NotReached, match="ssh could not open the tunnel to comfy") as caught, open_tunnel(box, "comfy"):
+        pass
+    assert caught.value.details == ("ops@10.0.0.5: Permission denied (publickey).",)
+
+
+def test_an_unknown_key_opens_nothing(box: Host, known: Path) -> None:
+    known.write_text("")
+    with pytest.raises(NotTrusted, match="its host key is unknown"), open_tunnel(box, "comfy"):
+        pass
+
+
+def test_without_openssh(box: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(NotReached, match="ssh is not installed here"), open_tunnel(box, "comfy"):
+        pass
+
+
+def test_ctrl_c_leaves_nothing(box: Host) -> None:
+    began = time.monotonic()
+    with pytest.raises(KeyboardInterrupt), open_tunnel(box, "comfy") as tunnel:
+        raise KeyboardInterrupt
+    assert tunnel.process.poll() is not None
+    assert time.monotonic() - began < 5
