@@ -282,6 +282,7 @@ class Image:
     digests: tuple[str, ...]
     size_bytes: int
     created: str
+    user: str = ""  # as whom it starts unless told otherwise; empty for root
 
 
 @dataclass(frozen=True)

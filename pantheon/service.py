@@ -6,7 +6,7 @@ Procedure §4 to §6.
 from __future__ import annotations
 
 from pantheon import foreign, layout, stack
-from pantheon.facts import Container, Docker, Entry, Facts, TextFile, Unknown, digest
+from pantheon.facts import Container, Docker, Entry, Facts, Image, TextFile, Unknown, digest
 from pantheon.finding import Finding
 from pantheon.inventory import SERVICES, Host
 from pantheon.plan import Change, Guard, MakeSecret, Run, SectionPlan, Step, Write
@@ -122,12 +122,12 @@ def _half_made(host: Host, facts: Facts, name: str) -> list[Change]:
 
 def _container(host: Host, facts: Facts, want: stack.Wanted) -> list[Change]:
     container = foreign.named(facts, want.name)
-    image = facts.images.get(want.image)
-    local = image.id if image is not None and not isinstance(image, Unknown) else ""
+    found = facts.images.get(want.image)
+    image = found if isinstance(found, Image) else None
     image_guard = Guard("image", want.image, facts.reading("image", want.image))
     guard = Guard("container", want.name, container.id if container else "missing")
     pull: tuple[Step, ...] = ()
-    if not local:
+    if not image:
         pull = (
             Run(_compose(host, facts, "pull", want.name), guards=(image_guard,), timeout_s=PULL_S, progress="compose"),
         )
@@ -142,7 +142,7 @@ def _container(host: Host, facts: Facts, want: stack.Wanted) -> list[Change]:
         first = ", first run 10-20 min (§7)" if want.name == "comfy" and not _installed(facts, host) else ""
         what = f"127.0.0.1:{want.port}{pulled}{first}"
         return [Change(what, "it is not there", (*pull, up()), sign="+")]
-    differences = stack.differences(host, want, container, nonce=facts.nonce, local_image_id=local)
+    differences = stack.differences(host, want, container, nonce=facts.nonce, image=image)
     if differences:
         stops = (want.name,) if container.state == "running" else ()
         steps = (*pull, up("--force-recreate"))

@@ -12,7 +12,7 @@ import re
 from dataclasses import dataclass
 
 from pantheon import layout
-from pantheon.facts import Container, digest
+from pantheon.facts import Container, Image, digest
 from pantheon.inventory import SERVICES, Host, is_secret_name
 
 HEADER = "# Written by pantheon from hosts.toml."
@@ -313,10 +313,10 @@ def _scalar(value: object) -> str:
     return {True: "true", False: "false"}.get(value, str(value)) if isinstance(value, bool) else json.dumps(value)
 
 
-def differences(host: Host, want: Wanted, container: Container, *, nonce: str, local_image_id: str) -> list[str]:
+def differences(host: Host, want: Wanted, container: Container, *, nonce: str, image: Image | None) -> list[str]:
     """How a container differs from what is wanted, a line for each property. Empty: it is as wanted.
 
-    `local_image_id` is the id that the wanted reference has on the host now ("" when not there)."""
+    `image` is what the wanted reference leads to on the host now, None when that is not there or not known."""
     found: list[str] = []
 
     def compare(name: str, has: object, should: object) -> None:
@@ -324,7 +324,7 @@ def differences(host: Host, want: Wanted, container: Container, *, nonce: str, l
             found.append(f"{name}: {_show(has)} → {_show(should)}")
 
     compare("image", container.image, want.image)
-    if local_image_id and container.image == want.image and container.image_id != local_image_id:
+    if image and container.image == want.image and container.image_id != image.id:
         found.append("image: the tag points to another image now")
     compare(
         "ports",
@@ -333,7 +333,8 @@ def differences(host: Host, want: Wanted, container: Container, *, nonce: str, l
     )
     compare("mounts", sorted(_mounts_of(container)), sorted(_mounts_wanted(host, want)))
     found += _env_differences(want, container, nonce)
-    compare("user", container.user, want.user)
+    if want.user or image:
+        compare("user", container.user, want.user or (image.user if image else ""))
     compare("capabilities added", _capabilities(container.cap_add), _capabilities(want.cap_add))
     compare("capabilities dropped", _capabilities(container.cap_drop), ["ALL"])
     compare("security options", sorted(container.security_opt), sorted(want.security_opt))

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from pantheon import stack
+from pantheon.facts import Image
 from pantheon.inventory import SERVICES
 from tests.unit.world import HOST, NONCE, container
 
@@ -93,13 +94,23 @@ def test_the_same_inventory_gives_the_same_file_and_another_gives_another_label(
 def test_a_container_made_from_the_file_does_not_differ(name: str) -> None:
     want = stack.wanted(HOST, name)
     made = container(HOST, name)
-    assert stack.differences(HOST, want, made, nonce=NONCE, local_image_id=made.image_id) == []
+    assert stack.differences(HOST, want, made, nonce=NONCE, image=Image(made.image_id, (), 1, "")) == []
+
+
+def test_the_images_own_user_is_no_difference() -> None:
+    """Docker writes it into a container that was told of none."""
+    host = replace(HOST, comfy=replace(HOST.comfy, image_user_switch=True))
+    want = stack.wanted(host, "comfy")
+    image = Image("sha256:comfy", (), 1, "", user="comfytoo")
+    assert stack.differences(host, want, container(host, "comfy", user="comfytoo"), nonce=NONCE, image=image) == []
+    by_hand = stack.differences(host, want, container(host, "comfy", user="root"), nonce=NONCE, image=image)
+    assert by_hand == ["user: root → comfytoo"]
 
 
 def test_newer_engines_write_capabilities_with_a_prefix() -> None:
     host = replace(HOST, comfy=replace(HOST.comfy, image_user_switch=True))
     made = container(host, "comfy", cap_add=("CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_SETGID", "CAP_SETUID"))
-    assert stack.differences(host, stack.wanted(host, "comfy"), made, nonce=NONCE, local_image_id="") == []
+    assert stack.differences(host, stack.wanted(host, "comfy"), made, nonce=NONCE, image=None) == []
 
 
 @pytest.mark.parametrize("gpus", ["all", "2", "0,1", "GPU-aaaa"])
