@@ -9,4 +9,5 @@ if ! .venv/bin/python -m lab.engine; then
     exit 1
 fi
 # In CI a lab test that skips is a failure (tests/conftest.py).
-exec .venv/bin/python -m pytest tests/lab "$@"
+# Three at a time: they mostly wait, and each has a lab host of its own. tests/lab/conftest.py keeps a file together.
+exec .venv/bin/python -m pytest -n 3 --dist loadgroup tests/lab "$@"

@@ -45,12 +45,18 @@ QUICK = {"comfy_step_seconds": 0.03, "openwebui_first_seconds": 0.2, "openwebui_
 # ---- no engine, no lab tests: said once, loudly, and never with exit code 0
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     count = sum(1 for item in items if item.get_closest_marker("lab"))
     version, said = engine.answer() if count else ("?", "")
     if count and not version and not hasattr(config, "workerinput"):
         why = "a machine that runs CI must have one" if in_ci() else "the rest alone: make test-unit"
         pytest.exit(f"NOT RUN: {count} lab tests, since no Docker engine answers ({said}); {why}", returncode=1)
+    # With `-n 3 --dist loadgroup` a file stays with one worker, since its tests hand the host on to each other. A file
+    # whose tests each make what they need says SPREAD = True.
+    for item in items:
+        if not getattr(getattr(item, "module", None), "SPREAD", False):
+            item.add_marker(pytest.mark.xdist_group(item.nodeid.split("::")[0]))
 
 
 def in_ci() -> bool:

@@ -86,6 +86,9 @@ class TestDrift:
         assert refused.code == 2, refused.seen
         assert "is older than the one that brought lab up (99.0.0)" in refused.err, refused.seen
         assert "git pull" in refused.err, refused.seen
+        spare.inventory()
+        spare.bring_up("--older")
+        spare.state = "up"
 
     def test_what_was_changed_by_hand_is_named_and_put_back(self, spare: World) -> None:
         ids = spare.ids()
@@ -102,6 +105,7 @@ class TestDrift:
         now = spare.ids()
         assert {name: now[name] == ids[name] for name in ids} == {"comfy": True, "ollama": False, "openwebui": True}
         assert spare.sh(f"stat -c %a /mnt/local/nvme/ai/models {KEY}").split() == ["775", "600"]
+        spare.state = "up"
 
 
 class TestComfy:
