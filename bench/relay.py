@@ -47,14 +47,19 @@ def serve(target: tuple[str, int], delay_s: float) -> None:
 
 
 def connect(near: socket.socket, target: tuple[str, int], delay_s: float) -> None:
-    # The client's handshake with the relay costs nothing: the real one, up to the server's first word, is slept here.
-    time.sleep(delay_s * 1.5)
+    """The client's handshake with the relay costs nothing, so the real one is slept here: one round trip before its
+    first word leaves, and half of one more before the server hears of it."""
+    there: Late = queue.Queue()
+    back: Late = queue.Queue()
+    time.sleep(delay_s)
+    threading.Thread(target=read, args=(near, there, delay_s / 2), daemon=True).start()
+    time.sleep(delay_s / 2)
     far = socket.create_connection(target)
-    for source, sink in ((near, far), (far, near)):
-        source.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        late: Late = queue.Queue()
-        threading.Thread(target=read, args=(source, late, delay_s / 2), daemon=True).start()
-        threading.Thread(target=write, args=(sink, late), daemon=True).start()
+    for sock in (near, far):
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    threading.Thread(target=write, args=(far, there), daemon=True).start()
+    threading.Thread(target=read, args=(far, back, delay_s / 2), daemon=True).start()
+    threading.Thread(target=write, args=(near, back), daemon=True).start()
 
 
 def read(source: socket.socket, late: Late, delay_s: float) -> None:
