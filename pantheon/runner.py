@@ -40,6 +40,10 @@ from typing import IO, Any
 
 import pantheon
 from pantheon import probe
+from pantheon.looks.engine import Engine, Missing
+from pantheon.looks.files import USUAL_PATH
+from pantheon.looks.http import quoted
+from pantheon.looks.text import Unread, plain
 
 LOCK = "/run/pantheon/lock"
 STATE = "/var/lib/pantheon/state.json"
@@ -56,7 +60,7 @@ FAREWELL_S = 10.0  # how long a client that reads slowly is waited for at the en
 BURST_LINES, LINES_PER_S = 300, 10  # of a step's output that are passed on: a large pull says 100 000 lines an hour
 MOST_WAITING = 1000  # frames for a client that reads slowly
 EXIT_FAILED, EXIT_LOCKED, EXIT_CHANGED, EXIT_TIMEOUT, EXIT_INTERRUPTED = 1, 75, 76, 124, 130
-ENVIRONMENT = {"PATH": probe.USUAL_PATH, "LC_ALL": "C.UTF-8", "HOME": "/root"}
+ENVIRONMENT = {"PATH": USUAL_PATH, "LC_ALL": "C.UTF-8", "HOME": "/root"}
 
 
 class Interrupted(Exception):
@@ -254,7 +258,7 @@ def _run(index: int, step: dict[str, Any], output: Output, client: Client) -> tu
 
     def take(raw: bytes) -> None:
         nonlocal count
-        if line := probe.plain(raw.decode("utf-8", "replace")).rstrip():
+        if line := plain(raw.decode("utf-8", "replace")).rstrip():
             lines.append(line)
             if count < BURST_LINES + LINES_PER_S * (time.monotonic() - began):
                 count += 1
@@ -330,10 +334,10 @@ def _mend_names(project: str) -> None:
     """Compose, killed in the middle of a recreate, leaves the new container under the name `<12 hex>_NAME`: where NAME
     is still there it goes, else it gets its name. The engine may still be at work on the last request, so it is looked
     at until nothing odd has shown for CALM_S."""
-    engine = probe.Engine("")
+    engine = Engine("")
     calm_since = began = time.monotonic()
     while time.monotonic() < min(began + MEND_S, calm_since + CALM_S):
-        with contextlib.suppress(probe.Unread, probe.Missing):
+        with contextlib.suppress(Unread, Missing):
             found = engine.get("/containers/json?all=1")
             ours = [c for c in found if (c["Labels"] or {}).get("com.docker.compose.project") == project]
             ids = {name.removeprefix("/"): container["Id"] for container in ours for name in container["Names"]}
@@ -343,7 +347,7 @@ def _mend_names(project: str) -> None:
                     if match[1] in ids:
                         engine.ask("DELETE", f"/containers/{ids[odd]}?force=1")
                     else:
-                        engine.ask("POST", f"/containers/{ids[odd]}/rename?name={probe.quoted(match[1])}")
+                        engine.ask("POST", f"/containers/{ids[odd]}/rename?name={quoted(match[1])}")
         time.sleep(0.2)
 
 

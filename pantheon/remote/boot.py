@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import binascii
 import hashlib
-import importlib.abc
 import importlib.util
 import json
 import os
@@ -16,7 +15,10 @@ import stat
 import sys
 import types
 import zlib
-from typing import Any
+
+TYPE_CHECKING = False  # importing typing takes 3 ms, and importlib.abc, for base classes that nobody asks for, 20
+if TYPE_CHECKING:
+    from typing import Any
 
 LIB = "/var/lib/pantheon/lib"
 
@@ -35,20 +37,24 @@ def safe(path: str) -> bool:
     return not stat.S_ISLNK(found.st_mode) and not found.st_mode & 0o022 and found.st_uid in (0, os.geteuid())
 
 
-def cached(lib: str, name: str, digest: str) -> str | None:
-    """The path of an unchanged copy in the cache, or None."""
-    folder = os.path.join(lib, digest)
-    path = os.path.join(folder, name.rpartition(".")[2] + ".py")
-    if not all(map(safe, (os.path.dirname(lib), lib, folder, path))):
+def cached(lib: str, hashes: dict[str, str]) -> dict[str, str]:
+    """The paths of the modules of which the cache has an unchanged copy, by name."""
+    if not (safe(os.path.dirname(lib)) and safe(lib)):
+        return {}
+    return {name: path for name, digest in hashes.items() if (path := copy_of(f"{lib}/{digest}", name, digest))}
+
+
+def copy_of(folder: str, name: str, digest: str) -> str | None:
+    path, pyc = f"{folder}/{name.rpartition('.')[2]}.py", f"{folder}/__pycache__"
+    if not (safe(folder) and safe(path)):
         return None
-    pyc = os.path.join(folder, "__pycache__")
     if os.path.lexists(pyc) and not all(map(safe, (pyc, *(entry.path for entry in os.scandir(pyc))))):
         return None
     with open(path, "rb") as file:
         return path if hashlib.sha256(file.read()).hexdigest() == digest else None
 
 
-class Sent(importlib.abc.Loader):
+class Sent:
     """Compiles a text only when it is imported: pynvml costs 115 ms."""
 
     def __init__(self, text: bytes) -> None:
@@ -61,15 +67,19 @@ class Sent(importlib.abc.Loader):
         exec(compile(self.text, "<" + module.__name__ + ">", "exec", dont_inherit=True), module.__dict__)  # noqa: S102
 
 
-class Finder(importlib.abc.MetaPathFinder):
+class Finder:
     def __init__(self, paths: dict[str, str], sent: dict[str, bytes]) -> None:
         self.paths, self.sent = paths, sent
+        self.packages = {"pantheon", *(name.rpartition(".")[0] for name in (*paths, *sent))}  # empty ones
 
     def find_spec(self, name: str, *_: Any) -> Any:
         if name in self.paths:
             return importlib.util.spec_from_file_location(name, self.paths[name])
         if name in self.sent:
-            return importlib.util.spec_from_loader(name, Sent(self.sent[name]), origin="<" + name + ">")
+            loader: Any = Sent(self.sent[name])
+            return importlib.util.spec_from_loader(name, loader, origin="<" + name + ">")
+        if name in self.packages:
+            return importlib.util.spec_from_loader(name, None, is_package=True)
         return None
 
 
@@ -83,26 +93,25 @@ def sources() -> dict[str, str]:
 
 
 def load(header: dict[str, Any]) -> Any:
-    """Makes the header's modules importable and returns the main one.
+    """Makes the header's modules importable and returns the main one. Those that the cache has not come with the header
+    ("sources"), or are asked for.
 
     `pantheon.sent` maps the modules that had to be sent to their texts (bytes), for an apply to keep them, and
     `pantheon.hashes` all of them to the SHA-256 of their texts."""
-    lib, hashes = header.get("lib", LIB), header["modules"]
-    paths = {name: path for name, path in ((name, cached(lib, name, hashes[name])) for name in hashes) if path}
+    hashes = header["modules"]
+    paths = cached(header.get("lib", LIB), hashes)
     missing = sorted(set(hashes) - set(paths))
-    sent = {}
-    if missing:
+    texts: dict[str, str] = header.get("sources") or {}
+    if missing and not texts:
         frame("missing", modules=missing)
         texts = sources()
-        sent = {name: zlib.decompress(binascii.a2b_base64(texts[name])) for name in missing}
-        for name in missing:
-            if hashlib.sha256(sent[name]).hexdigest() != hashes[name]:
-                raise ValueError(name + " did not arrive whole")
-    package: Any = types.ModuleType("pantheon")
-    package.__path__ = []
-    package.sent, package.hashes = sent, hashes
-    sys.modules["pantheon"] = package
+    sent = {name: zlib.decompress(binascii.a2b_base64(texts[name])) for name in missing}
+    for name, text in sent.items():
+        if hashlib.sha256(text).hexdigest() != hashes[name]:
+            raise ValueError(name + " did not arrive whole")
     sys.meta_path.insert(0, Finder(paths, sent))
+    package: Any = importlib.import_module("pantheon")
+    package.sent, package.hashes = sent, hashes
     return importlib.import_module(header["main"])
 
 

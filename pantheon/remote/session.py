@@ -6,32 +6,22 @@ could swallow it. Where sudo may ask, the header waits for the start frame, and 
 
 from __future__ import annotations
 
-import base64
-import functools
-import hashlib
-import importlib.util
 import json
 import secrets
 import select
 import shlex
 import socket
 import time
-import zlib
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import paramiko
 
 from pantheon.errors import LinkLost, LookFailed, NotAllowed, PantheonError
+from pantheon.remote import shipped
 from pantheon.remote.connection import HostConnection
 from pantheon.remote.endpoint import SILENCE_S
 
-MODULES = {
-    "pantheon.probe": ("pynvml", "pantheon.probe"),
-    # An apply also carries what the next look needs: it may keep them on the host.
-    "pantheon.runner": ("pynvml", "pantheon.probe", "pantheon.runner"),
-}
 BOOT = (
     'import sys,json;print(json.dumps(dict(frame="start")),flush=True);'
     'h=json.loads(sys.stdin.buffer.readline());exec(h["boot"]);sys.exit(boot(h))'
@@ -44,29 +34,6 @@ STDERR_BYTES = 64 << 10
 NOISE_BYTES = 16 << 10  # what a login script may print before the start frame
 
 Frame = dict[str, Any]
-
-
-@functools.cache
-def source(name: str) -> bytes:
-    """The text of a module that is shipped to hosts. Raises LookFailed where it is not installed."""
-    try:
-        found = importlib.util.find_spec(name)
-    except ModuleNotFoundError:
-        found = None
-    if found is None or not found.origin:
-        raise LookFailed(f"the module {name} is not installed here", next_commands=["make setup"])
-    return Path(found.origin).read_bytes()
-
-
-@functools.cache
-def digest(name: str) -> str:
-    """SHA-256 of a shipped module's text, in hex: its name in the host's cache."""
-    return hashlib.sha256(source(name)).hexdigest()
-
-
-@functools.cache
-def _boot_text() -> str:
-    return source("pantheon.remote.boot").decode()
 
 
 def run_module(
@@ -85,8 +52,7 @@ def run_module(
     Raises LinkLost; NotAllowed (sudo, python3, no session); LookFailed (no JSON, killed, too late, too much). An
     error raised by `on_frame`, or Ctrl-C, closes the channel at once and passes."""
     session = _Session(connection, on_frame, deadline_s=deadline_s, heartbeat=heartbeat)
-    modules = {name: digest(name) for name in MODULES.get(main, (main,))}
-    return session.run({"boot": _boot_text(), "modules": modules, "main": main, "spec": spec})
+    return session.run({"boot": shipped.boot_text(), **shipped.header(main, spec)})
 
 
 class _Session:
@@ -238,7 +204,7 @@ class _Session:
             if self.started and not self.greeted:
                 self._greet()
         elif frame["frame"] == "missing":
-            texts = {name: base64.b64encode(zlib.compress(source(name), 6)).decode() for name in frame["modules"]}
+            texts = {name: shipped.packed(name) for name in frame["modules"]}
             self.channel.sendall((json.dumps({"sources": texts}) + "\n").encode())
         elif frame["frame"] == "died":
             self.died = str(frame.get("error", ""))

@@ -19,7 +19,7 @@ from lab import faults, machine
 from lab.machine import Lab
 from pantheon.errors import HostError, LinkLost, LoginRefused, NotAllowed, NotReached, NotTrusted
 from pantheon.inventory import Comfy, Host
-from pantheon.remote import session, trust
+from pantheon.remote import session, shipped, trust
 from pantheon.remote.connection import HostConnection
 from pantheon.remote.forward import http_through
 from pantheon.remote.tunnel import open_tunnel
@@ -64,9 +64,9 @@ def host(lab: Lab, known: Path) -> Host:
 def module(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], str]:
     def make(body: str) -> str:
         text = f"import json, os, subprocess, sys, time\ndef main(spec, stdin, stdout):\n    {body}\n"
-        real = session.source
-        monkeypatch.setattr(session, "source", lambda name: text.encode() if name == "shipped" else real(name))
-        session.digest.cache_clear()
+        real = shipped.source
+        monkeypatch.setattr(shipped, "source", lambda name: text.encode() if name == "shipped" else real(name))
+        shipped.digest.cache_clear()
         return "shipped"
 
     return make

@@ -29,10 +29,11 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="it runs on host
 ROOT = Path(__file__).resolve().parents[2]
 DRIVER = """
 import json, sys
-from pantheon import probe, runner
+from pantheon import runner
+from pantheon.looks import engine
 for module, settings in json.loads(sys.argv[1]).items():
     for name, value in settings.items():
-        setattr({"runner": runner, "probe": probe}[module], name, value)
+        setattr({"runner": runner, "engine": engine}[module], name, value)
 sys.exit(runner.main(json.loads(sys.stdin.buffer.readline()), sys.stdin.buffer, sys.stdout))
 """
 LOCKED, CHANGED, TIMEOUT, INTERRUPTED = 75, 76, 124, 130
@@ -62,7 +63,7 @@ class Apply:
         paths |= {"LOG_DIR": log, "HISTORY": log / "history.jsonl", "COMMANDS": log / "commands.jsonl"}
         runner = {name: str(path) for name, path in paths.items()} | {"GRACE_S": 0.5, "CALM_S": 0.3}
         runner |= {name: value for name, value in given.items() if name != "SOCKETS"}
-        modules = {"runner": runner, "probe": {"SOCKETS": given.get("SOCKETS", [str(tmp_path / "no-docker.sock")])}}
+        modules = {"runner": runner, "engine": {"SOCKETS": given.get("SOCKETS", [str(tmp_path / "no-docker.sock")])}}
         self.spec = {
             "run": "r1",
             "who": "me@here",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import graphlib
 import re
 import sys
 import tomllib
@@ -27,7 +28,8 @@ PURE = [
 IO = {"asyncio", "fabric", "fcntl", "http", "invoke", "io", "logging", "os", "paramiko", "pynvml", "requests", "rich"}
 IO |= {"select", "shutil", "signal", "socket", "subprocess", "tempfile", "threading", "time", "urllib"}
 IO |= {"lab", "pantheon.engine", "pantheon.remote", "pantheon.report"}
-HOST_SIDE = [PACKAGE / name for name in ("probe.py", "runner.py", "remote/boot.py")]
+LOOKS = sorted((PACKAGE / "looks").glob("*.py"))
+HOST_SIDE = [*(PACKAGE / name for name in ("probe.py", "runner.py", "remote/boot.py")), *LOOKS]
 LISTS_TASKS = {"overview.py"}  # the table of commands, which has a row for the tasks of lab/
 HEAVY = {"fabric", "paramiko", "requests", "rich", "pynvml", "pantheon.remote", "pantheon.report", "pantheon.engine"}
 
@@ -123,12 +125,22 @@ def test_libraries_stay_in_their_room(room: str, libraries: set[str]) -> None:
             assert within(everywhere(path), libraries) == set(), name_of(path)
 
 
-@pytest.mark.parametrize("path", [path for path in HOST_SIDE if path.exists()], ids=name_of)
+@pytest.mark.parametrize("path", HOST_SIDE, ids=name_of)
 def test_what_runs_on_the_host_needs_nothing_there(path: Path) -> None:
     allowed = set(sys.stdlib_module_names) | {"pynvml"}
     found = {name for name in everywhere(path) if name.partition(".")[0] not in allowed}
-    assert within(found, {"pantheon.probe"}) == found
+    assert (
+        within(found, {"pantheon.looks"} if path.parent.name == "looks" else {"pantheon.looks", "pantheon.probe"})
+        == found
+    )
     ast.parse(path.read_text(encoding="utf-8"), feature_version=(3, 10))
+
+
+def test_looks_depend_on_each_other_in_one_direction() -> None:
+    knows = {path.stem: {name.split(".")[2] for name in at_the_top(path) if name.count(".") > 1} for path in LOOKS}
+    knows = {name: others & knows.keys() for name, others in knows.items()}
+    order = list(graphlib.TopologicalSorter(knows).static_order())  # raises CycleError
+    assert set(order) == knows.keys()
 
 
 @pytest.mark.parametrize("path", modules(), ids=name_of)

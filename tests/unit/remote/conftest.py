@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from pantheon.inventory import Host
-from pantheon.remote import session
+from pantheon.remote import shipped
 from pantheon.remote.connection import HostConnection
 from tests.unit.remote.server import HOST_KEY, LOGIN_KEY, LOGIN_TEXT, SshServer, key_of, write_sudo
 
@@ -81,14 +81,14 @@ def connection(host: Host) -> Iterator[HostConnection]:
 
 
 @pytest.fixture
-def ship(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], str]:
+def ship(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], str]]:
     """Makes a text a module that can be run on the host, and returns its name."""
+    real = shipped.source
 
     def make(text: str) -> str:
-        monkeypatch.setattr(session, "source", lambda name: text.encode() if name == "shipped" else real(name))
-        session.digest.cache_clear()
+        monkeypatch.setattr(shipped, "source", lambda name: text.encode() if name == "shipped" else real(name))
+        shipped.digest.cache_clear()
         return "shipped"
 
-    real = session.source
-    yield make  # type: ignore[misc]
-    session.digest.cache_clear()
+    yield make
+    shipped.digest.cache_clear()

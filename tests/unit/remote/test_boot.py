@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from pantheon.remote import boot, session
+from pantheon.remote import boot, session, shipped
 
 MAIN = b"""
 import json
@@ -33,8 +33,11 @@ def store(lib: Path, name: str, text: bytes) -> Path:
     return file
 
 
-def run(lib: Path, text: bytes = MAIN, *, sources: dict[str, bytes] | None = None) -> tuple[list[dict[str, Any]], Any]:
-    header = {"boot": Path(boot.__file__).read_text(), "modules": {"pantheon.probe": digest(text)},
+def run(
+    lib: Path, text: bytes = MAIN, *, sources: dict[str, bytes] | None = None, also: dict[str, bytes] | None = None
+) -> tuple[list[dict[str, Any]], Any]:
+    modules = {name: digest(body) for name, body in {**(also or {}), "pantheon.probe": text}.items()}
+    header = {"boot": Path(boot.__file__).read_text(), "modules": modules,
               "main": "pantheon.probe", "spec": {}, "lib": str(lib)}  # fmt: skip
     texts = {name: base64.b64encode(zlib.compress(body)).decode() for name, body in (sources or {}).items()}
     lines = json.dumps(header) + "\n\n\n" + json.dumps({"sources": texts}) + "\n"
@@ -89,6 +92,30 @@ def test_a_copy_that_somebody_else_could_have_written_is_not_used(lib: Path, spo
     frames, _ = run(lib, sources={"pantheon.probe": MAIN})
     assert frames[1]["frame"] == "missing"
     assert frames[2]["from"] == "sent"
+
+
+@pytest.mark.parametrize("stored", [(), ("pantheon.a.same",), ("pantheon.a.same", "pantheon.b.same", "pantheon.probe")])
+def test_modules_of_one_name_in_two_packages(lib: Path, stored: tuple[str, ...]) -> None:
+    main = b"""
+import json
+import pantheon.a.same
+from pantheon.b import same
+def main(spec, stdin, stdout):
+    print(json.dumps({"frame": "ran", "says": [pantheon.a.same.SAYS, same.SAYS]}), file=stdout)
+"""
+    texts = {"pantheon.a.same": b"SAYS = 'a'", "pantheon.b.same": b"SAYS = 'b'"}
+    for name in stored:
+        store(lib, name, {**texts, "pantheon.probe": main}[name])
+    frames, _ = run(lib, main, sources={**texts, "pantheon.probe": main}, also=texts)
+    assert frames[-1] == {"frame": "ran", "says": ["a", "b"]}
+
+
+def test_a_program_of_its_own_needs_no_answers(tmp_path: Path) -> None:
+    text = shipped.plain_program("pantheon.probe", {"root": str(tmp_path), "nonce": "1", "groups": ["docker"]})
+    done = subprocess.run(["python3", "-I", "-"], input=text, capture_output=True, check=True)
+    frame = json.loads(done.stdout)
+    assert (frame["frame"], frame["facts"]["groups"], frame["facts"]["lock"]) == ("facts", {"docker": None}, None)
+    assert "sent" not in str(frame["facts"]["nvml"]), "pynvml goes with it"
 
 
 def test_a_text_that_did_not_arrive_whole(lib: Path) -> None:

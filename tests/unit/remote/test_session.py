@@ -12,7 +12,7 @@ import pytest
 
 from pantheon.errors import HostError, LinkLost, LookFailed, NotAllowed, PantheonError
 from pantheon.inventory import Host
-from pantheon.remote import session, transport
+from pantheon.remote import session, shipped, transport
 from pantheon.remote.connection import HostConnection
 from tests.unit.remote.server import SshServer, write_sudo
 
@@ -122,11 +122,12 @@ def test_modules_that_import_each_other(connection: HostConnection, monkeypatch:
         "pantheon.probe": b"import pynvml\ndef main(spec, i, o):\n o.write("
         b'\'{"frame":"%s"}\\n\' % pynvml.NAME); return 0',
     }
-    real = session.source
-    monkeypatch.setattr(session, "source", lambda name: texts.get(name) or real(name))
-    session.digest.cache_clear()
+    real = shipped.source
+    monkeypatch.setattr(shipped, "MODULES", {"pantheon.probe": tuple(texts)})
+    monkeypatch.setattr(shipped, "source", lambda name: texts.get(name) or real(name))
+    shipped.digest.cache_clear()
     assert run(connection, "pantheon.probe")[0] == {"frame": "gpu"}
-    session.digest.cache_clear()
+    shipped.digest.cache_clear()
 
 
 # -- sudo

@@ -1,0 +1,229 @@
+"""Every container on the host as facts.Container, from the Docker Engine's inspections."""
+
+from __future__ import annotations
+
+import time
+
+from pantheon.looks import work
+from pantheon.looks.engine import Missing, pairs_of
+from pantheon.looks.logs import read_log
+from pantheon.looks.text import LABEL_CHARS, SECRET_NAME, keyed_digest, masked_argv, plain, unknown, why, without_login
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from pantheon.looks.engine import Engine, Images
+    from pantheon.looks.text import Json, Object
+
+LOGS = 40  # containers whose log is read, those that were asked about first
+
+BLANK: Object = {  # facts.Container of which nothing is known yet
+    **dict.fromkeys(("id", "name", "image", "image_id", "state", "error", "started_at", "finished_at", "user"), ""),
+    **dict.fromkeys(("restart_policy", "gpus", "log_driver", "unread"), ""),
+    **dict.fromkeys(("health", "log_markers", "gpu_seen")),
+    **dict.fromkeys(("exit_code", "restarts", "memory"), 0),
+    **dict.fromkeys(("oom_killed", "privileged", "init", "log_complete"), False),
+    **dict.fromkeys(
+        ("ports", "mounts", "command", "entrypoint", "networks", "cap_add", "cap_drop", "security_opt"), ()
+    ),
+    "env": {},
+    "labels": {},
+    "log_options": {},
+    "log": (),
+}
+
+
+class Containers:
+    """Every container on the host: one list, then inspections side by side, then logs: a log that hangs must not keep
+    an inspection waiting."""
+
+    def __init__(self, engine: Engine, images: Images, spec: Object) -> None:
+        self.engine = engine
+        self.images = images
+        self.spec = spec
+        self.root = str(spec.get("root") or "")
+        self.end = time.monotonic() + work.PART_S
+        self.markers: dict[str, list[str]] = spec.get("log_markers") or {}
+        self.asked = {*self.markers, *(spec.get("gpu_in") or ())}
+        self.addresses: dict[str, str] = {}  # address on a Docker network -> name
+
+    def look(self) -> list[Object]:
+        summaries = self.engine.get("/containers/json?all=1", self.end)
+        summaries.sort(key=lambda summary: (own_name(summary) not in self.asked, own_name(summary)))
+        out: dict[str, Object] = {}
+        logs: list[tuple[Object, Object]] = []
+
+        def inspect(summary: Object) -> None:
+            try:
+                found = self.engine.get(f"/containers/{summary['Id']}/json", self.end)
+                out[summary["Id"]] = self.inspected(found)
+                logs.append((out[summary["Id"]], found))
+            except Missing:
+                pass  # removed between the list and now
+            except Exception as error:
+                out[summary["Id"]] = self.summarised(summary, why(error))
+
+        def read(pair: tuple[Object, Object]) -> None:
+            container, found = pair
+            markers, keep = self.markers.get(container["name"]), int(self.spec.get("log_tail") or 50)
+            try:
+                container |= read_log(self.engine, found, markers, keep=keep, end=self.end, root=self.root)
+            except Exception as error:
+                container.update(log=unknown(why(error)), log_markers=unknown(why(error)))
+
+        work.each(summaries, inspect)
+        logs.sort(key=lambda pair: (pair[0]["name"] not in self.asked, pair[0]["name"]))
+        for container, _ in logs[LOGS:]:
+            container["log"] = unknown(f"not read: only the logs of the first {LOGS} containers are")
+        work.each(logs[:LOGS], read)
+        return [out[summary["Id"]] for summary in summaries if summary["Id"] in out]
+
+    def inspected(self, found: Object) -> Object:
+        """facts.Container, its log still to come."""
+        state, config, host = found["State"], found["Config"], found["HostConfig"]
+        log_config = host.get("LogConfig") or {}
+        networks = found["NetworkSettings"].get("Networks") or {}
+        name = found["Name"].lstrip("/")
+        for network in networks.values():
+            for key in ("IPAddress", "GlobalIPv6Address"):
+                if network.get(key):
+                    self.addresses[network[key]] = name
+        return {
+            **BLANK,
+            "id": found["Id"],
+            "name": name,
+            "image": config.get("Image") or "",
+            "image_id": found.get("Image") or "",
+            "state": state.get("Status") or "",
+            "health": health(state),
+            "exit_code": state.get("ExitCode") or 0,
+            "oom_killed": bool(state.get("OOMKilled")),
+            "error": plain(state.get("Error") or ""),
+            "restarts": found.get("RestartCount") or 0,
+            "started_at": state.get("StartedAt") or "",
+            "finished_at": state.get("FinishedAt") or "",
+            "user": config.get("User") or "",
+            "ports": ports(found["NetworkSettings"].get("Ports"), host.get("PortBindings")),
+            "mounts": mounts_of(found.get("Mounts") or [], host.get("Tmpfs") or {}),
+            "env": self.environment(pairs_of(config), found.get("Image") or "", config.get("Image") or ""),
+            "labels": labels(config.get("Labels") or {}),
+            "command": masked_argv(config.get("Cmd") or ()),
+            "entrypoint": masked_argv(config.get("Entrypoint") or ()),
+            "networks": sorted(networks),
+            "restart_policy": (host.get("RestartPolicy") or {}).get("Name") or "no",
+            "cap_add": [capability.removeprefix("CAP_") for capability in host.get("CapAdd") or ()],
+            "cap_drop": [capability.removeprefix("CAP_") for capability in host.get("CapDrop") or ()],
+            "security_opt": host.get("SecurityOpt") or [],
+            "privileged": bool(host.get("Privileged")),
+            "init": bool(host.get("Init")),
+            "memory": host.get("Memory") or 0,
+            "gpus": gpus(host.get("DeviceRequests") or ()),
+            "log_driver": log_config.get("Type") or "",
+            "log_options": log_config.get("Config") or {},
+        }
+
+    def summarised(self, summary: Object, reason: str) -> Object:
+        """facts.Container from the list's entry alone, when its inspection failed."""
+        published = [port for port in summary.get("Ports") or () if port.get("PublicPort")]
+        return {
+            **BLANK,
+            "id": summary["Id"],
+            "name": own_name(summary),
+            "image": summary.get("Image") or "",
+            "image_id": summary.get("ImageID") or "",
+            "state": summary.get("State") or "",
+            "ports": [
+                {
+                    "container_port": f"{port['PrivatePort']}/{port['Type']}",
+                    "address": port.get("IP") or "",
+                    "port": port["PublicPort"],
+                }
+                for port in published
+            ],
+            "mounts": mounts_of(summary.get("Mounts") or [], {}),
+            "labels": labels(summary.get("Labels") or {}),
+            "networks": sorted((summary.get("NetworkSettings") or {}).get("Networks") or {}),
+            "log": unknown(reason),
+            "log_markers": unknown(reason),
+            "unread": " ".join(reason.split()) or "not inspected",
+        }
+
+    def environment(self, pairs: list[tuple[str, str]], image: str, reference: str) -> Object:
+        """facts.EnvValue by name: in the clear only what was asked for, everything else as a keyed digest."""
+        in_image = self.images.environment(image, reference) if pairs else set()
+        clear, nonce = set(self.spec.get("plain_env") or ()), str(self.spec.get("nonce", ""))
+        return {
+            name: {
+                "value": without_login(value) if name in clear else None,
+                "digest": keyed_digest(nonce, value.encode("utf-8", "surrogatepass")),
+                "from_image": f"{name}={value}" in in_image,
+            }
+            for name, value in pairs
+        }
+
+
+def own_name(summary: Object) -> str:
+    """A container's own name: the others in the list are aliases that links gave it."""
+    names = [name for name in summary.get("Names") or () if name.count("/") == 1]
+    return names[0].lstrip("/") if names else str(summary["Id"])[:12]
+
+
+def health(state: Object) -> str | None:
+    status = (state.get("Health") or {}).get("Status")
+    return None if status in (None, "", "none") else str(status)
+
+
+def ports(published: Json, bindings: Json) -> list[Object]:
+    """facts.Port: what is published now, or what would be if the container ran."""
+    out = []
+    for source in (published, bindings):
+        for inside, places in sorted((source or {}).items()):
+            for place in places or ():
+                number = place.get("HostPort") or "0"
+                out.append(
+                    {
+                        "container_port": inside,
+                        "address": place.get("HostIp") or "",
+                        "port": int(number) if number.isdigit() else 0,
+                    }
+                )
+        if out:
+            break
+    return out
+
+
+def mounts_of(mounts: Iterable[Object], tmpfs: Object) -> list[Object]:
+    out = [
+        {
+            "type": mount.get("Type") or "",
+            "source": mount.get("Source") or "",
+            "target": mount.get("Destination") or "",
+            "writable": bool(mount.get("RW")),
+            "name": mount.get("Name") or "",
+        }
+        for mount in mounts
+    ]
+    there = {mount["target"] for mount in out}
+    for target, options in sorted(tmpfs.items()):
+        if target not in there:
+            writable = "ro" not in str(options).split(",")
+            out.append({"type": "tmpfs", "source": "", "target": target, "writable": writable, "name": ""})
+    return sorted(out, key=lambda mount: str(mount["target"]))
+
+
+def labels(found: dict[str, str]) -> dict[str, str]:
+    return {
+        name: "***" if SECRET_NAME.search(name) else without_login(value)[:LABEL_CHARS] for name, value in found.items()
+    }
+
+
+def gpus(requests: Iterable[Object]) -> str:
+    """facts.Container.gpus"""
+    for request in requests:
+        capabilities = [name for group in request.get("Capabilities") or () for name in group]
+        if request.get("Driver") in ("nvidia", "cdi") or "gpu" in capabilities:
+            ids = request.get("DeviceIDs") or ()
+            count = request.get("Count") or 0
+            return f"ids:{','.join(ids)}" if ids else "all" if count < 0 else f"count:{count}"
+    return ""

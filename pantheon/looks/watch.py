@@ -1,0 +1,177 @@
+"""Services on their way up: containers, their logs and their HTTP answers, followed as they change."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections import deque
+from contextlib import suppress
+
+from pantheon.looks.containers import health
+from pantheon.looks.engine import Engine, LogLines, Missing
+from pantheon.looks.http import http_get, quoted
+from pantheon.looks.logs import start_of_log
+from pantheon.looks.text import Unread, plain, seconds, unknown, why
+from pantheon.looks.work import is_unknown
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import BinaryIO
+
+    from pantheon.looks.text import Json, Object
+
+
+class Watch:
+    """Follows containers, their logs and HTTP addresses, and prints a frame at every change and every second. An HTTP
+    answer counts for the start it was given in: it is forgotten when the container of its name starts anew."""
+
+    def __init__(self, spec: Object, root: str, write: Callable[[Object], None]) -> None:
+        self.engine = Engine(root)
+        self.names: list[str] = list(spec.get("containers") or ())
+        self.urls: dict[str, str] = dict(spec.get("http") or {})
+        self.with_log = bool(spec.get("log"))
+        self.began = time.monotonic()
+        self.deadline = self.began + float(spec.get("deadline_s") or 3600)
+        self.write = write
+        self.changed = threading.Event()
+        self.states: Object = {}
+        self.starts: dict[str, Object] = {}  # the last inspection, by container
+        self.since: dict[str, float] = {}  # when that start was first seen
+        self.answers: dict[str, int] = {}
+        self.lines: dict[str, deque[str]] = {name: deque(maxlen=200) for name in self.names}
+        self.stop = False
+
+    def run(self, stdin: BinaryIO) -> None:
+        """Until `stdin` ends or the deadline."""
+        for name in self.names:
+            self.start(self.poll, name)
+            if self.with_log:
+                self.start(self.follow, name)
+        for key in self.urls:
+            self.start(self.ask, key)
+        self.start(self.listen, stdin)
+        while len(self.states) < len(self.names) and time.monotonic() < self.began + 1:
+            time.sleep(0.02)  # a first frame without the containers would say nothing
+        said: Json = None
+        last = 0.0
+        while not self.stop and (now := time.monotonic()) < self.deadline:
+            self.changed.clear()
+            news = (dict(self.states), dict(self.answers))
+            if news != said or any(self.lines.values()) or now - last >= 0.9:
+                self.say(*news)
+                said, last = news, now
+            self.changed.wait(max(0.0, min(last + 0.9, self.deadline) - time.monotonic()))
+            time.sleep(0.05)  # what changes together is said together
+
+    def start(self, work: Callable[..., None], *arguments: Json) -> None:
+        threading.Thread(target=work, args=arguments, daemon=True).start()
+
+    def say(self, states: Object, answers: dict[str, int]) -> None:
+        containers: Object = {}
+        for name, state in states.items():
+            lines = self.lines[name]
+            log = [lines.popleft() for _ in range(len(lines))]
+            containers[name] = {**state, "log": log} if state and not is_unknown(state) else state
+        t = round(time.monotonic() - self.began, 2)
+        self.write({"frame": "watch", "t": t, "containers": containers, "http": answers})
+
+    def poll(self, name: str) -> None:
+        while not self.stop:
+            state: Json = None
+            try:
+                found = self.engine.get(f"/containers/{quoted(name)}/json")
+                self.note_start(name, found)
+                about = found["State"]
+                state = {
+                    "state": about.get("Status") or "",
+                    "health": health(about),
+                    "restarts": found.get("RestartCount") or 0,
+                    "exit_code": about.get("ExitCode") or 0,
+                    "error": plain(about.get("Error") or ""),
+                }
+            except Missing:
+                self.note_start(name, None)
+            except (Unread, KeyError, TypeError) as error:
+                state = unknown(why(error))
+            if name not in self.states or self.states[name] != state:
+                self.states[name] = state
+                self.changed.set()
+            time.sleep(0.5)
+
+    def note_start(self, name: str, found: Object | None) -> None:
+        if start_id(found) != start_id(self.starts.get(name)):
+            self.since[name] = time.monotonic()
+            for key in [key for key in self.answers if key.partition("/")[0] == name]:
+                del self.answers[key]
+        if found:
+            self.starts[name] = found
+        else:
+            self.starts.pop(name, None)
+
+    def follow(self, name: str) -> None:
+        """The log since the current start; again from the next start when the stream has ended."""
+        followed = ""
+        while not self.stop:
+            found = self.starts.get(name)
+            if not found or start_id(found) == followed or not seconds(found["State"].get("StartedAt") or ""):
+                time.sleep(0.1)
+                continue
+            followed = start_id(found)
+            lines = Followed(self.lines[name], self.changed, tty=bool(found["Config"].get("Tty")))
+            since = start_of_log(found["State"])
+            try:
+                self.engine.log(found["Id"], since=since, tail=200, end=self.deadline, lines=lines, follow=True)
+                lines.finish()
+            except (Unread, Missing):
+                time.sleep(0.5)
+                if not lines.count:
+                    followed = ""  # the stream never began: try it again
+
+    def ask(self, key: str) -> None:
+        name = key.partition("/")[0]
+        while not self.stop:
+            began = time.monotonic()
+            status = int(http_get(self.urls[key])["status"])
+            if began >= self.since.get(name, 0.0) and self.answers.get(key) != status:
+                self.answers[key] = status
+                self.changed.set()
+            time.sleep(1)
+
+    def listen(self, stdin: BinaryIO) -> None:
+        """The other side is gone when its stream ends."""
+        with suppress(OSError, ValueError):
+            while stdin.read(1):
+                pass
+        self.stop = True
+        self.changed.set()
+
+
+def start_id(found: Object | None) -> str:
+    """Which start of which container an inspection shows."""
+    return f"{found['Id']} {found['State'].get('StartedAt')}" if found else ""
+
+
+class Followed(LogLines):
+    """Log lines that go to a watcher as they come."""
+
+    def __init__(self, lines: deque[str], changed: threading.Event, *, tty: bool) -> None:
+        super().__init__(tty=tty, keep=200)
+        self.tail = lines
+        self.changed = changed
+
+    def feed(self, data: bytes) -> bool:
+        before = self.count
+        more = super().feed(data)
+        if self.count != before:
+            self.changed.set()
+        return more
+
+
+def bark(watch: Watch) -> None:
+    """Ends the process when the watch should have ended and has not: its last write is stuck on a dead link."""
+    while not watch.stop and time.monotonic() < watch.deadline:
+        time.sleep(0.2)
+    time.sleep(2)
+    os._exit(0)

@@ -1,0 +1,105 @@
+"""Services followed while they come up."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Any
+
+from tests.unit.looks.fakes import (
+    ID,
+    FakeDocker,
+    FakeHost,
+    Handler,
+    framed,
+    never,
+    program,
+)
+
+
+class Watched:
+    def __init__(self, host: FakeHost, spec: dict[str, Any]) -> None:
+        asked = {"watch": spec, "root": str(host.root)}
+        script = host.write("/watch.py", program(asked))
+        self.process = subprocess.Popen(
+            [sys.executable, "-IBS", str(script)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        self.frames: list[dict[str, Any]] = []
+
+    def until(self, true_of: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+        assert self.process.stdout
+        for line in self.process.stdout:
+            self.frames.append(json.loads(line))
+            if true_of(self.frames[-1]):
+                return self.frames[-1]
+        raise AssertionError(f"it ended: {self.frames}")
+
+    def close(self) -> None:
+        """Hangs up, and waits for the end."""
+        assert self.process.stdin
+        self.process.stdin.close()
+        self.rest()
+
+    def rest(self) -> list[dict[str, Any]]:
+        assert self.process.stdin
+        assert self.process.stdout
+        with self.process.stdout:
+            self.frames += [json.loads(line) for line in self.process.stdout]
+        self.process.stdin.close()
+        assert self.process.wait(5) == 0
+        return self.frames
+
+
+def test_watching_a_container_through_a_restart(host: FakeHost, docker: FakeDocker) -> None:
+    more = threading.Event()
+
+    def first_log(handler: Handler) -> None:
+        handler.wfile.write(b"HTTP/1.0 200 OK\r\n\r\n" + framed(b"== Cloning\x1b[0m ComfyUI\n"))
+        more.wait(5)
+        handler.wfile.write(framed(b"!! ERROR: no\n"))
+
+    inspect = docker.container("comfy", number=ID, log=first_log)
+    watched = Watched(host, {"containers": ["comfy", "nope"], "deadline_s": 20, "log": True, "http": {}})
+    frame = watched.until(lambda frame: bool((frame["containers"].get("comfy") or {}).get("log")))
+    state = {"state": "running", "health": "healthy", "restarts": 0, "exit_code": 0, "error": ""}
+    assert frame["containers"]["comfy"] == {**state, "log": ["== Cloning ComfyUI"]}
+    assert frame["containers"]["nope"] is None
+    more.set()
+    watched.until(lambda frame: frame["containers"]["comfy"]["log"] == ["!! ERROR: no"])
+    again = {**inspect, "RestartCount": 1, "State": {**inspect["State"], "StartedAt": "2026-11-21T20:09:00Z"}}
+    for key in (ID, "comfy"):
+        docker.routes[f"/containers/{key}/logs"] = (200, framed(b"Starting server\n"))
+        docker.routes[f"/containers/{key}/json"] = (200, again)
+    watched.until(lambda frame: frame["containers"]["comfy"]["log"] == ["Starting server"])
+    frame = watched.until(lambda frame: frame["containers"]["comfy"]["restarts"] == 1)
+    watched.until(lambda frame: frame["t"] > 2)
+    assert sum(len(frame["containers"]["comfy"]["log"]) for frame in watched.frames) == 3
+    times = [frame["t"] for frame in watched.frames]
+    assert all(later - earlier <= 1.2 for earlier, later in pairwise(times))
+    watched.close()
+
+
+def test_watching_ends_at_its_deadline_whatever_hangs(host: FakeHost, docker: FakeDocker) -> None:
+    docker.container("comfy")
+    docker.routes["/containers/comfy/json"] = never
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}/"
+        began = time.monotonic()
+        watched = Watched(host, {"containers": ["comfy"], "deadline_s": 1.5, "http": {"comfy": url}})
+        frames = watched.rest()
+    assert 1.4 < time.monotonic() - began < 4
+    assert frames
+    assert frames[0]["frame"] == "watch"
+
+
+def test_watching_without_an_engine_says_so(host: FakeHost) -> None:
+    watched = Watched(host, {"containers": ["comfy"], "deadline_s": 5})
+    frame = watched.until(lambda frame: "comfy" in frame["containers"])
+    assert "docker.sock: No such file" in frame["containers"]["comfy"]["unknown"]
+    watched.close()
