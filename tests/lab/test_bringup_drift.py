@@ -100,8 +100,11 @@ class TestDrift:
         assert "models mode 0755 → 0775" in planned.out, planned.seen
         assert "restart policy: no → unless-stopped" in planned.out, planned.seen
         assert re.search(r"openwebui .*start \(exited, exit code \d+\)", planned.out), planned.seen
-        done = spare.invoke("bringup", "--yes")
+        done = spare.invoke("bringup", "--yes", "--json")
         assert done.code == 0, done.seen
+        assert done.json["result"] == "done"
+        assert done.json["plan"]["stops"] == ["ollama"]
+        assert "ollama" in done.err, done.seen  # what a person would watch
         now = spare.ids()
         assert {name: now[name] == ids[name] for name in ids} == {"comfy": True, "ollama": False, "openwebui": True}
         assert spare.sh(f"stat -c %a /mnt/local/nvme/ai/models {KEY}").split() == ["775", "600"]

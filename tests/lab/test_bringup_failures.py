@@ -124,7 +124,11 @@ class TestFirstRun:
     def test_stages_in_a_pipe_and_ctrl_c_leaves_the_container_at_work(self, fresh: World) -> None:
         fresh.lab.set_stand_in(comfy_step_seconds=0.5)
         with fresh.running("bringup", "--yes") as first:
+            # The others do not wait for ComfyUI, which is far from ready.
             first.wait_for("cloning ComfyUI")
+            first.wait_for("✓ ollama     ready")
+            seen = first.wait_for("✓ openwebui  ready")
+            assert "✓ comfy      ready" not in seen
             first.signal(signal.SIGINT)
             stopped = first.end(20)
         assert stopped.code == 130, stopped.seen
