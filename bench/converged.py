@@ -32,7 +32,7 @@ sys.path.insert(0, str(ROOT))
 from lab import faults, machine  # noqa: E402
 from pantheon import facts, inventory  # noqa: E402
 from pantheon.inventory import Host  # noqa: E402
-from pantheon.remote import session  # noqa: E402
+from pantheon.remote import session, shipped  # noqa: E402
 from pantheon.remote.connection import HostConnection  # noqa: E402
 from pantheon.remote.endpoint import resolve  # noqa: E402
 
@@ -119,13 +119,8 @@ def converged(argv: list[str]) -> None:
 # ---- plain ssh
 
 
-def probe_text(spec: dict[str, Any]) -> bytes:
-    """The probe as it is, and one line that asks it."""
-    return session.source("pantheon.probe") + f"\nraise SystemExit(main({spec!r}))\n".encode()
-
-
 def spec_of(host: Host) -> dict[str, Any]:
-    return dict(facts.questions(host, nonce="0123456789abcdef", pynvml=session.digest("pynvml")))
+    return dict(facts.questions(host, nonce="0123456789abcdef"))
 
 
 def plain_ssh(host: Host, folder: Path) -> Callable[[], str]:
@@ -140,7 +135,7 @@ def plain_ssh(host: Host, folder: Path) -> Callable[[], str]:
     argv = ["ssh", *config, *(f"-o{key}={value}" for key, value in strict.items()), *identities, *target]
     argv += ["sudo", "-n", "python3", "-I", "-"] if endpoint.user != "root" else ["python3", "-I", "-"]
     text = folder / "probe-and-question.py"
-    text.write_bytes(probe_text(spec_of(host)))
+    text.write_bytes(shipped.plain_program("pantheon.probe", spec_of(host)))
 
     def work() -> str:
         with text.open("rb") as stdin:

@@ -390,9 +390,9 @@ def digest(nonce: str, value: str) -> str:
     return hmac.new(nonce.encode(), value.encode("utf-8", "surrogatepass"), "sha256").hexdigest()[:16]
 
 
-def questions(host: Host, *, nonce: str, pynvml: str = "") -> dict[str, object]:
+def questions(host: Host, *, nonce: str) -> dict[str, object]:
     """The spec of one look at `host`, JSON-ready: every directory of procedure §3 with its parents, our files, images
-    and addresses. `nonce` keys the digests of this look; `pynvml` is the SHA-256 of the pynvml.py that goes with it."""
+    and addresses. `nonce` keys the digests of this look."""
     directories = layout.directories(host)
     secrets = layout.secret_key(host)
     files = [layout.compose_file(host), f"{layout.userscripts(host)}/{USERSCRIPT}"]
@@ -404,7 +404,6 @@ def questions(host: Host, *, nonce: str, pynvml: str = "") -> dict[str, object]:
     return {
         "schema": SCHEMA,
         "nonce": nonce,
-        "pynvml": pynvml,
         "paths": sorted({ancestor for place in places for ancestor in _ancestors(place)}),
         "spaces": sorted({host.storage.nvme, host.storage.ssd}),
         "trees": [

@@ -91,16 +91,12 @@ class Containers:
                     self.addresses[network[key]] = name
         return {
             **BLANK,
+            **condition(found),
             "id": found["Id"],
             "name": name,
             "image": config.get("Image") or "",
             "image_id": found.get("Image") or "",
-            "state": state.get("Status") or "",
-            "health": health(state),
-            "exit_code": state.get("ExitCode") or 0,
             "oom_killed": bool(state.get("OOMKilled")),
-            "error": plain(state.get("Error") or ""),
-            "restarts": found.get("RestartCount") or 0,
             "started_at": state.get("StartedAt") or "",
             "finished_at": state.get("FinishedAt") or "",
             "user": config.get("User") or "",
@@ -125,7 +121,7 @@ class Containers:
 
     def summarised(self, summary: Object, reason: str) -> Object:
         """facts.Container from the list's entry alone, when its inspection failed."""
-        published = [port for port in summary.get("Ports") or () if port.get("PublicPort")]
+        published = [at for at in summary.get("Ports") or () if at.get("PublicPort")]
         return {
             **BLANK,
             "id": summary["Id"],
@@ -133,14 +129,7 @@ class Containers:
             "image": summary.get("Image") or "",
             "image_id": summary.get("ImageID") or "",
             "state": summary.get("State") or "",
-            "ports": [
-                {
-                    "container_port": f"{port['PrivatePort']}/{port['Type']}",
-                    "address": port.get("IP") or "",
-                    "port": port["PublicPort"],
-                }
-                for port in published
-            ],
+            "ports": [port(f"{at['PrivatePort']}/{at['Type']}", at.get("IP"), at["PublicPort"]) for at in published],
             "mounts": mounts_of(summary.get("Mounts") or [], {}),
             "labels": labels(summary.get("Labels") or {}),
             "networks": sorted((summary.get("NetworkSettings") or {}).get("Networks") or {}),
@@ -169,9 +158,22 @@ def own_name(summary: Object) -> str:
     return names[0].lstrip("/") if names else str(summary["Id"])[:12]
 
 
-def health(state: Object) -> str | None:
-    status = (state.get("Health") or {}).get("Status")
-    return None if status in (None, "", "none") else str(status)
+def condition(found: Object) -> Object:
+    """What changes about a container while it comes up: of facts.Container, and of a frame of the watch."""
+    state = found["State"]
+    health = (state.get("Health") or {}).get("Status")
+    return {
+        "state": state.get("Status") or "",
+        "health": None if health in (None, "", "none") else str(health),
+        "restarts": found.get("RestartCount") or 0,
+        "exit_code": state.get("ExitCode") or 0,
+        "error": plain(state.get("Error") or ""),
+    }
+
+
+def port(inside: str, address: str | None, number: int) -> Object:
+    """facts.Port"""
+    return {"container_port": inside, "address": address or "", "port": number}
 
 
 def ports(published: Json, bindings: Json) -> list[Object]:
@@ -181,13 +183,7 @@ def ports(published: Json, bindings: Json) -> list[Object]:
         for inside, places in sorted((source or {}).items()):
             for place in places or ():
                 number = place.get("HostPort") or "0"
-                out.append(
-                    {
-                        "container_port": inside,
-                        "address": place.get("HostIp") or "",
-                        "port": int(number) if number.isdigit() else 0,
-                    }
-                )
+                out.append(port(inside, place.get("HostIp"), int(number) if number.isdigit() else 0))
         if out:
             break
     return out

@@ -73,22 +73,16 @@ def pieces(data: bytes, receive: Callable[[], bytes], length: int, chunked: bool
             length = length if length < 0 else max(0, length - len(piece))
         return
     while True:
-        while b"\n" not in data:
-            piece = receive()
-            if not piece:
-                return
+        while b"\n" not in data and (piece := receive()):
             data += piece
-        size_text, _, data = data.partition(b"\n")
+        size_text, end_of_line, data = data.partition(b"\n")
         try:
             size = int(size_text.split(b";")[0].strip() or b"0", 16)
         except ValueError:
             return
-        if size == 0:
+        if size == 0 or not end_of_line:
             return
-        while len(data) < size + 2:
-            piece = receive()
-            if not piece:
-                break
+        while len(data) < size + 2 and (piece := receive()):
             data += piece
         yield data[:size]
         data = data[size + 2 :]

@@ -8,11 +8,11 @@ import time
 from collections import deque
 from contextlib import suppress
 
-from pantheon.looks.containers import health
+from pantheon.looks.containers import condition
 from pantheon.looks.engine import Engine, LogLines, Missing
 from pantheon.looks.http import http_get, quoted
 from pantheon.looks.logs import start_of_log
-from pantheon.looks.text import Unread, plain, seconds, unknown, why
+from pantheon.looks.text import Unread, seconds, unknown, why
 from pantheon.looks.work import is_unknown
 
 TYPE_CHECKING = False
@@ -83,14 +83,7 @@ class Watch:
             try:
                 found = self.engine.get(f"/containers/{quoted(name)}/json")
                 self.note_start(name, found)
-                about = found["State"]
-                state = {
-                    "state": about.get("Status") or "",
-                    "health": health(about),
-                    "restarts": found.get("RestartCount") or 0,
-                    "exit_code": about.get("ExitCode") or 0,
-                    "error": plain(about.get("Error") or ""),
-                }
+                state = condition(found)
             except Missing:
                 self.note_start(name, None)
             except (Unread, KeyError, TypeError) as error:

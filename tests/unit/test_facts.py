@@ -223,13 +223,12 @@ def test_secrets_are_asked_about_as_secrets() -> None:
 
 def test_images_and_addresses_follow_the_inventory() -> None:
     host = Host(name="h", address="a", comfy=Comfy(port=9000, image="my/comfy:1"))
-    asked: Any = facts.questions(host, nonce="1", pynvml="ab")
+    asked: Any = facts.questions(host, nonce="1")
     assert "my/comfy:1" in asked["images"]
     assert asked["http"]["comfy"] == "http://127.0.0.1:9000/"
     assert asked["http"]["comfy/system_stats"] == "http://127.0.0.1:9000/system_stats"
     assert asked["http"]["openwebui/ready"] == "http://127.0.0.1:3000/ready"
     assert [tree["uid"] for tree in asked["trees"]] == [1024, 1024]
-    assert asked["pynvml"] == "ab"
     assert json.loads(json.dumps(asked)) == asked
 
 
