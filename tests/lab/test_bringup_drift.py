@@ -10,7 +10,7 @@ import re
 from typing import Any
 
 import pytest
-from conftest import World, until
+from conftest import SERVICES, World, until
 
 pytestmark = pytest.mark.lab
 
@@ -200,8 +200,9 @@ class TestHostileValues:
         for root in ROOTS.values():
             fresh.sh('mkdir -p "$1"; mount -t tmpfs -o size=64m none "$1"', root)
         stack_dir = "/opt/stacks/a i $(touch /tmp/pwned) 'x'"
-        values: dict[str, Any] = {"storage": ROOTS, "stack_dir": stack_dir, "ollama": {"env": HOSTILE}}
-        fresh.inventory(**values, openwebui={"env": HOSTILE})
+        values: dict[str, Any] = {"storage": ROOTS, "stack_dir": stack_dir}
+        values |= {name: {"env": HOSTILE} for name in ("ollama", "openwebui", "comfy")}
+        fresh.inventory(**values)
         done = fresh.bring_up()
         assert "s3cret" not in done.all
         self.holds(fresh)
@@ -211,13 +212,13 @@ class TestHostileValues:
         assert "nothing to do" in again.out, again.seen
         # The secret one stands in a file for root alone: not in the Compose file, in no log and in no plan.
         assert "s3cret" not in fresh.sh('cat "$1"/compose.yaml /var/log/pantheon/* /var/lib/pantheon/*.json', stack_dir)
-        assert fresh.sh('stat -c "%u:%g %a" "$1"/secrets/*.env', stack_dir).split("\n") == ["0:0 600", "0:0 600"]
+        assert fresh.sh('stat -c "%u:%g %a" "$1"/secrets/*.env', stack_dir).split("\n") == ["0:0 600"] * 3
         for argv in (("bringup", "--plan", "--details"), ("facts", "--json"), ("hosts", "--json")):
             assert "s3cret" not in fresh.invoke(*argv).all
         assert not [path for path in fresh.logs.rglob("*") if path.is_file() and "s3cret" in path.read_text()]
 
         ids = fresh.ids()
-        fresh.inventory(**values, openwebui={"env": HOSTILE}, comfy={"image_user_switch": True})
+        fresh.inventory(**{**values, "comfy": {"env": HOSTILE, "image_user_switch": True}})
         done = fresh.bring_up()
         assert "user: 1024:1024 → comfytoo" in done.out, done.seen
         seen = json.loads(fresh.docker("inspect", "comfy"))[0]
@@ -236,7 +237,7 @@ class TestHostileValues:
 
     def holds(self, world: World) -> None:
         assert world.sh("ls /tmp/pwned /root/pwned 2>/dev/null || true") == ""
-        for service in ("ollama", "openwebui"):
+        for service in SERVICES:
             # printenv ends each value with a newline, and `sh` here would strip a trailing space.
             for name, value in HOSTILE.items():
                 assert world.lab.exec("docker", "exec", service, "printenv", name).stdout == f"{value}\n"
