@@ -21,23 +21,20 @@ import json
 import os
 import threading
 import time
+from collections.abc import Callable, Iterator
 
 from pantheon.looks import docker, http, nvidia, system, work
 from pantheon.looks.containers import Containers
 from pantheon.looks.engine import Engine, Images, Missing
 from pantheon.looks.files import USUAL_PATH, Ground, read_text, which
 from pantheon.looks.http import quoted
-from pantheon.looks.text import Unread, unknown
+from pantheon.looks.text import Json, Object, Unread, unknown
 from pantheon.looks.watch import Watch, bark
-from pantheon.looks.work import Child, Part, attempt, is_unknown
+from pantheon.looks.work import Child, Part, Say, attempt, is_unknown
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
     from typing import BinaryIO, TextIO
-
-    from pantheon.looks.text import Json, Object
-    from pantheon.looks.work import Say
 
 SCHEMA = 1
 STATE_FILE = "/var/lib/pantheon/state.json"

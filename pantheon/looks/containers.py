@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 
 from pantheon.looks import work
-from pantheon.looks.engine import Missing, pairs_of
+from pantheon.looks.engine import Engine, Images, Missing, pairs_of
 from pantheon.looks.logs import read_log
-from pantheon.looks.text import LABEL_CHARS, SECRET_NAME, keyed_digest, masked_argv, plain, unknown, why, without_login
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from pantheon.looks.engine import Engine, Images
-    from pantheon.looks.text import Json, Object
+from pantheon.looks.text import (
+    LABEL_CHARS,
+    SECRET_NAME,
+    Json,
+    Object,
+    keyed_digest,
+    masked_argv,
+    plain,
+    unknown,
+    why,
+    without_login,
+)
 
 LOGS = 40  # containers whose log is read, those that were asked about first
 

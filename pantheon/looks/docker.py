@@ -9,12 +9,8 @@ import time
 
 from pantheon.looks import work
 from pantheon.looks.files import Ground, read_text, which
-from pantheon.looks.text import Unread, shown, unknown
+from pantheon.looks.text import Json, Object, Unread, shown, unknown
 from pantheon.looks.work import attempt, is_unknown
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from pantheon.looks.text import Json, Object
 
 PLUGINS = (  # where the client looks for plugins, in its order
     *("/root/.docker/cli-plugins", "/usr/local/lib/docker/cli-plugins", "/usr/local/libexec/docker/cli-plugins"),

@@ -10,18 +10,13 @@ import struct
 import threading
 import time
 from collections import deque
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 
 from pantheon.looks import work
 from pantheon.looks.files import read_text
 from pantheon.looks.http import exchange, quoted
-from pantheon.looks.text import Unread, plain
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
-
-    from pantheon.looks.text import Json, Object
+from pantheon.looks.text import Json, Object, Unread, plain
 
 SOCKETS = ("/var/run/docker.sock", "/run/docker.sock")
 

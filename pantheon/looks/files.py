@@ -11,11 +11,7 @@ import stat
 import time
 from collections import deque
 
-from pantheon.looks.text import Unread, keyed_digest, shown
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from pantheon.looks.text import Object
+from pantheon.looks.text import Object, Unread, keyed_digest, shown
 
 USUAL_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/snap/bin"
 TREE_S = 0.4

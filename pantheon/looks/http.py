@@ -5,14 +5,9 @@ from __future__ import annotations
 import re
 import socket
 import time
+from collections.abc import Callable, Iterator
 
-from pantheon.looks.text import Unread, plain, why
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    from pantheon.looks.text import Object
+from pantheon.looks.text import Object, Unread, plain, why
 
 HTTP_S = 2.0
 BODY_BYTES = 4096

@@ -6,14 +6,9 @@ import os
 import re
 import time
 
-from pantheon.looks.engine import LogLines, pairs_of
+from pantheon.looks.engine import Engine, LogLines, pairs_of
 from pantheon.looks.files import read_bytes
-from pantheon.looks.text import SECRET_NAME, Unread, seconds, unknown, without
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from pantheon.looks.engine import Engine
-    from pantheon.looks.text import Object
+from pantheon.looks.text import SECRET_NAME, Object, Unread, seconds, unknown, without
 
 LOG_S = 2.0
 LOG_BYTES = 8 * 1024 * 1024  # what is searched for markers

@@ -4,17 +4,12 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Callable
 
 from pantheon.looks import work
 from pantheon.looks.files import read_bytes, read_text, which
 from pantheon.looks.system import container_of
-from pantheon.looks.text import Unread
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from pantheon.looks.text import Json, Object
+from pantheon.looks.text import Json, Object, Unread
 
 EVENT_REASONS = (  # in the order of their bits
     *("gpu_idle", "applications_clocks_setting", "sw_power_cap", "hw_slowdown", "sync_boost", "sw_thermal_slowdown"),

@@ -6,16 +6,11 @@ import os
 import re
 import socket
 import struct
+from collections.abc import Iterable
 from contextlib import suppress
 
 from pantheon.looks.files import ids, read_text
-from pantheon.looks.text import Unread, plain
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from pantheon.looks.text import Object
+from pantheon.looks.text import Object, Unread, plain
 
 LOCK_FILE = "/run/pantheon/lock"
 

@@ -6,21 +6,19 @@ import os
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
 
 from pantheon.looks.containers import condition
 from pantheon.looks.engine import Engine, LogLines, Missing
 from pantheon.looks.http import http_get, quoted
 from pantheon.looks.logs import start_of_log
-from pantheon.looks.text import Unread, seconds, unknown, why
+from pantheon.looks.text import Json, Object, Unread, seconds, unknown, why
 from pantheon.looks.work import is_unknown
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from typing import BinaryIO
-
-    from pantheon.looks.text import Json, Object
 
 
 class Watch:

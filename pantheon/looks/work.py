@@ -14,19 +14,13 @@ import subprocess
 import threading
 import time
 from collections import deque
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 
 from pantheon.looks.files import which
-from pantheon.looks.text import Unread, plain, unknown, why
+from pantheon.looks.text import Json, Object, Unread, plain, unknown, why
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
-    from typing import Any, NoReturn
-
-    from pantheon.looks.text import Json, Object
-
-    Say = Callable[[str, str, Json], None]  # part, key ("" for the whole part), value
+Say = Callable[[str, str, Json], None]  # part, key ("" for the whole part), value
 
 PART_S = 5.0  # deadline of a part, in seconds: well above what a busy host needs, for a false Unknown stops a bring-up
 WORKERS = 8
@@ -75,7 +69,7 @@ class Part(threading.Thread):
         return dict(self.value) if isinstance(self.value, dict) else self.value
 
 
-def each(items: Iterable[Any], work: Callable[[Any], None]) -> None:
+def each(items: Iterable[Json], work: Callable[[Json], None]) -> None:
     """`work` on every item, WORKERS at a time, in daemon threads. An exception ends that item alone; `work` itself
     records what became of it."""
     queue = deque(items)
@@ -107,7 +101,8 @@ class Child:
             self.be(work, writer)
         os.close(writer)
 
-    def be(self, work: Callable[[Say], None], writer: int) -> NoReturn:
+    def be(self, work: Callable[[Say], None], writer: int) -> None:
+        """The child's life: it does not return."""
         try:
             os.setsid()
             os.close(self.pipe)
@@ -188,7 +183,7 @@ def command(argv: list[str], deadline_s: float, limit: int = 64 * 1024) -> Objec
     )
     RUNNING.add(child.pid)
     end, output = time.monotonic() + deadline_s, bytearray()
-    pipe: Any = child.stdout
+    pipe: Json = child.stdout
     try:
         while (left := end - time.monotonic()) > 0:
             if not select.select([pipe], [], [], left)[0]:
