@@ -18,7 +18,7 @@ help:
 	@echo "make test       the gate: format, lint, types, unit tests, lab tests (needs Docker)"
 	@echo "make test-unit  the gate without the lab tests"
 	@echo "make fmt        format, and mend what lint can mend"
-	@echo "make bench      the benchmarks, against a lab host that is up"
+	@echo "make bench      a converged bring-up against plain ssh, on a lab host of its own"
 	@echo "make lock       write the lock files anew (UPGRADE=1: with newer versions)"
 	@echo "make clean      remove .venv and empty the user's cache"
 
@@ -57,10 +57,7 @@ lock:
 	@scripts/lock.sh
 
 bench: dev
-	@for each in bench/*.py; do \
-	    case $$each in bench/_*|bench/conftest.py) continue;; esac; \
-	    echo "== $$each"; $(BIN)/python "$$each" || exit 1; \
-	done
+	@$(BIN)/python bench/converged.py
 
 # The Python of the system, since .venv may be gone or broken by now; lab.cache wants nothing but the standard library.
 clean:

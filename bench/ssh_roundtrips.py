@@ -21,7 +21,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from relay import Relay  # the bench folder is the script's own
+from bench.relay import Relay
 
 COMMAND = "true"
 
@@ -91,7 +91,11 @@ def fabric(user: str, port: int, identity: str, _: str) -> Callable[[], None]:
 def openssh(user: str, port: int, identity: str, known: str) -> Callable[[], None]:
     command = ["ssh", "-F", os.devnull, "-S", "none", "-i", identity, "-o", f"UserKnownHostsFile={known}", "-o",
                "IdentitiesOnly=yes", "-o", "BatchMode=yes", "-p", str(port), f"{user}@127.0.0.1", COMMAND]  # fmt: skip
-    return lambda: subprocess.run(command, check=True, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL) and None
+
+    def work() -> None:
+        subprocess.run(command, check=True, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    return work
 
 
 CLIENTS = {"pantheon": pantheon, "stock Fabric": fabric, "OpenSSH": openssh}
