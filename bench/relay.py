@@ -39,7 +39,12 @@ class Relay:
 def serve(target: tuple[str, int], delay_s: float) -> None:
     listener = socket.create_server(("127.0.0.1", 0))
     print(listener.getsockname()[1], flush=True)
-    threading.Thread(target=lambda: (sys.stdin.read(), listener.shutdown(socket.SHUT_RDWR)), daemon=True).start()
+
+    def end_with_parent() -> None:
+        sys.stdin.read()
+        listener.shutdown(socket.SHUT_RDWR)
+
+    threading.Thread(target=end_with_parent, daemon=True).start()
     with contextlib.suppress(OSError):
         while True:
             near, _ = listener.accept()

@@ -68,8 +68,11 @@ def apply(
     if "failed" in ended:
         raise _failed(host, ended["failed"], steps)
     if status:
+        why = ended.get("end", {}).get("why")
         raise ApplyError(
-            f"{host.name}: the run on the host ended with status {status}", next_commands=["invoke bringup"]
+            f"{host.name}: the run on the host ended with status {status}",
+            details=[str(why)] if why else [],
+            next_commands=[f"invoke {what} --host {host.name}"],
         )
 
 
