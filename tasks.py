@@ -6,7 +6,7 @@ from lab.tasks import ns as lab
 from pantheon.cli import Call, command, port_number
 
 
-@command(changes=True, json=True)
+@command(looks=True, changes=True, json=True)
 def bringup(call: Call) -> int:
     """All sections, in order: from a host with driver and Docker to three validated services."""
     from pantheon import engine, procedure
@@ -14,7 +14,7 @@ def bringup(call: Call) -> int:
     return engine.bring(call.host, procedure.ORDER, what="bringup", options=call.options, report=call.report)
 
 
-@command(json=True)
+@command(looks=True, json=True)
 def prereqs(call: Call) -> int:
     """OS, GPU, driver, Docker, toolkit (section 2). Looks and judges, changes nothing."""
     from pantheon import engine
@@ -22,25 +22,25 @@ def prereqs(call: Call) -> int:
     return engine.prerequisites(call.host, options=call.options, report=call.report)
 
 
-@command(changes=True, json=True)
+@command(looks=True, changes=True, json=True)
 def storage(call: Call) -> int:
     """Directories, owners, mounts (section 3)."""
     return _section(call, "storage")
 
 
-@command(changes=True, json=True)
+@command(looks=True, changes=True, json=True)
 def comfy(call: Call) -> int:
     """ComfyUI (sections 4-7): start it, or go on watching its first run."""
     return _section(call, "comfy")
 
 
-@command(changes=True, json=True)
+@command(looks=True, changes=True, json=True)
 def ollama(call: Call) -> int:
     """Ollama (sections 4, 5)."""
     return _section(call, "ollama")
 
 
-@command(changes=True, json=True)
+@command(looks=True, changes=True, json=True)
 def openwebui(call: Call) -> int:
     """Open WebUI (sections 4, 5)."""
     return _section(call, "openwebui")
@@ -52,7 +52,7 @@ def _section(call: Call, name: str) -> int:
     return engine.bring(call.host, (name,), what=name, options=call.options, report=call.report)
 
 
-@command(json=True)
+@command(looks=True, json=True)
 def validate(call: Call) -> int:
     """The validation checklist (section 8)."""
     from pantheon import engine
@@ -70,7 +70,7 @@ def tunnel(call: Call, service: str, port: str = "") -> int:
     return verbs.tunnel(call.host, service, port=port_number(port, "--port"), report=call.report)
 
 
-@command(json=True, help={"toml": "as a section of hosts.toml, filled from what was found"})
+@command(looks=True, json=True, help={"toml": "as a section of hosts.toml, filled from what was found"})
 def facts(call: Call, toml: bool = False) -> int:
     """Everything one look sees."""
     from pantheon import verbs

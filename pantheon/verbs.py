@@ -39,7 +39,7 @@ def facts(host: Host, *, toml: bool, as_json: bool, options: engine.Options, rep
     from pantheon import survey
     from pantheon.facts import to_data
 
-    began = time.monotonic()
+    began = engine.began_at(options)
     report.connecting(host, "facts")
     with engine.connected(host, options) as connection:
         seen = engine.look(connection, host)

@@ -68,6 +68,7 @@ class HostConnection(fabric.Connection):  # type: ignore[misc]
     transport: Any = None
     endpoint: Endpoint = None  # type: ignore[assignment]  # declared here, or Invoke takes them for configuration
     early: Early | None = None
+    first_look: Callable[[], object] | None = None  # the answer to what ahead.py has asked already
     ask_password: AskPassword | None = None
     sudo_password: str | None = None  # kept for this connection's further commands, in memory only
 

@@ -19,6 +19,12 @@ LOOK_S = 60.0  # every part of the probe has a deadline of its own, well below
 
 def look(connection: HostConnection, host: Host) -> Facts:
     """Everything that is known of the host, in one exec. Raises LookFailed, or a HostError when the link is lost."""
+    begun, connection.first_look = connection.first_look, None
+    return facts.parse(begun() if begun else ask(connection, host))
+
+
+def ask(connection: HostConnection, host: Host, *, on_sent: Callable[[], None] | None = None) -> object:
+    """The probe's document. `on_sent` is called when the question is on its way."""
     found: list[object] = []
 
     def on_frame(frame: dict[str, Any]) -> None:
@@ -26,10 +32,10 @@ def look(connection: HostConnection, host: Host) -> Facts:
             found.append(frame.get("facts"))
 
     questions = facts.questions(host, nonce=secrets.token_hex(8))
-    status = run_module(connection, PROBE, questions, deadline_s=LOOK_S, on_frame=on_frame)
+    status = run_module(connection, PROBE, questions, deadline_s=LOOK_S, on_frame=on_frame, on_sent=on_sent)
     if not found:
         raise LookFailed(f"{host.name}: the probe ended with status {status} and gave no facts")
-    return facts.parse(found[-1])
+    return found[-1]
 
 
 def watch(

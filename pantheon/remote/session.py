@@ -44,6 +44,7 @@ def run_module(
     deadline_s: float,
     heartbeat: bool = False,
     on_frame: Callable[[Frame], None],
+    on_sent: Callable[[], None] | None = None,
 ) -> int:
     """Runs `main`.main(spec, ...) on the host and returns its exit status. Each frame that it prints goes to
     `on_frame`, which must not tarry: heartbeats (an empty line every HEARTBEAT_S, for a runner that ends without them)
@@ -52,6 +53,7 @@ def run_module(
     Raises LinkLost; NotAllowed (sudo, python3, no session); LookFailed (no JSON, killed, too late, too much). An
     error raised by `on_frame`, or Ctrl-C, closes the channel at once and passes."""
     session = _Session(connection, on_frame, deadline_s=deadline_s, heartbeat=heartbeat)
+    session.on_sent = on_sent
     return session.run({"boot": shipped.boot_text(), **shipped.header(main, spec)})
 
 
@@ -69,6 +71,7 @@ class _Session:
         self.total = 0
         self.started = self.asked = self.greeted = False
         self.main = self.died = ""
+        self.on_sent: Callable[[], None] | None = None
         self.callers_own: Exception | None = None  # raised by on_frame: passes as it is
 
     def run(self, header: dict[str, Any]) -> int:
@@ -78,6 +81,8 @@ class _Session:
         self.greeted = not self._may_ask
         channel = self.channel = self.connection.execute(self._command(), self.header if self.greeted else b"")
         self.began = self.beat = time.monotonic()
+        if self.on_sent:
+            self.on_sent()
         try:
             while not self._finished():
                 self._check_time(time.monotonic())
