@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import threading
 import time
 from collections import deque
@@ -19,6 +20,9 @@ from pantheon.looks.work import is_unknown
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import BinaryIO
+
+
+SILENCE_S = 20.0
 
 
 class Watch:
@@ -131,9 +135,11 @@ class Watch:
             time.sleep(1)
 
     def listen(self, stdin: BinaryIO) -> None:
-        """The other side is gone when its stream ends."""
+        """The other side is gone when its stream ends, or when no heartbeat has come for SILENCE_S: a link that goes
+        dead ends no stream, and sshd would keep us for hours."""
         with suppress(OSError, ValueError):
-            while stdin.read(1):
+            handle = stdin.fileno()
+            while select.select([handle], [], [], SILENCE_S)[0] and os.read(handle, 4096):
                 pass
         self.stop = True
         self.changed.set()
