@@ -21,6 +21,7 @@ from pantheon.inventory import SERVICES, Host
 from pantheon.plan import Plan
 from pantheon.sections import validate as checklist
 
+ENDING_S = 20.0
 QUICK_START_S = 600.0  # Ollama and Open WebUI: a database migration included
 
 
@@ -96,7 +97,7 @@ def bring(host: Host, names: tuple[str, ...], *, what: str, options: Options, re
     began = began_at(options)
     report.connecting(host, what)
     with connected(host, options) as connection:
-        facts = look(connection, host)
+        facts = _after_the_end(connection, host, look(connection, host))
         warnings = memory.warnings(host, facts)
         plan = procedure.plan(host, facts, names)
         took = time.monotonic() - began
@@ -115,6 +116,16 @@ def bring(host: Host, names: tuple[str, ...], *, what: str, options: Options, re
             _apply(connection, host, plan, facts, what=what, report=report)
         _watch(connection, host, services, what=what, report=report)
         return _prove(connection, host, plan, names, began=began, report=report)
+
+
+def _after_the_end(connection: Any, host: Host, facts: Facts) -> Facts:
+    """What is there when a run that is just being ended has gone: after Ctrl-C, and the same command again, it holds
+    the lock for some seconds more."""
+    deadline = time.monotonic() + ENDING_S
+    while isinstance(facts.lock, str) and '"ending": true' in facts.lock and time.monotonic() < deadline:
+        time.sleep(0.5)
+        facts = look(connection, host)
+    return facts
 
 
 def _free(host: Host, facts: Facts) -> None:

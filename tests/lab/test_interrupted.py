@@ -17,11 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import SERVICES, Running, World, until
+from conftest import QUICK, SERVICES, Running, World, until
 
 from lab import faults
 
 pytestmark = pytest.mark.lab
+SPREAD = True  # over the workers: each test makes what it needs
 
 CUTS = int(os.environ.get("PANTHEON_CUTS", "20"))
 GONE_S = 30  # after which nothing of the run may be left on the host (issue 2, section 6)
@@ -166,6 +167,49 @@ def test_cut(host: World, moment: Moment) -> None:
     runs = host.sh("tail -n 2 /var/log/pantheon/history.jsonl").splitlines()
     assert runs, "every run is on record"
     host.state = "up but changed" if moment.host == "recreate" or moment.by == "blackhole" else "up"
+
+
+class TestDeadLink:
+    """Work that goes on for longer than the link is dead: only the silence ends it."""
+
+    def test_a_pull_that_hangs(self, host: World) -> None:
+        moment = Moment(200, "fresh", "blackhole", "steps", 0, 0)
+        prepare(host, moment)
+        before = set(host.logs.glob("logs/*.log"))
+        host.sh("systemctl kill -s STOP lab-registry")
+        try:
+            with host.running("bringup", "--yes") as running:
+                cut = Cut(host, running, before)
+                pull = "docker compose .* pull"
+                until(lambda: host.sh(f"pgrep -f '{pull}' || true"), 60, "a pull")
+                faults.start_blackhole(host.lab)
+                at = time.monotonic()
+                ended = running.end(30)
+                assert ended.code == 3, ended
+                assert "connection was lost" in ended.all
+                took = nothing_left(host, at)
+                assert '"end"' not in cut.journal()
+        finally:
+            host.sh("systemctl kill -s CONT lab-registry")
+        assert took > 10, "the silence ended it, and nothing else"
+        assert '"interrupted"' in host.sh("tail -n 1 /var/log/pantheon/history.jsonl")
+        faults.heal(host.lab)
+        goes_on(host)
+        host.state = "up but changed"
+
+    def test_a_first_run_that_is_watched(self, host: World) -> None:
+        prepare(host, Moment(201, "fresh", "blackhole", "steps", 0, 0))
+        host.lab.set_stand_in(**{**QUICK, "comfy_step_seconds": 10})
+        with host.running("bringup", "--yes") as running:
+            running.wait_for("· comfy      4/9")
+            faults.start_blackhole(host.lab)
+            at = time.monotonic()
+            assert running.end(30).code == 3
+            nothing_left(host, at)
+        host.lab.set_stand_in(**QUICK)
+        faults.heal(host.lab)
+        goes_on(host)
+        host.state = "up but changed"
 
 
 class TestOtherEnds:
