@@ -26,10 +26,8 @@ import os
 import py_compile
 import queue
 import re
-import secrets
 import select
 import signal
-import stat
 import subprocess
 import sys
 import threading
@@ -44,6 +42,7 @@ from pantheon.looks.engine import Engine, Missing
 from pantheon.looks.files import USUAL_PATH
 from pantheon.looks.http import quoted
 from pantheon.looks.text import Unread, plain
+from pantheon.writing import make_secret, write_file
 
 LOCK = "/run/pantheon/lock"
 STATE = "/var/lib/pantheon/state.json"
@@ -226,16 +225,16 @@ def _apply(spec: dict[str, Any], output: Output, client: Client, *, on_end: Call
             return EXIT_FAILED
         output.send("done", index=index, s=took)
     if spec.get("state"):
-        _write_file(STATE, json.dumps(spec["state"], indent=1) + "\n", 0o600, os.geteuid(), os.getegid())
+        write_file(STATE, json.dumps(spec["state"], indent=1) + "\n", 0o600, os.geteuid(), os.getegid())
     return 0
 
 
 def _step(index: int, step: dict[str, Any], output: Output, client: Client) -> tuple[int, list[str]]:
     if "write" in step:
-        _write_file(step["write"], step["text"], step["mode"], step["uid"], step["gid"])
+        write_file(step["write"], step["text"], step["mode"], step["uid"], step["gid"])
         return 0, []
     if "make_secret" in step:
-        _make_secret(step)
+        make_secret(step)
         return 0, []
     return _run(index, step, output, client)
 
@@ -351,55 +350,7 @@ def _mend_names(project: str) -> None:
         time.sleep(0.2)
 
 
-# ---- files
-
-
-def _write_file(path: str, text: str, mode: int, uid: int, gid: int, *, replace: bool = True) -> None:
-    """Write beside, then rename over: no reader ever sees half a file, and no link is followed."""
-    directory, name = os.path.split(path)
-    os.makedirs(directory, exist_ok=True)
-    temporary = f"{directory}/.{name}.pantheon"  # always the same: what a killed run left goes with the next
-    try:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
-        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        try:
-            with os.fdopen(fd, "w", encoding="utf-8") as file:
-                file.write(text)
-                file.flush()
-                os.fchown(fd, uid, gid)
-                os.fchmod(fd, mode)
-                os.fsync(fd)
-            if replace:
-                os.rename(temporary, path)
-            else:
-                os.link(temporary, path)
-        finally:
-            with contextlib.suppress(OSError):
-                os.unlink(temporary)
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, path) from error
-
-
-def _make_secret(step: dict[str, Any]) -> None:
-    """A random key, once. An existing file keeps its content; only its owner and mode are put right."""
-    path, about = step["make_secret"], (step["mode"], step["uid"], step["gid"])
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except FileNotFoundError:
-        _write_file(path, secrets.token_hex(step["size"]), *about, replace=False)
-        return
-    try:
-        found = os.fstat(fd)
-        if not stat.S_ISREG(found.st_mode):
-            raise OSError(errno.EINVAL, "not a regular file", path)
-        if found.st_size == 0:  # no key, only the place for one
-            _write_file(path, secrets.token_hex(step["size"]), *about)
-            return
-        os.fchown(fd, step["uid"], step["gid"])
-        os.fchmod(fd, step["mode"])
-    finally:
-        os.close(fd)
+# ---- records
 
 
 def _append(path: str, record: dict[str, Any], mode: int = 0o644) -> None:
@@ -427,7 +378,7 @@ def _keep_modules() -> None:
         path = f"{LIBRARY}/{digest}/{name.rpartition('.')[2]}.py"
         with contextlib.suppress(OSError):
             if name in sent:
-                _write_file(path, sent[name].decode(), 0o644, os.geteuid(), os.getegid())
+                write_file(path, sent[name].decode(), 0o644, os.geteuid(), os.getegid())
             if not os.path.exists(importlib.util.cache_from_source(path)):
                 py_compile.compile(path, quiet=1)
 

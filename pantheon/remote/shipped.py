@@ -20,7 +20,7 @@ LOOK = (
     "pantheon.probe",
 )
 # An apply also carries what the next look needs: it may keep them on the host.
-MODULES = {"pantheon.probe": LOOK, "pantheon.runner": (*LOOK, "pantheon.runner")}
+MODULES = {"pantheon.probe": LOOK, "pantheon.runner": (*LOOK, "pantheon.writing", "pantheon.runner")}
 
 
 @functools.cache

@@ -29,7 +29,8 @@ IO = {"asyncio", "fabric", "fcntl", "http", "invoke", "io", "logging", "os", "pa
 IO |= {"select", "shutil", "signal", "socket", "subprocess", "tempfile", "threading", "time", "urllib"}
 IO |= {"lab", "pantheon.engine", "pantheon.remote", "pantheon.report"}
 LOOKS = sorted((PACKAGE / "looks").glob("*.py"))
-HOST_SIDE = [*(PACKAGE / name for name in ("probe.py", "runner.py", "remote/boot.py")), *LOOKS]
+HOST_SIDE = [*(PACKAGE / name for name in ("probe.py", "runner.py", "writing.py", "remote/boot.py")), *LOOKS]
+SHIPPED = {"pantheon.looks", "pantheon.probe", "pantheon.writing"}
 LISTS_TASKS = {"overview.py"}  # the table of commands, which has a row for the tasks of lab/
 HEAVY = {"fabric", "paramiko", "requests", "rich", "pynvml", "pantheon.remote", "pantheon.report", "pantheon.engine"}
 
@@ -129,10 +130,7 @@ def test_libraries_stay_in_their_room(room: str, libraries: set[str]) -> None:
 def test_what_runs_on_the_host_needs_nothing_there(path: Path) -> None:
     allowed = set(sys.stdlib_module_names) | {"pynvml"}
     found = {name for name in everywhere(path) if name.partition(".")[0] not in allowed}
-    assert (
-        within(found, {"pantheon.looks"} if path.parent.name == "looks" else {"pantheon.looks", "pantheon.probe"})
-        == found
-    )
+    assert within(found, {"pantheon.looks"} if path.parent.name == "looks" else SHIPPED) == found
     ast.parse(path.read_text(encoding="utf-8"), feature_version=(3, 10))
 
 
