@@ -215,8 +215,8 @@ def _watch(connection: Any, host: Host, services: tuple[str, ...], *, what: str,
             raise ApplyError(
                 f"{host.name}: {name} cannot start: {watched.trouble}",
                 next_commands=[
-                    f"{watched.mend} --host {host.name}",
-                    f"ssh {host.address} docker logs --tail=50 {name}",
+                    watched.mend if "runbook" in watched.mend else f"{watched.mend} --host {host.name}",
+                    host.ssh(f"docker logs --tail=50 {name}"),
                 ],
             )
     late = [name for name, watched in seen.items() if not watched.ready]

@@ -107,7 +107,7 @@ def _container_finding(host: Host, container: Container, why: str) -> Finding:
     text = f"container {container.name} was started by hand ({by}); nothing is touched"
     evidence = f"{why}; state {container.state}; image {container.image}; project {container.project or 'none'}"
     remove = f"docker rm -f {shlex.quote(container.name)}"
-    mend = f"leave it, or, once nothing in it is needed any more: ssh {host.address} {remove}"
+    mend = f"leave it, or, once nothing in it is needed any more: {host.ssh(remove)}"
     return Finding(f"stack.foreign.{container.name}", "fail", text, evidence, mend, "procedure §5")
 
 
@@ -127,8 +127,8 @@ def port_finding(host: Host, facts: Facts, name: str) -> Finding | None:
         else:
             who = f"{listener.process or 'an unknown process'}" + (f" (pid {listener.pid})" if listener.pid else "")
         text = f"port {port} on {listener.address} is taken by {who}"
-        look = f"ssh {host.address} sudo ss -ltnp 'sport = :{port}'"
-        mend = f"stop it ({look}), or give {name} another port in hosts.toml: {name}.port"
+        look = host.ssh(f"sudo ss -ltnp 'sport = :{port}'")
+        mend = f"give {name} another port in hosts.toml ({name}.port), or stop what {look} shows"
         return Finding(f"{name}.port", "fail", text, mend=mend, source="procedure §5")
     return None
 

@@ -7,6 +7,7 @@ is in grammar.py, how the file is read and written in hostsfile.py.
 from __future__ import annotations
 
 import json
+import shlex
 from dataclasses import dataclass, field, fields, is_dataclass
 from datetime import date
 from pathlib import Path
@@ -128,6 +129,13 @@ class Host:
 
     def service(self, name: str) -> Service:
         return {"comfy": self.comfy, "ollama": self.ollama, "openwebui": self.openwebui}[name]
+
+    def ssh(self, command: str) -> str:
+        """What to type on the workstation to run `command` on the host."""
+        options = (("-p", str(self.port or "")), ("-i", self.identity), ("-J", self.gateway))
+        given = [part for name, value in options if value for part in (name, value)]
+        target = f"{self.user}@{self.address}" if self.user else self.address
+        return f"{shlex.join(['ssh', *given, target])} {command}"
 
 
 SERVICES = ("comfy", "ollama", "openwebui")

@@ -46,9 +46,8 @@ def _storage_first(host: Host, facts: Facts) -> list[SectionPlan]:
     if ahead.is_ready:
         return []
     todo = "; ".join(change.what for change in ahead.changes)
-    first = Finding(
-        "storage.first", "fail", "the directories are not as §3 says", todo, "invoke storage", "procedure §3"
-    )
+    text, mend = "the directories are not as §3 says", f"invoke storage --host {host.name}"
+    first = Finding("storage.first", "fail", text, todo, mend, "procedure §3")
     return [SectionPlan("storage", blocked=ahead.blocked or (first,))]
 
 

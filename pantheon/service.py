@@ -41,7 +41,7 @@ def _not_ready(host: Host, facts: Facts, name: str, before: tuple[str, ...]) -> 
     if container is not None and container.state == "running" and container.health == "healthy":
         return []
     state = f"{container.state}, {container.health}" if container else "no container"
-    return [Finding(f"{name}.needs", "fail", f"{needs} is not healthy", state, f"invoke {needs}", SOURCE)]
+    return [Finding(f"{name}.needs", "fail", f"{needs} is not healthy", state, f"invoke {needs} --host {host.name}", SOURCE)]
 
 
 def common(host: Host, facts: Facts) -> SectionPlan:
@@ -191,13 +191,13 @@ def check(host: Host, facts: Facts, name: str) -> list[Finding]:
         return [Finding(f"{name}.up", "unknown", f"{name}: not known", reason, source="procedure §8")]
     container = foreign.named(facts, name)
     if container is None:
-        return [Finding(f"{name}.up", "fail", f"{name} is not there", "", f"invoke {name}", "procedure §8")]
+        return [Finding(f"{name}.up", "fail", f"{name} is not there", "", f"invoke {name} --host {host.name}", "procedure §8")]
     if not foreign.is_ours(host, container):
         return [f for f in foreign.stack_findings(host, facts) if f.id == f"stack.foreign.{name}"]
-    return [_up(container)]
+    return [_up(host, container)]
 
 
-def _up(container: Container) -> Finding:
+def _up(host: Host, container: Container) -> Finding:
     name = container.name
     health = container.health or "no healthcheck"
     evidence = f"{container.state}, {health}, {container.restarts} restarts since {container.started_at}"
@@ -208,14 +208,14 @@ def _up(container: Container) -> Finding:
         text = f"{name} is starting again, after {container.restarts} restarts of its own"
         mend = f"read what it died of: docker logs --tail=50 {name}"
     elif container.state == "running" and container.health == "starting":
-        text, mend = f"{name} is still starting", f"wait for it: invoke {name}"
+        text, mend = f"{name} is still starting", f"wait for it: invoke {name} --host {host.name}"
     elif container.state == "running" and container.health == "unhealthy":
         text, mend = f"{name} is Up but unhealthy", f"read its log: docker logs --tail=50 {name}"
     elif container.state == "running":
         return Finding(key, "ok", f"{name} is Up", evidence, source=source)
     else:
         text = f"{name} is {container.state} (exit code {container.exit_code})"
-        mend = f"invoke runbook {name}" if container.state == "restarting" else f"invoke {name}"
+        mend = f"invoke runbook {name}" if container.state == "restarting" else f"invoke {name} --host {host.name}"
         last = container.log[-1] if isinstance(container.log, tuple) and container.log else container.error
         evidence = f"{evidence}; {last}" if last else evidence
     return Finding(key, "fail", text, evidence, mend, source)

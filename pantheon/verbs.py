@@ -90,7 +90,7 @@ def _object(line: str) -> dict[str, Any] | None:
 def tunnel(host: Host, service: str, *, port: int, report: Console) -> int:
     """Open a tunnel to a service and keep it until Ctrl-C."""
     if service not in SERVICES:
-        raise UsageError(f"no service {service!r}: {', '.join(SERVICES)}", next_commands=["invoke tunnel comfy"])
+        raise UsageError(f"no service {service!r}: {', '.join(SERVICES)}", next_commands=[f"invoke tunnel comfy --host {host.name}"])
     from pantheon.remote.tunnel import open_tunnel
 
     report.connecting(host, f"tunnel {service}")
@@ -107,19 +107,26 @@ def tunnel(host: Host, service: str, *, port: int, report: Console) -> int:
 def trust(host: Host, *, fingerprint: str, new_key: bool, yes: bool, report: Console) -> int:
     """Fetch the host's key without logging in, show it, and record it after a yes. A gateway on the way whose key is
     not known comes first."""
+    from pantheon.remote import known_hosts
     from pantheon.remote import trust as keys
 
+    if fingerprint and not known_hosts.valid_fingerprint(fingerprint):
+        raise UsageError(
+            f"--fingerprint takes SHA256: and 43 characters, not {fingerprint!r}",
+            next_commands=["on the host's own console: ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub"],
+        )
     found = keys.examine(host)
+    compare = f"on the host's own console: ssh-keygen -lf /etc/ssh/ssh_host_{found.key.kind}_key.pub"
     report.headline(f"TRUST {found.label}")
     report.say(f"  shown now: {found.key.type}  {found.key.fingerprint}")
     for old in found.old:
         report.say(f"  recorded:  {old.key.type}  {old.key.fingerprint}  in {old.file}:{old.line}")
     if found.state == "revoked":
         keys.record(found)  # raises the error that says who revoked it
-    if fingerprint and fingerprint != found.key.fingerprint:
+    if fingerprint and fingerprint.rstrip("=") != found.key.fingerprint:
         raise NotTrusted(
             f"{found.label}: it shows {found.key.fingerprint}, not the fingerprint given; nothing was recorded",
-            next_commands=["on the host's own console: ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub"],
+            next_commands=[compare],
         )
     if found.state == "known":
         report.line("✓", host.name, "this key is known already")
@@ -129,9 +136,10 @@ def trust(host: Host, *, fingerprint: str, new_key: bool, yes: bool, report: Con
             f"{found.label}: another key is recorded for it (rebuilt, or somebody in between)",
             next_commands=[f"invoke trust --host {host.name} --replace"],
         )
-    report.say("  Compare it on the host's own console: ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub", "dim")
+    report.say(f"  Compare it {compare}", "dim")
     doing = "Replace the old entries with" if found.state == "changed" else "Trust"
-    if not (fingerprint or yes or report.ask(f"{doing} this key for {host.name}?")):
+    instead = f"invoke trust --host {host.name} --fingerprint SHA256:... with what the host's own console says"
+    if not (fingerprint or yes or report.ask(f"{doing} this key for {host.name}?", instead=instead)):
         raise Declined(f"{host.name}: nothing was recorded")
     (keys.replace if found.state == "changed" else keys.record)(found)
     report.line("✓", host.name, f"recorded in {found.file}")

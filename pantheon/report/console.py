@@ -128,12 +128,19 @@ class Console:
             style = {"+": "green", "-": "red", "@": "magenta"}.get(line[:1], "dim")
             self.say(f"      {line}", style)
 
-    def ask(self, question: str) -> bool:
-        """A yes or no on the terminal. Raises Declined when there is none to ask on."""
-        from pantheon.report.ask import yes_or_no
+    def ask(self, question: str, *, instead: str = "") -> bool:
+        """A yes or no on the terminal. Raises Declined, naming what to type `instead`, when there is none to ask on."""
+        from pantheon.report.ask import AGREE, yes_or_no
 
         self.settled()
-        return yes_or_no(question, self.out)
+        return yes_or_no(question, self.out, instead=instead or AGREE)
+
+    def ask_password(self, prompt: str) -> str:
+        """A password, not echoed, and nothing drawn over the prompt. Raises Declined where there is no terminal."""
+        from pantheon.report.ask import password
+
+        self.settled()
+        return password(prompt)
 
     def applying(self, host: Host, plan: Plan, what: str) -> Callable[[dict[str, Any]], None]:
         display = _Applying(self, host, plan, what)
@@ -277,6 +284,7 @@ class _Watching:
 
     def __init__(self, console: Console, host: Host, what: str, services: tuple[str, ...]) -> None:
         self._console, self._title, self._services = console, f"{what} {host.name}", services
+        self._host = host.name
         self._began = time.monotonic()
         self._watched: dict[str, Watched] = {}
         self._last: dict[str, str] = {}
@@ -314,8 +322,9 @@ class _Watching:
                 room = max(20, self._console.out.width - NAME_WIDTH - 4)
                 rows.append(Text(f"  {'':<{NAME_WIDTH}} {clean(now.progress.detail)[:room]}", "dim"))
         if waiting:
-            resume = "comfy" if "comfy" in self._services else self._services[0]
-            rows.append(Text(f"Ctrl-C stops watching, not the services. Resume: invoke {resume}", "dim"))
+            name = "comfy" if "comfy" in self._services else self._services[0]
+            resume = f"invoke {name} --host {self._host}"
+            rows.append(Text(f"Ctrl-C stops watching, not the services. Resume: {resume}", "dim"))
         return Group(*rows)
 
 

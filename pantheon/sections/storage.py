@@ -39,18 +39,19 @@ def plan(host: Host, facts: Facts) -> SectionPlan:
 def check(host: Host, facts: Facts) -> list[Finding]:
     """A finding for each root and each directory."""
     findings = roots(host, facts) + room(host, facts) + _in_the_way(host, facts)
+    mend = f"invoke storage --host {host.name}"
     for directory in layout.directories(host):
         entry = facts.paths.get(directory.path)
         key = f"{NAME}.{directory.name}"
         if isinstance(entry, Unknown):
             findings.append(Finding(key, "unknown", f"{directory.path}: not known", entry.reason, source=SOURCE))
         elif entry is None:
-            findings.append(Finding(key, "fail", f"{directory.path} is missing", mend="invoke storage", source=SOURCE))
+            findings.append(Finding(key, "fail", f"{directory.path} is missing", mend=mend, source=SOURCE))
         else:
             wrong = [change.what for change in _mend(host, facts, directory)]
             text = "; ".join(wrong) or f"{directory.path} {entry.uid}:{entry.gid} {entry.mode:o}"
             findings.append(
-                Finding(key, "fail" if wrong else "ok", text, mend="invoke storage" if wrong else "", source=SOURCE)
+                Finding(key, "fail" if wrong else "ok", text, mend=mend if wrong else "", source=SOURCE)
             )
     return findings
 

@@ -24,7 +24,7 @@ def check(host: Host, facts: Facts, here: Mapping[str, Http]) -> list[Finding]:
     for name in SERVICES:
         findings.append(_http(f"{name}.http", f"{name} answers on the host", facts.http.get(name), name))
         findings.append(_http(f"{name}.http-here", f"{name} answers through SSH", here.get(name), name))
-    findings += [_log_errors(facts), _log_started(facts)]
+    findings += [_log_errors(host, facts), _log_started(host, facts)]
     findings += [_gpu(facts, name) for name in ("comfy", "ollama")]
     findings.append(_loopback(host, facts))
     return findings
@@ -40,7 +40,7 @@ def _http(key: str, text: str, answer: Http | Unknown | None, name: str) -> Find
     return Finding(key, "fail", f"{text}: {got}", answer.url, f"docker logs --tail=50 {name}", SOURCE)
 
 
-def _log_errors(facts: Facts) -> Finding:
+def _log_errors(host: Host, facts: Facts) -> Finding:
     key, good = "comfy.log-errors", "ComfyUI's log has no UID/GID error since its start"
     container = foreign.named(facts, "comfy")
     if container is None:
@@ -56,13 +56,13 @@ def _log_errors(facts: Facts) -> Finding:
             "fail",
             "ComfyUI's log has errors since its start",
             errors[0],
-            "invoke storage, then invoke comfy",
+            f"invoke storage --host {host.name}, then invoke comfy --host {host.name}",
             SOURCE,
         )
     return Finding(key, "ok", good, source=SOURCE)
 
 
-def _log_started(facts: Facts) -> Finding:
+def _log_started(host: Host, facts: Facts) -> Finding:
     key = "comfy.log-started"
     container = foreign.named(facts, "comfy")
     markers = container.log_markers if container else None
@@ -80,7 +80,7 @@ def _log_started(facts: Facts) -> Finding:
     if not isinstance(markers, tuple):
         reason = markers.reason if isinstance(markers, Unknown) else "no log"
         return Finding(key, "unknown", f'whether ComfyUI\'s log says "{STARTED}": not known', reason, source=SOURCE)
-    return Finding(key, "fail", f'ComfyUI\'s log does not say "{STARTED}"', "", "invoke comfy", SOURCE)
+    return Finding(key, "fail", f'ComfyUI\'s log does not say "{STARTED}"', "", f"invoke comfy --host {host.name}", SOURCE)
 
 
 def _gpu(facts: Facts, name: str) -> Finding:
@@ -135,7 +135,7 @@ def _loopback(host: Host, facts: Facts) -> Finding:
         "fail",
         "the stack listens beyond loopback",
         ", ".join(dict.fromkeys(open_ports)),
-        "invoke bringup",
+        f"invoke bringup --host {host.name}",
         "procedure §5",
     )
 

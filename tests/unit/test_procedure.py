@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -13,6 +14,7 @@ from pantheon import layout, procedure, stack
 from pantheon.facts import Facts, Listener, Port, Space, Tree, Unknown
 from pantheon.inventory import Host
 from pantheon.plan import MakeSecret, Plan, Run, Write
+from pantheon.sections import validate
 from tests.unit import world
 from tests.unit.world import HOST, container, entry, finished, fresh, having
 
@@ -289,3 +291,27 @@ def test_hostile_paths_stay_one_argument(path: str) -> None:
 
     assert all(tuple(shlex.split(run.show())) == run.argv for run in runs)
     assert procedure.plan(host, finished(host), ALL).is_empty
+
+
+def no_command_without_its_host() -> list[Facts]:
+    states = ("exited", "running", "restarting")
+    stopped = [having(finished(), ollama=container(HOST, "ollama", state=state, health="starting")) for state in states]
+    wide = container(HOST, "comfy", ports=(Port("8188/tcp", "0.0.0.0", 8188),), log_markers=("!! ERROR: x",))
+    taken = replace(fresh(), listeners=(Listener("127.0.0.1", 11434, 700, "ollama", ""),))
+    drifted = with_path(layout.models(HOST), mode=0o700)
+    return [fresh(), *stopped, having(finished(), comfy=wide), having(finished(), comfy=None), taken, drifted]
+
+
+@pytest.mark.parametrize("facts", no_command_without_its_host())
+def test_every_command_to_type_names_the_host(facts: Facts) -> None:
+    """The default host of hosts.toml may be another one than the one that was looked at."""
+    found = [*procedure.check(HOST, facts, procedure.ORDER), *validate.check(HOST, facts, {})]
+    found += [one for name in procedure.ORDER for one in procedure.plan(HOST, facts, (name,)).blocked]
+    commands = [re.split(r"[,;)]", part)[0] for one in found for part in one.mend.split("invoke ")[1:]]
+    assert [one for one in commands if "--host prometheus" not in one and not one.startswith("runbook")] == []
+
+
+def test_ssh_as_hosts_toml_reaches_the_host() -> None:
+    host = replace(HOST, user="ops", port=2222, identity="~/my key", gateway="jump")
+    assert host.ssh("docker ps") == "ssh -p 2222 -i '~/my key' -J jump ops@10.0.99.10 docker ps"
+    assert replace(HOST, user="", port=0).ssh("docker ps") == "ssh 10.0.99.10 docker ps"
