@@ -41,7 +41,9 @@ def _not_ready(host: Host, facts: Facts, name: str, before: tuple[str, ...]) -> 
     if container is not None and container.state == "running" and container.health == "healthy":
         return []
     state = f"{container.state}, {container.health}" if container else "no container"
-    return [Finding(f"{name}.needs", "fail", f"{needs} is not healthy", state, f"invoke {needs} --host {host.name}", SOURCE)]
+    return [
+        Finding(f"{name}.needs", "fail", f"{needs} is not healthy", state, f"invoke {needs} --host {host.name}", SOURCE)
+    ]
 
 
 def common(host: Host, facts: Facts) -> SectionPlan:
@@ -191,7 +193,11 @@ def check(host: Host, facts: Facts, name: str) -> list[Finding]:
         return [Finding(f"{name}.up", "unknown", f"{name}: not known", reason, source="procedure §8")]
     container = foreign.named(facts, name)
     if container is None:
-        return [Finding(f"{name}.up", "fail", f"{name} is not there", "", f"invoke {name} --host {host.name}", "procedure §8")]
+        return [
+            Finding(
+                f"{name}.up", "fail", f"{name} is not there", "", f"invoke {name} --host {host.name}", "procedure §8"
+            )
+        ]
     if not foreign.is_ours(host, container):
         return [f for f in foreign.stack_findings(host, facts) if f.id == f"stack.foreign.{name}"]
     return [_up(host, container)]

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from pantheon import engine
-from pantheon.errors import Declined, NotTrusted, UsageError
+from pantheon.errors import Declined, LookFailed, NotTrusted, UsageError
 from pantheon.inventory import SERVICES, Host, Inventory, as_data, to_toml
 from pantheon.report import data
 
@@ -63,8 +63,14 @@ def history(host: Host, *, last: str, as_json: bool, options: engine.Options, re
     report.connecting(host, "history")
     with engine.connected(host, options) as connection:
         file = "/var/log/pantheon/history.jsonl"
-        found = connection.run(f"tail -n {int(last)} {file} 2>/dev/null", warn=True, timeout=15)
+        found = connection.run(f"env LC_ALL=C tail -n {int(last)} {file}", warn=True, timeout=15)
     report.settled()
+    if found.exited and "No such file" not in found.stderr:
+        raise LookFailed(
+            f"{connection.endpoint.label}: {file} cannot be read",
+            details=[line for line in (found.stderr or found.stdout).splitlines() if line.strip()][-10:],
+            next_commands=[f"invoke facts --host {host.name}"],
+        )
     runs = [run for line in found.stdout.splitlines() if (run := _object(line))]
     if as_json:
         data.write({"host": host.name, "runs": runs})
@@ -90,7 +96,9 @@ def _object(line: str) -> dict[str, Any] | None:
 def tunnel(host: Host, service: str, *, port: int, report: Console) -> int:
     """Open a tunnel to a service and keep it until Ctrl-C."""
     if service not in SERVICES:
-        raise UsageError(f"no service {service!r}: {', '.join(SERVICES)}", next_commands=[f"invoke tunnel comfy --host {host.name}"])
+        raise UsageError(
+            f"no service {service!r}: {', '.join(SERVICES)}", next_commands=[f"invoke tunnel comfy --host {host.name}"]
+        )
     from pantheon.remote.tunnel import open_tunnel
 
     report.connecting(host, f"tunnel {service}")

@@ -50,9 +50,7 @@ def check(host: Host, facts: Facts) -> list[Finding]:
         else:
             wrong = [change.what for change in _mend(host, facts, directory)]
             text = "; ".join(wrong) or f"{directory.path} {entry.uid}:{entry.gid} {entry.mode:o}"
-            findings.append(
-                Finding(key, "fail" if wrong else "ok", text, mend=mend if wrong else "", source=SOURCE)
-            )
+            findings.append(Finding(key, "fail" if wrong else "ok", text, mend=mend if wrong else "", source=SOURCE))
     return findings
 
 

@@ -80,7 +80,9 @@ def _log_started(host: Host, facts: Facts) -> Finding:
     if not isinstance(markers, tuple):
         reason = markers.reason if isinstance(markers, Unknown) else "no log"
         return Finding(key, "unknown", f'whether ComfyUI\'s log says "{STARTED}": not known', reason, source=SOURCE)
-    return Finding(key, "fail", f'ComfyUI\'s log does not say "{STARTED}"', "", f"invoke comfy --host {host.name}", SOURCE)
+    return Finding(
+        key, "fail", f'ComfyUI\'s log does not say "{STARTED}"', "", f"invoke comfy --host {host.name}", SOURCE
+    )
 
 
 def _gpu(facts: Facts, name: str) -> Finding:
