@@ -131,6 +131,15 @@ def _silent(tunnel: Tunnel, host: Host) -> HostError:
 
 
 def _refused(tunnel: Tunnel) -> HostError:
+    """Why ssh ended at once. Our own connection meets what ssh met, and says it as every other command does: ssh would
+    have the operator mend a file of ours, under a name of ours."""
+    from pantheon.remote.connection import HostConnection
+
+    try:
+        with HostConnection(tunnel.endpoint) as connection:
+            connection.open()
+    except HostError as error:
+        return error
     return NotReached(
         f"{tunnel.endpoint.label}: ssh could not open the tunnel to {tunnel.service}",
         details=tunnel.said(),

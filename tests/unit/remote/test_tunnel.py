@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from pantheon.errors import LinkLost, NotReached, NotTrusted, UsageError
+from pantheon.errors import LinkLost, LoginRefused, NotReached, NotTrusted, UsageError
 from pantheon.inventory import Comfy, Host
 from pantheon.remote.tunnel import open_tunnel
-from tests.unit.remote.server import HOST_KEY, key_of
+from tests.unit.remote.server import HOST_KEY, SshServer, ed25519_key, key_of
 
 # `ssh -G` is the real one; otherwise a web server on the local side of -L, or whatever $SAY holds.
 SSH = f"""#!{sys.executable} -I
@@ -90,11 +90,24 @@ def test_a_tunnel_that_ends(box: Host) -> None:
     assert caught.value.details == ("Connection to box closed by remote host.",)
 
 
-def test_what_ssh_says_when_it_cannot(box: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SAY", "ops@10.0.0.5: Permission denied (publickey).")
-    with pytest.raises(NotReached, match="ssh could not open the tunnel to comfy") as caught, open_tunnel(box, "comfy"):
+def test_what_ssh_says_when_it_alone_cannot(box: Host, host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SAY", "Bad configuration option: hostkeyalias")
+    with pytest.raises(NotReached, match="could not open the tunnel to comfy") as caught, open_tunnel(host, "comfy"):
         pass
-    assert caught.value.details == ("ops@10.0.0.5: Permission denied (publickey).",)
+    assert caught.value.details == ("Bad configuration option: hostkeyalias",)
+
+
+def test_what_stops_every_command_reads_as_it_does_there(
+    box: Host, host: Host, server: SshServer, known: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SAY", 'remove with: ssh-keygen -f known_hosts-box -R "pantheon-0"')
+    server.accepts.clear()
+    with pytest.raises(LoginRefused, match="refused to let ops in"), open_tunnel(host, "comfy"):
+        pass
+    known.write_text(f"[127.0.0.1]:{server.port} {key_of(ed25519_key())}\n")
+    with pytest.raises(NotTrusted, match="host key has changed") as caught, open_tunnel(host, "comfy"):
+        pass
+    assert caught.value.next_commands == ("invoke trust --host box --replace",)
 
 
 def test_an_unknown_key_opens_nothing(box: Host, known: Path) -> None:
