@@ -82,9 +82,7 @@ class Call:
         given = self.given
         ask: Callable[[str], str] | None = None
         if given.get("ask_sudo_password"):
-            from pantheon.report.ask import password
-
-            ask = password
+            ask = self.report.ask_password
         return Options(
             yes=given.get("yes", False),
             plan_only=given.get("plan", False),

@@ -9,6 +9,7 @@ import contextlib
 import getpass
 import os
 import pwd
+import shlex
 import socket
 import stat
 import subprocess
@@ -211,7 +212,7 @@ def check_identities(endpoint: Endpoint) -> None:
         except OSError as error:
             raise LoginRefused(
                 f"{endpoint.label}: the identity {path} cannot be read: {error.strerror}",
-                next_commands=[f"ls -l {path}", "edit `identity` in hosts.toml"],
+                next_commands=[shlex.join(["ls", "-l", str(path)]), "edit `identity` in hosts.toml"],
             ) from error
         if not stat.S_ISREG(mode):
             raise LoginRefused(

@@ -13,6 +13,7 @@ import hashlib
 import hmac
 import os
 import re
+import shlex
 import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -36,6 +37,11 @@ class Key:
     def fingerprint(self) -> str:
         """`SHA256:...` as ssh-keygen shows it."""
         return "SHA256:" + base64.b64encode(hashlib.sha256(self.blob).digest()).decode().rstrip("=")
+
+    @property
+    def kind(self) -> str:
+        """As in the name of sshd's own file, /etc/ssh/ssh_host_KIND_key: ed25519, ecdsa or rsa."""
+        return self.type.removeprefix("sk-").removeprefix("ssh-").partition("-")[0].partition("@")[0]
 
     def __str__(self) -> str:
         return f"{self.type} {base64.b64encode(self.blob).decode()}"
@@ -118,7 +124,7 @@ def read(files: Iterable[Path]) -> list[Entry]:
                 continue
             raise NotTrusted(
                 f"{file} cannot be read, so no host key can be judged: {error.strerror}",
-                next_commands=[f"ls -l {file}"],
+                next_commands=[shlex.join(["ls", "-l", str(file)])],
             ) from error
     return entries
 

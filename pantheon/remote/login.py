@@ -6,6 +6,7 @@ import base64
 import binascii
 import contextlib
 import os
+import shlex
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -88,18 +89,18 @@ def log_in(transport: Transport, endpoint: Endpoint) -> None:
 
 
 def _refused(endpoint: Endpoint, offered: list[str], notes: list[str], transport: Transport) -> LoginRefused:
-    locked = [note.split(" ")[0] for note in notes if "passphrase" in note]
+    locked = [note.partition(" is protected by")[0] for note in notes if "passphrase" in note]
     if not offered and locked:
         return LoginRefused(
             f"{endpoint.label}: {locked[0]} is protected by a passphrase and no ssh-agent holds it",
             details=notes,
-            next_commands=[f"ssh-add {locked[0]}"],
+            next_commands=[shlex.join(["ssh-add", locked[0]])],
         )
     what = "there is no key to offer" if not offered else f"the server refused to let {endpoint.user} in"
     if transport.login_methods:
         notes = [*notes, f"the server accepts: {', '.join(transport.login_methods)}"]
     port = "" if endpoint.port == 22 else f"-p {endpoint.port} "
-    identity = f"-i {endpoint.identities[0]} " if endpoint.identities else ""
+    identity = f"-i {shlex.quote(str(endpoint.identities[0]))} " if endpoint.identities else ""
     return LoginRefused(
         f"{endpoint.label}: {what}",
         details=[*offered, *notes],

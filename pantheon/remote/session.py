@@ -292,7 +292,7 @@ class _Session:
         if "sudo" in said and status in (126, 127):
             return error(
                 "sudo is missing on the host",
-                self._by_hand("su -c 'apt-get install -y sudo'"),
+                self._by_hand("\"su -c 'apt-get install -y sudo'\""),  # two shells read it
                 'or set user = "root" in hosts.toml',
             )
         if "password is required" in said or "a terminal is required to read the password" in said:

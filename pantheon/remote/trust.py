@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -110,7 +111,7 @@ def _change(endpoint: Endpoint, work: object) -> None:
     except OSError as error:
         raise NotTrusted(
             f"{endpoint.label}: {error.filename} cannot be changed: {error.strerror}",
-            next_commands=[f"sudo ssh-keygen -R '{endpoint.key_names[0]}' -f {error.filename}"],
+            next_commands=[shlex.join(["sudo", "ssh-keygen", "-R", endpoint.key_names[0], "-f", str(error.filename)])],
         ) from error
 
 

@@ -10,13 +10,16 @@ from rich.text import Text
 
 from pantheon.errors import Declined
 
+AGREE = "the same command with --yes agrees to the plan shown; --plan only shows it"
 
-def yes_or_no(question: str, console: Console) -> bool:
-    """True for yes; anything else is no. Raises Declined when there is no terminal to ask on."""
+
+def yes_or_no(question: str, console: Console, *, instead: str = AGREE) -> bool:
+    """True for yes; anything else is no. Raises Declined, naming what to type `instead`, when there is no terminal to
+    ask on."""
     if not (sys.stdin and sys.stdin.isatty()):
         raise Declined(
             f"not done: there is no terminal to ask on: {question}",
-            next_commands=["the same command with --yes agrees to the plan shown; --plan only shows it"],
+            next_commands=[instead],
         )
     console.print(Text(f"{question} [y/N] ", "bold"), end="")
     try:
@@ -28,5 +31,8 @@ def yes_or_no(question: str, console: Console) -> bool:
 def password(prompt: str) -> str:
     """A password, not echoed. Raises Declined when there is no terminal."""
     if not (sys.stdin and sys.stdin.isatty()):
-        raise Declined("a sudo password was asked for, and there is no terminal to type it on")
+        raise Declined(
+            f"not done: there is no terminal to type on: {prompt.rstrip(': ')}",
+            next_commands=["the same command on a terminal, or NOPASSWD for this user in the host's sudoers"],
+        )
     return getpass.getpass(prompt)

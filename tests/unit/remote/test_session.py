@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import threading
 import time
 from collections.abc import Callable
@@ -214,7 +215,10 @@ def test_what_sudo_says(connection: HostConnection, bin: Path, text: str, expect
 
 def test_no_sudo(connection: HostConnection, bin: Path) -> None:
     (bin / "sudo").unlink()
-    assert "sudo is missing on the host" in str(refusal(connection))
+    error = refusal(connection)
+    assert "sudo is missing on the host" in str(error)
+    words = shlex.split(error.next_commands[0])  # ssh joins what this shell has split, and the host's splits it again
+    assert shlex.split(words[-1]) == ["su", "-c", "apt-get install -y sudo"]
 
 
 def test_no_python3(connection: HostConnection, bin: Path) -> None:
