@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -49,7 +50,7 @@ def next_steps(lab: machine.Lab) -> str:
     """What to type now. Labs other than the one that hosts.toml ships with need a hosts.toml of their own."""
     if lab.name == "lab" and lab.port == 2222 and lab.os_id == "ubuntu":
         return "Next: invoke bringup --host lab"
-    return f"Next: invoke bringup --host lab --hosts-file {lab.hosts_file()}"
+    return f"Next: invoke bringup --host lab --hosts-file {shlex.quote(str(lab.hosts_file()))}"
 
 
 @command

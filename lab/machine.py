@@ -257,7 +257,7 @@ def up(
             lab = revive(found, port, base, say)
         else:
             port = DEFAULT_PORT if port is None else port
-            check_port(port)
+            check_port(port, name)
             lab = create(name, port, images.ensure(base, say), base, settings, say)
     complaint = lab.trust(known_hosts or keys.project_known_hosts())
     if complaint:
@@ -296,6 +296,7 @@ def create(name: str, port: int, image: images.Image, base: str, settings: Setti
         f"{LABEL}.port": str(port),
         f"{LABEL}.os": f"{image.os_id} {image.os_version}",
         f"{LABEL}.base": base,
+        f"{LABEL}.host-key": lab.keys.public(lab.keys.host_key),
         f"{LABEL}.stand-in": json.dumps(settings),
     }
     try:
@@ -411,10 +412,20 @@ class Found:
     base: str
     settings: Settings
     image: str
+    host_key: str
 
     def lab(self) -> Lab:
+        """Raises LabError for one that does not know our keys: the engine is everybody's, keys are each home's."""
         os_id, _, os_version = self.os.partition(" ")
-        return Lab(self.name, self.port, os_id, os_version, keys.ensure(self.name))
+        own = keys.ensure(self.name)
+        if self.host_key and self.host_key != own.public(own.host_key):
+            raise LabError(
+                f"lab {self.name} does not know the keys in {own.directory}: another user of this machine started it, "
+                "or you did with another HOME. Next: one of your own beside it: "
+                f"invoke lab.up --name {self.name}2 --port {self.port + 1}; or make this one fresh, and yours: "
+                f"invoke lab.reset --name {self.name}"
+            )
+        return Lab(self.name, self.port, os_id, os_version, own)
 
     def current(self) -> bool:
         return images.is_current(self.image)
@@ -439,6 +450,7 @@ def find(name: str) -> Found | None:
         base=labels[f"{LABEL}.base"],
         settings=json.loads(labels.get(f"{LABEL}.stand-in") or "{}"),
         image=described["Config"]["Image"],
+        host_key=labels.get(f"{LABEL}.host-key", ""),
     )
 
 
@@ -473,10 +485,11 @@ def check_name(name: str) -> None:
         raise LabError(f"{shlex.quote(name)} cannot name a lab: small letters, digits and hyphens, 30 at most.")
 
 
-def check_port(port: int) -> None:
-    """Refuse a port that something on this machine holds, before anything is built."""
+def check_port(port: int, name: str = "lab") -> None:
+    """Refuse a port that something on this machine holds, before lab `name` is built."""
     if not 1 <= port <= 65535:
         raise LabError(f"{port} is not a port number (1 to 65535).")
+    option = "" if name == "lab" else f" --name {name}"
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -484,7 +497,7 @@ def check_port(port: int) -> None:
         except OSError as error:
             raise LabError(
                 f"port {port} on 127.0.0.1 is taken ({error.strerror}). Next: invoke lab.status shows other labs; "
-                f"another port: invoke lab.up --port {port + 1}"
+                f"another port: invoke lab.up{option} --port {port + 1}"
             ) from None
 
 

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import os
+import shlex
 import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from lab import base, cache, engine, faults, keys, machine
+from lab import base, cache, commands, engine, faults, keys, machine
 from lab.machine import Lab
 from lab.outer import LabError, docker
 
@@ -316,8 +318,26 @@ class TestLabs:
         finally:
             machine.down(name, forget=True, known_hosts=known_hosts)
 
+    def test_a_lab_of_another_home_is_left_alone(
+        self, lab: Lab, known_hosts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        before = known_hosts.read_text()
+        monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+        with pytest.raises(LabError, match=rf"does not know the keys in .*invoke lab.reset --name {lab.name}"):
+            machine.up(lab.name, known_hosts=known_hosts)
+        with pytest.raises(LabError, match="does not know the keys in"):
+            machine.get(lab.name)
+        assert known_hosts.read_text() == before
+
+    def test_what_to_type_next_holds_with_a_space_in_home(self, lab: Lab, tmp_path: Path) -> None:
+        odd = replace(lab, keys=keys.Keys(tmp_path / "my home"))
+        odd.keys.directory.mkdir()
+        for name in ("id_ed25519", "host_ed25519"):
+            (odd.keys.directory / name).touch()
+        assert shlex.split(commands.next_steps(odd))[-1] == str(odd.keys.directory / "hosts.toml")
+
     def test_a_taken_port_is_named(self, lab: Lab) -> None:
-        with pytest.raises(LabError, match=rf"port {lab.port} .* is taken.*--port {lab.port + 1}"):
+        with pytest.raises(LabError, match=rf"port {lab.port} .* is taken.*lab.up --name .* --port {lab.port + 1}"):
             machine.up(f"{lab.name}-c", port=lab.port)
         with pytest.raises(LabError, match=r"invoke lab\.down"):
             machine.up(lab.name, port=1)
