@@ -97,8 +97,8 @@ def _refused(endpoint: Endpoint, offered: list[str], notes: list[str], transport
             next_commands=[shlex.join(["ssh-add", locked[0]])],
         )
     what = "there is no key to offer" if not offered else f"the server refused to let {endpoint.user} in"
-    if transport.login_methods:
-        notes = [*notes, f"the server accepts: {', '.join(transport.login_methods)}"]
+    if methods := ", ".join(filter(None, transport.login_methods)):
+        notes = [*notes, f"the server accepts: {methods}"]
     port = "" if endpoint.port == 22 else f"-p {endpoint.port} "
     identity = f"-i {shlex.quote(str(endpoint.identities[0]))} " if endpoint.identities else ""
     return LoginRefused(
