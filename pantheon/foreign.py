@@ -10,7 +10,7 @@ import re
 import shlex
 
 from pantheon import layout, stack
-from pantheon.facts import Container, Entry, Facts, TextFile, Unknown
+from pantheon.facts import Container, Entry, Facts, Image, TextFile, Unknown
 from pantheon.finding import Finding
 from pantheon.inventory import SERVICES, Host
 
@@ -18,7 +18,7 @@ from pantheon.inventory import SERVICES, Host
 REPOSITORIES = {
     "mmartial/comfyui-nvidia-docker": "comfy",
     "ollama/ollama": "ollama",
-    "ghcr.io/open-webui/open-webui": "openwebui",
+    "open-webui/open-webui": "openwebui",
 }
 # `ai-comfyui-1`, `open-webui`, `comfy`: names that Compose or a human gives.
 _NAMES = re.compile(r"(?:.*[-_])?(comfy(?:ui)?|ollama|open-?webui)(?:[-_]\d+)?", re.IGNORECASE)
@@ -40,11 +40,22 @@ def half_made(host: Host, facts: Facts) -> list[Container]:
     return [c for c in containers if is_ours(host, c) and re.fullmatch(r"[0-9a-f]{12}_.+", c.name)]
 
 
+def renamed(host: Host, facts: Facts, name: str) -> Container | None:
+    """Our container of that service when it was given another name by hand, and none has the right one."""
+    if not isinstance(facts.containers, tuple) or facts.container(name) is not None:
+        return None
+    halves = half_made(host, facts)
+    of_service = [c for c in facts.containers if is_ours(host, c) and c.labels.get("pantheon.service") == name]
+    return next((c for c in of_service if c not in halves), None)
+
+
 def repository(image: str) -> str:
-    """`docker.io/ollama/ollama:0.13@sha256:..` -> `ollama/ollama`."""
-    name = image.split("@")[0].removeprefix("docker.io/").removeprefix("index.docker.io/")
-    head, _, tail = name.rpartition("/")
-    return f"{head}/{tail.split(':')[0]}" if head else tail.split(":")[0]
+    """`mirror.lan:5000/ollama/ollama:0.13@sha256:..` -> `ollama/ollama`: whichever registry it came from."""
+    head, _, tail = image.split("@")[0].rpartition("/")
+    registry, _, rest = head.partition("/")
+    if registry == "localhost" or "." in registry or ":" in registry:
+        head = rest
+    return f"{head}/{tail.split(':')[0]}".removeprefix("/")
 
 
 def stack_findings(host: Host, facts: Facts) -> list[Finding]:
@@ -54,35 +65,53 @@ def stack_findings(host: Host, facts: Facts) -> list[Finding]:
         return [Finding("stack.containers", "unknown", "containers: not known", reason)]
     findings = []
     for container in facts.containers:
-        if not is_ours(host, container) and (why := _looks_like_ours(host, container)):
+        if not is_ours(host, container) and (why := _looks_like_ours(host, facts, container)):
             findings.append(_container_finding(host, container, why))
+    return findings + _files(host, facts) + _stack_dir(host, facts)
+
+
+def _files(host: Host, facts: Facts) -> list[Finding]:
+    """Compose files of somebody else's in our directory, and files of ours that could not be read as files."""
+    findings = []
     file = facts.files.get(layout.compose_file(host))
     if isinstance(file, TextFile) and not (file.text or "").startswith(stack.HEADER):
         text = f"{file.path} was not written by pantheon, and is left alone"
         mend = "move it away, or give another stack_dir in hosts.toml"
         findings.append(Finding("stack.compose-file", "fail", text, mend=mend, source="procedure §5"))
-    return findings + _stack_dir(host, facts)
+    if file is None:
+        for path in layout.other_compose_files(host):
+            if isinstance(facts.paths.get(path), Entry):
+                text = f"{path} is there: a stack of somebody else's, and it is left alone"
+                mend = "move it away, or give another stack_dir in hosts.toml"
+                findings.append(Finding(f"stack.compose-file.{path}", "fail", text, mend=mend, source="procedure §5"))
+    for path, found in facts.files.items():
+        if isinstance(found, Unknown):
+            mend = host.ssh(shlex.join(["sudo", "ls", "-ld", path])) + "; move what is in the way"
+            findings.append(Finding(f"stack.file.{path}", "unknown", f"{path}: not known", found.reason, mend))
+    return findings
 
 
 def _stack_dir(host: Host, facts: Facts) -> list[Finding]:
     """Nothing of ours is written through a link that somebody put there."""
     findings = []
-    for path in (host.stack_dir, layout.secrets(host), layout.userscripts(host)):
+    for path in (*layout.ancestors(host.stack_dir), layout.secrets(host), layout.userscripts(host)):
         entry = facts.paths.get(path)
         if isinstance(entry, Entry) and (entry.kind != "dir" or entry.real != entry.path):
-            text = f"{path} is a {entry.kind}, really {entry.real}"
+            text = f"{path} is a {entry.kind}" + (f", really {entry.real}" if entry.real != path else "")
             findings.append(
                 Finding("stack.dir", "fail", text, mend="it must be a directory of its own: hosts.toml, stack_dir")
             )
     return findings[:1]
 
 
-def _looks_like_ours(host: Host, container: Container) -> str:
+def _looks_like_ours(host: Host, facts: Facts, container: Container) -> str:
     """Why a container that is not ours concerns us; "" when it does not."""
     roots = (f"{host.storage.nvme}/ai/", f"{host.storage.ssd}/ai/", f"{host.stack_dir}/")
     ours = {host.service(name).port: name for name in SERVICES}
     label = container.labels.get("com.docker.compose.service", "")
     known = REPOSITORIES | {repository(host.service(name).image): name for name in SERVICES}
+    # `docker run sha256:...`: the image is known by what its name leads to here.
+    same = [name for name, image in facts.images.items() if isinstance(image, Image) and image.id == container.image_id]
     mounted = [m.source for m in container.mounts if f"{m.source}/".startswith(roots)]
     ports = [port.port for port in container.ports if port.port in ours]
     other = container.labels.get(stack.OURS)
@@ -90,6 +119,7 @@ def _looks_like_ours(host: Host, container: Container) -> str:
         (other is not None, f"a stack of ours under the project name {other}"),
         (container.name in SERVICES, "it has the name of one of our services"),
         (repository(container.image) in known, f"it runs {container.image}"),
+        (bool(same), f"it runs {same[0] if same else ''}"),
         (bool(_NAMES.fullmatch(label) or _NAMES.fullmatch(container.name)), "its name is that of such a service"),
         (bool(ports), f"it publishes port {ports[0] if ports else ''}"),
         (bool(mounted), f"it mounts {mounted[0] if mounted else ''}"),
@@ -130,6 +160,17 @@ def port_finding(host: Host, facts: Facts, name: str) -> Finding | None:
         look = host.ssh(f"sudo ss -ltnp 'sport = :{port}'")
         mend = f"give {name} another port in hosts.toml ({name}.port), or stop what {look} shows"
         return Finding(f"{name}.port", "fail", text, mend=mend, source="procedure §5")
+    return None
+
+
+def port_holder(host: Host, facts: Facts, name: str) -> Container | None:
+    """Our container of another service that publishes the port which hosts.toml now gives to this one."""
+    port = host.service(name).port
+    for container in facts.containers if isinstance(facts.containers, tuple) else ():
+        other = container.labels.get("pantheon.service")
+        is_up = container.state in ("running", "restarting", "paused")
+        if is_ours(host, container) and other != name and is_up and any(p.port == port for p in container.ports):
+            return container
     return None
 
 

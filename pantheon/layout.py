@@ -67,6 +67,17 @@ def compose_file(host: Host) -> str:
     return f"{host.stack_dir}/compose.yaml"
 
 
+def other_compose_files(host: Host) -> tuple[str, ...]:
+    """Names under which Compose finds a project in our directory, and that we do not use."""
+    return tuple(f"{host.stack_dir}/{name}" for name in ("compose.yml", "docker-compose.yaml", "docker-compose.yml"))
+
+
+def ancestors(path: str) -> list[str]:
+    """`path` and everything above it except the root directory."""
+    parts = path.split("/")
+    return ["/".join(parts[:count]) for count in range(2, len(parts) + 1) if parts[count - 1]]
+
+
 def secrets(host: Host) -> str:
     return f"{host.stack_dir}/secrets"
 

@@ -29,7 +29,8 @@ def plan(host: Host, facts: Facts, names: tuple[str, ...]) -> Plan:
             if not set(done) & set(SERVICES):
                 sections += _storage_first(host, facts) if "storage" not in names else []
                 sections.append(service.common(host, facts))
-            sections.append(_SERVICE[name].plan(host, facts, before=done))
+            after = names[names.index(name) + 1 :]
+            sections.append(_SERVICE[name].plan(host, facts, before=done, after=after))
         done = (*done, name)
     return Plan(host.name, _once(sections))
 

@@ -17,19 +17,40 @@ UP_S = 600
 JSON_PROGRESS = (2, 29)  # the first Compose with `--progress json`
 
 
-def plan(host: Host, facts: Facts, name: str, *, before: tuple[str, ...]) -> SectionPlan:
-    """The changes for one service. `before` names the sections that are applied ahead of it in the same run."""
+def plan(
+    host: Host, facts: Facts, name: str, *, before: tuple[str, ...] = (), after: tuple[str, ...] = ()
+) -> SectionPlan:
+    """The changes for one service. `before` and `after` name the sections that are applied ahead of it and behind it in
+    the same run."""
     blocked = foreign.stack_findings(host, facts)
     port = foreign.port_finding(host, facts, name)
     if port and not blocked:
         blocked.append(port)
+    holder = foreign.port_holder(host, facts, name)
+    if holder and holder.labels.get("pantheon.service") not in (*before, *after):
+        blocked.append(_port_is_held(host, name, holder))
     blocked += _not_ready(host, facts, name, before)
     if blocked:
         return SectionPlan(name, blocked=tuple(blocked))
     want = stack.wanted(host, name)
     changes = [*_files(host, facts, want), *_half_made(host, facts, name)]
-    changes += _container(host, facts, want)
+    made = _container(host, facts, want)
+    if made and holder and holder.labels.get("pantheon.service") in after:
+        changes.append(_free_port(holder, want.port))
+    changes += made
     return SectionPlan(name, tuple(changes), reason=f"127.0.0.1:{want.port}, as in hosts.toml")
+
+
+def _port_is_held(host: Host, name: str, holder: Container) -> Finding:
+    text = f"port {host.service(name).port} is still held by {holder.name}, which has another one in hosts.toml"
+    return Finding(f"{name}.port", "fail", text, mend=f"invoke bringup --host {host.name}", source="procedure §5")
+
+
+def _free_port(holder: Container, port: int) -> Change:
+    """Two services change places: the one that holds the port stops, and is made anew on its own a little later."""
+    guard = Guard("container", holder.name, holder.id)
+    step = Run(("docker", "stop", holder.name), guards=(guard,), timeout_s=UP_S)
+    return Change(f"stop {holder.name}, which frees port {port}", "ports change places", (step,), stops=(holder.name,))
 
 
 def _not_ready(host: Host, facts: Facts, name: str, before: tuple[str, ...]) -> list[Finding]:
@@ -123,7 +144,17 @@ def _half_made(host: Host, facts: Facts, name: str) -> list[Change]:
 
 
 def _container(host: Host, facts: Facts, want: stack.Wanted) -> list[Change]:
-    container = foreign.named(facts, want.name)
+    container, back = foreign.named(facts, want.name), []
+    if renamed := foreign.renamed(host, facts, want.name):
+        rename = Run(
+            ("docker", "rename", renamed.id, want.name), guards=(Guard("container", renamed.name, renamed.id),)
+        )
+        back = [Change(f"rename {renamed.name} → {want.name}", "it was renamed by hand", (rename,))]
+        container = renamed
+    return back + _as_wanted(host, facts, want, container)
+
+
+def _as_wanted(host: Host, facts: Facts, want: stack.Wanted, container: Container | None) -> list[Change]:
     found = facts.images.get(want.image)
     image = found if isinstance(found, Image) else None
     image_guard = Guard("image", want.image, facts.reading("image", want.image))

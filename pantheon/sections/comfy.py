@@ -11,9 +11,10 @@ from pantheon.plan import SectionPlan
 NAME = "comfy"
 
 
-def plan(host: Host, facts: Facts, *, before: tuple[str, ...] = ()) -> SectionPlan:
-    """What brings comfy to what hosts.toml says; `before` names the sections applied ahead."""
-    return service.plan(host, facts, NAME, before=before)
+def plan(host: Host, facts: Facts, *, before: tuple[str, ...] = (), after: tuple[str, ...] = ()) -> SectionPlan:
+    """What brings comfy to what hosts.toml says; `before` and `after` name the sections applied
+    ahead and behind."""
+    return service.plan(host, facts, NAME, before=before, after=after)
 
 
 def check(host: Host, facts: Facts) -> list[Finding]:

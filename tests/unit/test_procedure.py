@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from pantheon import layout, procedure, stack
-from pantheon.facts import Facts, Listener, Port, Space, Tree, Unknown
+from pantheon.facts import Facts, Image, Listener, Port, Space, Tree, Unknown
 from pantheon.inventory import Host
 from pantheon.plan import MakeSecret, Plan, Run, Write
 from pantheon.sections import validate
@@ -192,6 +192,12 @@ def gpu(name: str = HOST.gpu.name, memory: int = 20475, driver: str = "590.48.01
     return replace(facts, nvml=replace(facts.nvml, gpus=(one,), driver=driver))  # type: ignore[type-var]
 
 
+def with_paths(kinds: dict[str, str]) -> Facts:
+    facts = fresh()
+    made = {path: entry(path, kind=kind, real="/srv" if kind == "symlink" else path) for path, kind in kinds.items()}
+    return replace(facts, paths={**facts.paths, **made})
+
+
 def foreign(**changes: Any) -> Facts:
     made = replace(container(HOST, "comfy"), labels={}, **changes)
     return having(fresh(), other=made)
@@ -228,6 +234,17 @@ STOPS: list[tuple[Callable[[], Facts], str]] = [
     (lambda: having(fresh(), other=replace(container(HOST, "comfy"), name="x", labels=OURS, **PLAIN)), "Compose project"),
     (lambda: replace(fresh(), listeners=(Listener("0.0.0.0", 8188, 77, "python3", ""),)), "taken by python3 (pid 77)"),
     (lambda: replace(fresh(), listeners=(Listener("127.0.0.1", 3000, None, "", ""),)), "taken by an unknown process"),
+    (lambda: foreign(name="x", image="mirror.lan:5000/ollama/ollama:0.9", ports=(), mounts=()), "it runs mirror.lan:5000"),
+    (lambda: foreign(name="x", image="ghcr.nju.edu.cn/open-webui/open-webui@sha256:1", ports=(), mounts=()), "it runs ghcr.nju"),
+    (lambda: replace(foreign(name="x", image="sha256:12", image_id="sha256:12", ports=(), mounts=()), images={
+        HOST.ollama.image: Image("sha256:12", (), 1, "")}), "it runs ollama/ollama:latest"),
+    (lambda: with_paths({"/opt/stacks/ai/docker-compose.yml": "file"}), "/opt/stacks/ai/docker-compose.yml is there"),
+    (lambda: with_paths({"/opt/stacks": "symlink"}), "/opt/stacks is a symlink"),
+    (lambda: with_paths({"/opt/stacks": "file"}), "/opt/stacks is a file"),
+    *((lambda path=path: replace(finished(), files={**finished().files, path: Unknown(f"not a regular file but a dir: {path}")}),
+       f"not a regular file but a dir: {path}")
+      for path in ("/opt/stacks/ai/compose.yaml", layout.secret_key(HOST),
+                   f"{layout.userscripts(HOST)}/{stack.USERSCRIPT}")),
     (lambda: replace(fresh(), files={**fresh().files, "/opt/stacks/ai/compose.yaml": world.text_file(
         "/opt/stacks/ai/compose.yaml", "services: {}", 0o644)}), "was not written by pantheon"),
 ]  # fmt: skip
@@ -291,6 +308,44 @@ def test_hostile_paths_stay_one_argument(path: str) -> None:
 
     assert all(tuple(shlex.split(run.show())) == run.argv for run in runs)
     assert procedure.plan(host, finished(host), ALL).is_empty
+
+
+def ports(**given: int) -> Host:
+    changed = {name: replace(HOST.service(name), port=port) for name, port in given.items()}
+    return replace(HOST, **changed)  # type: ignore[arg-type]
+
+
+def test_ports_change_places() -> None:
+    """What holds a port that another service gets stops first, and starts again on its own new one."""
+    plan = procedure.plan(ports(ollama=3000, openwebui=11434), finished(), ALL)
+    assert not plan.blocked
+    texts = commands(plan)
+    stopped = texts.index("docker stop openwebui")
+    assert texts[stopped + 1].endswith("--force-recreate ollama")
+    assert texts[stopped + 2].endswith("--force-recreate openwebui")
+    assert set(plan.stops) == {"ollama", "openwebui"}
+
+
+def test_a_service_alone_never_stops_another_for_its_port() -> None:
+    plan = procedure.plan(ports(ollama=3000, openwebui=11434), finished(), ("ollama",))
+    assert "port 3000 is still held by openwebui" in blocked(plan)
+
+
+def test_a_container_renamed_by_hand_gets_its_name_back() -> None:
+    old = replace(container(HOST, "comfy"), name="comfy-old")
+    plan = procedure.plan(HOST, having(finished(), comfy=None, other=old), ALL)
+    assert commands(plan) == [f"docker rename {old.id} comfy"]
+    assert plan.stops == ()
+    drifted = replace(old, restart_policy="no")
+    texts = commands(procedure.plan(HOST, having(finished(), comfy=None, other=drifted), ALL))
+    assert texts[0] == f"docker rename {old.id} comfy"
+    assert texts[1].endswith("--force-recreate comfy")
+
+
+def test_another_compose_file_beside_ours_is_no_stack() -> None:
+    path = "/opt/stacks/ai/docker-compose.yml"
+    facts = finished()
+    assert procedure.plan(HOST, replace(facts, paths={**facts.paths, path: entry(path, kind="file")}), ALL).is_empty
 
 
 def no_command_without_its_host() -> list[Facts]:
