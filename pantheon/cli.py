@@ -97,10 +97,13 @@ class Call:
         if self.given.get("json"):
             from pantheon.report.data import Json
 
-            return Json()
-        from pantheon.report.console import Console
+            report: Console = Json()
+        else:
+            from pantheon.report.console import Console
 
-        return Console()
+            report = Console()
+        report.hosts_file = self.given.get("hosts_file") or ""
+        return report
 
 
 def command(
@@ -133,7 +136,7 @@ def command(
                 _ = call.ahead  # before the body imports what it needs to judge what is seen
                 return body(call, *args, **kwargs)
 
-            code = guarded(work, context, interrupt_code=interrupt_code)
+            code = guarded(work, context, interrupt_code=interrupt_code, hosts_file=call.given.get("hosts_file") or "")
             if code:
                 raise Exit(code=code)
 
@@ -148,7 +151,9 @@ def command(
     return decorate
 
 
-def guarded(work: Callable[[], int | None], context: Context, *, interrupt_code: int = 130) -> int:
+def guarded(
+    work: Callable[[], int | None], context: Context, *, interrupt_code: int = 130, hosts_file: str = ""
+) -> int:
     """The exit code of `work`. Every expected failure is told in plain words on stderr, every unexpected one in a line
     that names the file in which its traceback was put; Ctrl-C gives `interrupt_code`."""
     from pantheon.errors import PantheonError, UsageError
@@ -165,7 +170,7 @@ def guarded(work: Callable[[], int | None], context: Context, *, interrupt_code:
     except PantheonError as problem:
         from pantheon.report.console import error
 
-        error(problem)
+        error(problem, hosts_file)
         return problem.exit_code
     except KeyboardInterrupt:
         sys.stderr.write("\ninterrupted\n" if interrupt_code else "\n")

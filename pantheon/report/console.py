@@ -22,7 +22,7 @@ from pantheon.firstrun import STAGES
 from pantheon.inventory import SERVICES, Host
 from pantheon.plan import Change, Plan, Run, SectionPlan, Step, Write
 from pantheon.report.journal import Journal
-from pantheon.report.text import Pull, clean, clock, count, seconds
+from pantheon.report.text import Pull, clean, clock, count, seconds, typed
 
 STYLE = {"✓": "green", "✗": "red", "~": "yellow", "+": "green", "-": "red", "!": "yellow", "?": "magenta"}
 SIGN = {"ok": "✓", "warn": "!", "fail": "✗", "unknown": "?"}
@@ -30,7 +30,10 @@ NAME_WIDTH = 10
 
 
 class Console:
-    """A Report (engine.py) for people. `out` is where the answer goes, notes and progress included."""
+    """A Report (engine.py) for people. `out` is where the answer goes, notes and progress included; `hosts_file` the
+    one that was given, which commands to type repeat."""
+
+    hosts_file = ""
 
     def __init__(self, out: RichConsole | None = None) -> None:
         self.out = out or RichConsole(highlight=False)
@@ -59,7 +62,10 @@ class Console:
 
     def next(self, commands: Iterable[str]) -> None:
         for number, command in enumerate(commands):
-            self.out.print(Text(f"{'Next: ' if not number else '      '}{clean(command)}"), soft_wrap=True)
+            self.out.print(Text(f"{'Next: ' if not number else '      '}{clean(self.typed(command))}"), soft_wrap=True)
+
+    def typed(self, text: str) -> str:
+        return typed(text, self.hosts_file)
 
     def finding(self, finding: Finding) -> None:
         """A finding with its evidence and what mends it."""
@@ -71,7 +77,7 @@ class Console:
             if finding.evidence:
                 self.say(f"    {finding.evidence}{source}", "dim")
             if finding.mend:
-                self.say(f"    → {finding.mend}")
+                self.say(f"    → {self.typed(finding.mend)}")
 
     # ---- Report
 
@@ -103,7 +109,7 @@ class Console:
     def _section(self, section: SectionPlan, *, details: bool) -> None:
         for finding in section.blocked:
             self.line(SIGN[finding.level], section.name, finding.text)
-            for text in (finding.evidence, f"→ {finding.mend}" if finding.mend else ""):
+            for text in (finding.evidence, f"→ {self.typed(finding.mend)}" if finding.mend else ""):
                 if text:
                     self.say(f"  {' ' * NAME_WIDTH} {text}", "" if text.startswith("→") else "dim")
         if section.blocked:
@@ -324,7 +330,7 @@ class _Watching:
         if waiting:
             name = "comfy" if "comfy" in self._services else self._services[0]
             resume = f"invoke {name} --host {self._host}"
-            rows.append(Text(f"Ctrl-C stops watching, not the services. Resume: {resume}", "dim"))
+            rows.append(Text(f"Ctrl-C stops watching, not the services. Resume: {self._console.typed(resume)}", "dim"))
         return Group(*rows)
 
 
@@ -342,9 +348,10 @@ def _title(console: Console, text: str, began: float) -> Text:
     return Text.assemble((text, "bold"), " " * room, (elapsed, "dim"))
 
 
-def error(problem: PantheonError) -> None:
+def error(problem: PantheonError, hosts_file: str = "") -> None:
     """A failure on stderr: what, where, the evidence, and what to type next."""
     console = Console(RichConsole(highlight=False, stderr=True))
+    console.hosts_file = hosts_file
     console.out.print(Text.assemble(("✗ ", "red"), clean(problem.message)), soft_wrap=True)
     for line in problem.details:
         console.say(f"    {line}", "dim")

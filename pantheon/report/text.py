@@ -4,15 +4,25 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 
 from pantheon.looks.text import ESCAPES
 
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u202a-\u202e\u2066-\u2069]")
+_TO_HOST = re.compile(r"\binvoke [a-z.]+(?: [a-z]+)? --host [\w.-]*\w")
 
 
 def clean(text: str) -> str:
     """What comes from a host is hostile text: no control or direction sequence of it reaches the terminal."""
     return _CONTROLS.sub("", ESCAPES.sub("", text))
+
+
+def typed(text: str, hosts_file: str) -> str:
+    """A text that names commands to type, made to reach the same host: with the --hosts-file that was given, since
+    the project's own hosts.toml may know another host by the same name."""
+    if not hosts_file:
+        return text
+    return _TO_HOST.sub(lambda found: f"{found[0]} --hosts-file {shlex.quote(hosts_file)}", text)
 
 
 def seconds(took_s: float) -> str:

@@ -13,6 +13,7 @@ from invoke.context import Context
 
 from pantheon import cli, errors
 from pantheon.report import overview, runbooks
+from pantheon.report.text import typed
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -66,6 +67,29 @@ def test_errors_name_the_next_command(capsys: pytest.CaptureFixture[str]) -> Non
     problem = errors.NotTrusted("lab: unknown key", details=["shown"], next_commands=["invoke trust --host lab"])
     cli.guarded(raising(problem), Context(Config()))
     assert capsys.readouterr().err == "✗ lab: unknown key\n    shown\nNext: invoke trust --host lab\n"
+
+
+def test_commands_to_type_reach_the_same_host(tmp_path: Path) -> None:
+    """`--host lab` alone would be another host: the one that the project's own hosts.toml calls lab."""
+    file = tmp_path / "my hosts.toml"
+    file.write_text('[hosts.lab]\naddress = "127.0.0.1"\nport = 1\n')
+    result = invoke("tunnel", "nope", "--hosts-file", str(file))
+    assert result.stderr.endswith(f"Next: invoke tunnel comfy --host lab --hosts-file '{file}'\n")
+
+
+@pytest.mark.parametrize(
+    ("command", "expected"),
+    [
+        ("invoke trust --host h --replace", "invoke trust --host h --hosts-file x --replace"),
+        ("invoke storage --host h-1.z, then invoke tunnel comfy --host h.",
+         "invoke storage --host h-1.z --hosts-file x, then invoke tunnel comfy --host h --hosts-file x."),
+        ("invoke runbook comfy", "invoke runbook comfy"),
+        ("ssh -t ops@h sudo -l", "ssh -t ops@h sudo -l"),
+    ],
+)  # fmt: skip
+def test_the_hosts_file_is_repeated(command: str, expected: str) -> None:
+    assert typed(command, "x") == expected
+    assert typed(command, "") == command
 
 
 @pytest.mark.parametrize("text", ["0", "65536", "-1", "1e3", "٣", "8188x", " 1"])
