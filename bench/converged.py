@@ -30,7 +30,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from lab import faults, machine  # noqa: E402
-from pantheon import facts, inventory  # noqa: E402
+from pantheon import inventory, questions  # noqa: E402
 from pantheon.inventory import Host  # noqa: E402
 from pantheon.remote import session, shipped  # noqa: E402
 from pantheon.remote.connection import HostConnection  # noqa: E402
@@ -120,7 +120,7 @@ def converged(argv: list[str]) -> None:
 
 
 def spec_of(host: Host) -> dict[str, Any]:
-    return dict(facts.questions(host, nonce="0123456789abcdef"))
+    return dict(questions.questions(host, nonce="0123456789abcdef"))
 
 
 def plain_ssh(host: Host, folder: Path) -> Callable[[], str]:

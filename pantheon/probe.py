@@ -5,7 +5,7 @@ library and pynvml alone, on Python 3.10 and later. A look prints one JSON docum
 unknown value is {"unknown": reason}, an absent one null. To try it by hand, make a program of it, which needs nothing
 but Python (remote/shipped.py):
 
-    plain_program("pantheon.probe", facts.questions(host, nonce="00")) > look.py;  sudo python3 -I - < look.py
+    plain_program("pantheon.probe", questions.questions(host, nonce="00")) > look.py;  sudo python3 -I - < look.py
 
 `look` below is the table of what is looked at. Three rules hold it together:
 - Every part has a deadline of its own, and a part that fails or hangs is Unknown without taking the others with it.
@@ -78,7 +78,7 @@ def is_own(out: TextIO) -> bool:
 
 
 def look(spec: Object) -> Object:
-    """The document: see facts.Facts for its shape and facts.questions for `spec`."""
+    """The document: see facts.Facts for its shape and questions.questions for `spec`."""
     began = time.monotonic()
     root = str(spec.get("root") or "")
     end = began + float(spec.get("deadline_s") or 10)

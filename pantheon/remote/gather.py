@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pantheon import facts
 from pantheon.errors import LookFailed
-from pantheon.facts import Facts
 from pantheon.inventory import Host
+from pantheon.questions import questions
 from pantheon.remote.connection import HostConnection
 from pantheon.remote.session import run_module
+
+if TYPE_CHECKING:
+    from pantheon.facts import Facts
 
 PROBE = "pantheon.probe"
 LOOK_S = 60.0  # every part of the probe has a deadline of its own, well below
@@ -20,7 +22,10 @@ LOOK_S = 60.0  # every part of the probe has a deadline of its own, well below
 def look(connection: HostConnection, host: Host) -> Facts:
     """Everything that is known of the host, in one exec. Raises LookFailed, or a HostError when the link is lost."""
     begun, connection.first_look = connection.first_look, None
-    return facts.parse(begun() if begun else ask(connection, host))
+    answer = begun() if begun else ask(connection, host)
+    from pantheon.facts import parse  # by now: ahead.py asks while it is not imported yet
+
+    return parse(answer)
 
 
 def ask(connection: HostConnection, host: Host, *, on_sent: Callable[[], None] | None = None) -> object:
@@ -31,8 +36,8 @@ def ask(connection: HostConnection, host: Host, *, on_sent: Callable[[], None] |
         if frame.get("frame") == "facts":
             found.append(frame.get("facts"))
 
-    questions = facts.questions(host, nonce=secrets.token_hex(8))
-    status = run_module(connection, PROBE, questions, deadline_s=LOOK_S, on_frame=on_frame, on_sent=on_sent)
+    asked = questions(host, nonce=secrets.token_hex(8))
+    status = run_module(connection, PROBE, asked, deadline_s=LOOK_S, on_frame=on_frame, on_sent=on_sent)
     if not found:
         raise LookFailed(f"{host.name}: the probe ended with status {status} and gave no facts")
     return found[-1]

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pantheon import facts, layout
+from pantheon import facts, layout, questions
 from pantheon.errors import LookFailed
 from pantheon.facts import Unknown
 from pantheon.inventory import SERVICES, Comfy, Host, Storage
@@ -203,7 +203,7 @@ def test_readings_of_paths(change: dict[str, object], expect: str) -> None:
 
 def test_every_directory_is_asked_about_with_all_its_parents() -> None:
     host = Host(name="h", address="a", stack_dir="/opt/my stacks/ai", storage=Storage(nvme="/mnt/n v", ssd="/ssd"))
-    asked: Any = facts.questions(host, nonce="1")
+    asked: Any = questions.questions(host, nonce="1")
     paths = set(asked["paths"])
     assert {directory.path for directory in layout.directories(host)} <= paths
     assert {"/mnt", "/mnt/n v", "/ssd", "/opt", "/opt/my stacks", "/opt/my stacks/ai/secrets"} <= paths
@@ -215,7 +215,7 @@ def test_every_directory_is_asked_about_with_all_its_parents() -> None:
 
 def test_secrets_are_asked_about_as_secrets() -> None:
     host = Host(name="h", address="a")
-    asked: Any = facts.questions(host, nonce="1")
+    asked: Any = questions.questions(host, nonce="1")
     secret = {file["path"] for file in asked["files"] if file["secret"]}
     assert secret == {layout.secret_key(host), *(layout.env_file(host, service) for service in SERVICES)}
     assert not {name for name in asked["plain_env"] if "TOKEN" in name or "PASSWORD" in name or name.endswith("_KEY")}
@@ -223,7 +223,7 @@ def test_secrets_are_asked_about_as_secrets() -> None:
 
 def test_images_and_addresses_follow_the_inventory() -> None:
     host = Host(name="h", address="a", comfy=Comfy(port=9000, image="my/comfy:1"))
-    asked: Any = facts.questions(host, nonce="1")
+    asked: Any = questions.questions(host, nonce="1")
     assert "my/comfy:1" in asked["images"]
     assert asked["http"]["comfy"] == "http://127.0.0.1:9000/"
     assert asked["http"]["comfy/system_stats"] == "http://127.0.0.1:9000/system_stats"

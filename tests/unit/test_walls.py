@@ -19,7 +19,7 @@ PACKAGE = ROOT / "pantheon"
 
 # Rooms without I/O: they get facts and give plans and findings.
 PURE_FILES = ["errors", "facts", "finding", "firstrun", "foreign", "grammar", "inventory", "layout", "memory", "plan"]
-PURE_FILES += ["procedure", "service", "stack"]
+PURE_FILES += ["procedure", "questions", "service", "stack"]
 PURE = [
     *(PACKAGE / f"{name}.py" for name in PURE_FILES),
     *sorted((PACKAGE / "sections").glob("*.py")),

@@ -27,9 +27,9 @@ from pantheon.facts import (
     TextFile,
     Tree,
     digest,
-    questions,
 )
 from pantheon.inventory import SERVICES, Host
+from pantheon.questions import questions
 
 NONCE = "00ff"
 GIB = 1 << 30

@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from pantheon import facts
+from pantheon import facts, questions
 from pantheon.errors import LookFailed
 from pantheon.inventory import Host
 from pantheon.probe import reading
@@ -32,10 +32,10 @@ def test_its_start_does_not_pay_for_heavy_modules(host: FakeHost) -> None:
 
 
 def test_a_host_with_nothing_on_it(host: FakeHost) -> None:
-    questions = facts.questions(Host(name="h", address="a"), nonce="00ff") | {"root": str(host.root)}
+    asked = questions.questions(Host(name="h", address="a"), nonce="00ff") | {"root": str(host.root)}
     # ports on which nothing listens
-    questions["http"] = {"comfy": f"http://127.0.0.1:{free_port()}/"}
-    found = host.look(questions)
+    asked["http"] = {"comfy": f"http://127.0.0.1:{free_port()}/"}
+    found = host.look(asked)
     assert "os-release" in unknown_reason(found.os)
     assert (found.docker, found.containers, found.nvidia_smi, found.toolkit, found.hook) == (None,) * 5
     assert (found.module_version, found.library_version, found.state, found.lock) == (None,) * 4
@@ -105,7 +105,7 @@ def test_looking_changes_nothing(host: FakeHost, docker: FakeDocker) -> None:
         return [(path, about.st_mode, about.st_size, about.st_mtime_ns) for path, about in found]
 
     before = state()
-    host.look(facts.questions(Host(name="h", address="a"), nonce="1") | {"root": str(host.root)})
+    host.look(questions.questions(Host(name="h", address="a"), nonce="1") | {"root": str(host.root)})
     assert state() == before
     assert {line.partition(" ")[0] for line in docker.asked if "exec" not in line} == {"GET"}
 

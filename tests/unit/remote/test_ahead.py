@@ -58,7 +58,7 @@ class TestAhead:
             return {"seen": len(asked)}
 
         given(monkeypatch, Fake(), ask)
-        monkeypatch.setattr(gather.facts, "parse", lambda document: document)
+        monkeypatch.setattr("pantheon.facts.parse", lambda document: document)
         with ahead.Ahead(HOST).connection() as connection:
             assert gather.look(connection, HOST) == {"seen": 1}
             assert asked == [HOST]

@@ -1,0 +1,87 @@
+"""What a look asks, made from the inventory. Apart from facts.py, whose dataclasses take 25 ms to import: the question
+goes out before there is anything to read an answer into.
+"""
+
+from __future__ import annotations
+
+from pantheon import layout
+from pantheon.inventory import SERVICES, Host
+
+SCHEMA = 1
+USERSCRIPT = "10-shared-models.sh"  # the hook in the comfy-userscripts directory that shows the shared models inside
+
+# Environment whose values may be shown: none of them can hold a secret. Everything else is compared by digest.
+PLAIN_ENV = (
+    *("WANTED_UID", "WANTED_GID", "SECURITY_LEVEL", "USE_UV", "UPDATE_UV", "USE_PIPUPGRADE", "DISABLE_UPGRADES"),
+    *("TORCH_LOCK", "UMASK", "FORCE_CHOWN", "BASE_DIRECTORY", "COMFY_CMDLINE_EXTRA", "HF_HOME", "TZ"),
+    *("NVIDIA_VISIBLE_DEVICES", "NVIDIA_DRIVER_CAPABILITIES", "OLLAMA_HOST", "OLLAMA_NO_CLOUD", "OLLAMA_KEEP_ALIVE"),
+    *("OLLAMA_NUM_PARALLEL", "OLLAMA_MAX_LOADED_MODELS", "OLLAMA_CONTEXT_LENGTH", "OLLAMA_FLASH_ATTENTION"),
+    *("OLLAMA_NOPRUNE", "OLLAMA_BASE_URL", "WEBUI_SECRET_KEY_FILE", "ENABLE_OPENAI_API", "ENABLE_PERSISTENT_CONFIG"),
+    *("ENABLE_VERSION_UPDATE_CHECK", "ENABLE_COMMUNITY_SHARING", "ENABLE_IMAGE_GENERATION", "IMAGE_GENERATION_ENGINE"),
+    "COMFYUI_BASE_URL",
+)
+
+# Lines worth finding in a whole log, by container name (DOMAIN.md: first-run markers, fatal lines, proof of the GPU)
+LOG_MARKERS = {
+    "comfy": [
+        "== Running as comfy",
+        "== Cloning ComfyUI",
+        "== Running ComfyUI",
+        "Starting server",
+        "To see the GUI go to:",
+        "!! ERROR",
+        "!! Exiting script",
+        "fatal: ",
+        "owned by unexpected user/group",
+        "MUST be running as UID",
+    ],
+    "ollama": ["Listening on", "inference compute", "Error: "],
+    "openwebui": ["Application startup complete", "Uvicorn running on", "ERROR"],
+}
+
+
+def questions(host: Host, *, nonce: str) -> dict[str, object]:
+    """The spec of one look at `host`, JSON-ready: every directory of procedure §3 with its parents, our files, images
+    and addresses. `nonce` keys the digests of this look."""
+    directories = layout.directories(host)
+    secrets = layout.secret_key(host)
+    files = [layout.compose_file(host), f"{layout.userscripts(host)}/{USERSCRIPT}"]
+    secret_files = [secrets, *(layout.env_file(host, service) for service in SERVICES)]
+    places = [directory.path for directory in directories]
+    places += [host.storage.nvme, host.storage.ssd, host.stack_dir, layout.userscripts(host), *files, *secret_files]
+    places += [f"{layout.comfy_mnt(host)}/{name}" for name in ("ComfyUI", "venv")]  # made by the first run (§7)
+    comfy, ollama, openwebui = (f"http://127.0.0.1:{host.service(name).port}/" for name in SERVICES)
+    return {
+        "schema": SCHEMA,
+        "nonce": nonce,
+        "paths": sorted({ancestor for place in places for ancestor in _ancestors(place)}),
+        "spaces": sorted({host.storage.nvme, host.storage.ssd}),
+        "trees": [
+            {"path": directory.path, "uid": directory.tree_owner[0], "gid": directory.tree_owner[1]}
+            for directory in directories
+            if directory.tree_owner
+        ],
+        "files": [{"path": path, "secret": False} for path in files]
+        + [{"path": path, "secret": True} for path in secret_files],
+        "images": sorted({host.service(name).image for name in SERVICES}),
+        "http": {
+            "comfy": comfy,
+            "comfy/system_stats": f"{comfy}system_stats",
+            "ollama": ollama,
+            "openwebui": openwebui,
+            "openwebui/ready": f"{openwebui}ready",
+        },
+        "groups": ["docker"],
+        "plain_env": list(PLAIN_ENV),
+        "log_tail": 50,
+        "log_markers": {name: list(markers) for name, markers in LOG_MARKERS.items()},
+        "gpu_in": ["comfy", "ollama"],
+        "root": "",
+        "deadline_s": 10,
+    }
+
+
+def _ancestors(path: str) -> list[str]:
+    """`path` and everything above it except the root directory."""
+    parts = path.split("/")
+    return ["/".join(parts[:count]) for count in range(2, len(parts) + 1) if parts[count - 1]]
