@@ -221,7 +221,8 @@ def check(host: Host, facts: Facts, name: str) -> list[Finding]:
     """Up and healthy; a stack of somebody else's, a stopped or a failing container is a fail."""
     if not isinstance(facts.containers, tuple):
         reason = facts.containers.reason if isinstance(facts.containers, Unknown) else "Docker is not there"
-        return [Finding(f"{name}.up", "unknown", f"{name}: not known", reason, source="procedure §8")]
+        mend = f"invoke prereqs --host {host.name}"
+        return [Finding(f"{name}.up", "unknown", f"{name}: not known", reason, mend, "procedure §8")]
     container = foreign.named(facts, name)
     if container is None:
         return [

@@ -73,12 +73,7 @@ def _gpu(host: Host, facts: Facts) -> list[Finding]:
             reason += (
                 f"; nvidia-smi: exit {smi.status}: {smi.output.strip().splitlines()[0] if smi.output.strip() else ''}"
             )
-        if "mismatch" in reason.lower():
-            mend = "the driver was upgraded under the running kernel: reboot the host"
-        else:
-            package = f"nvidia-driver-{host.gpu.driver}-server"
-            mend = f"install the driver and reboot: sudo apt install {package}"
-        return [_finding("gpu", "fail", "no GPU can be used", evidence=reason, mend=mend)]
+        return [_finding("gpu", "fail", "no GPU can be used", evidence=reason, mend=_gpu_mend(host, facts, reason))]
     findings = [_gpu_device(host, nvml), _driver(host, nvml)]
     smi = facts.nvidia_smi
     if smi is None:
@@ -106,6 +101,15 @@ def _gpu(host: Host, facts: Facts) -> list[Finding]:
     else:
         findings.append(_finding("nvidia-smi", "ok", "nvidia-smi answers"))
     return findings
+
+
+def _gpu_mend(host: Host, facts: Facts, reason: str) -> str:
+    if "mismatch" in reason.lower():
+        return "the driver was upgraded under the running kernel: reboot the host"
+    if facts.nvml is None or facts.module_version is None:
+        return f"install the driver and reboot: sudo apt install nvidia-driver-{host.gpu.driver}-server"
+    # The driver is there and loaded: it, or the card, has got stuck. The kernel's log has the reason (NVRM: Xid).
+    return "look for Xid on the host (sudo journalctl -k -g NVRM), then reboot it; power it off if that is not enough"
 
 
 def _gpu_device(host: Host, nvml: Nvml) -> Finding:
@@ -197,13 +201,14 @@ def _docker(facts: Facts) -> list[Finding]:
         findings.append(_unknown("docker-snap", "whether Docker is the snap", docker.snap))
     if not isinstance(docker.engine, str):
         reason = docker.engine.reason if isinstance(docker.engine, Unknown) else "the engine does not answer"
+        verb = "restart" if "no answer" in reason else "start"  # it runs, and hangs
         findings.append(
             _finding(
                 "docker",
                 "fail",
                 "Docker Engine does not answer",
                 evidence=reason,
-                mend="on the host: sudo systemctl start docker; sudo journalctl -u docker -n 50",
+                mend=f"on the host: sudo systemctl {verb} docker; sudo journalctl -u docker -n 50",
             )
         )
     elif _version(docker.engine) < MIN_ENGINE:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from pantheon import foreign, service
-from pantheon.facts import Command, Container, Facts, Http, Port, Unknown
+from pantheon.facts import Command, Container, Facts, Http, Nvml, Port, Unknown
 from pantheon.finding import Finding
 from pantheon.inventory import SERVICES, Host
 
@@ -25,7 +25,7 @@ def check(host: Host, facts: Facts, here: Mapping[str, Http]) -> list[Finding]:
         findings.append(_http(f"{name}.http", f"{name} answers on the host", facts.http.get(name), name))
         findings.append(_http(f"{name}.http-here", f"{name} answers through SSH", here.get(name), name))
     findings += [_log_errors(host, facts), _log_started(host, facts)]
-    findings += [_gpu(facts, name) for name in ("comfy", "ollama")]
+    findings += [_gpu(host, facts, name) for name in ("comfy", "ollama")]
     findings.append(_loopback(host, facts))
     return findings
 
@@ -44,7 +44,7 @@ def _log_errors(host: Host, facts: Facts) -> Finding:
     key, good = "comfy.log-errors", "ComfyUI's log has no UID/GID error since its start"
     container = foreign.named(facts, "comfy")
     if container is None:
-        return Finding(key, "unknown", "ComfyUI's log: not known", "no container", source=SOURCE)
+        return Finding(key, "unknown", "ComfyUI's log: not known", _no_container(facts), source=SOURCE)
     markers = container.log_markers
     if not isinstance(markers, tuple):
         reason = markers.reason if isinstance(markers, Unknown) else "no log"
@@ -69,7 +69,8 @@ def _log_started(host: Host, facts: Facts) -> Finding:
     if isinstance(markers, tuple) and any(STARTED in line for line in markers):
         return Finding(key, "ok", f'ComfyUI\'s log says "{STARTED}"', source=SOURCE)
     if container is None:
-        return Finding(key, "unknown", "ComfyUI's log: not known", "no container", source=SOURCE)
+        text = f'whether ComfyUI\'s log says "{STARTED}": not known'
+        return Finding(key, "unknown", text, _no_container(facts), source=SOURCE)
     answer = facts.http.get("comfy")
     answered = isinstance(answer, Http) and answer.status == 200
     if not container.log_complete and answered:
@@ -85,7 +86,12 @@ def _log_started(host: Host, facts: Facts) -> Finding:
     )
 
 
-def _gpu(facts: Facts, name: str) -> Finding:
+def _no_container(facts: Facts) -> str:
+    """Why a container is not at hand: the engine may just not have answered."""
+    return facts.containers.reason if isinstance(facts.containers, Unknown) else "no container"
+
+
+def _gpu(host: Host, facts: Facts, name: str) -> Finding:
     key = f"{name}.gpu"
     container = foreign.named(facts, name)
     seen = container.gpu_seen if container else None
@@ -96,16 +102,16 @@ def _gpu(facts: Facts, name: str) -> Finding:
     if isinstance(seen, Command) and seen.status == 0 and "GPU 0" in seen.output:
         return Finding(key, "ok", f"{name} sees the GPU", seen.output.splitlines()[0].split(" (UUID")[0], source=SOURCE)
     if isinstance(seen, Command):
-        last = (seen.output.strip().splitlines() or [f"exit {seen.status}"])[-1]
-        return Finding(
-            key,
-            "fail",
-            f"{name} does not see the GPU",
-            f"nvidia-smi inside: {last}",
-            f"restart it on the host: docker restart {name}",
-            SOURCE,
-        )
-    reason = seen.reason if isinstance(seen, Unknown) else "the container does not run"
+        said = (seen.output.strip().splitlines() or [f"exit {seen.status}"])[0]
+        text, evidence = f"{name} does not see the GPU", f"nvidia-smi inside: {said}"
+        mend = f"restart it on the host: docker restart {name}"
+        if not isinstance(facts.nvml, Nvml) or not facts.nvml.gpus:
+            mend = f"the host itself has no usable GPU: invoke prereqs --host {host.name}"
+        return Finding(key, "fail", text, evidence, mend, SOURCE)
+    if container is None:
+        reason = _no_container(facts)
+    else:
+        reason = seen.reason if isinstance(seen, Unknown) else "the container does not run"
     return Finding(key, "unknown", f"whether {name} sees the GPU: not known", reason, source=SOURCE)
 
 

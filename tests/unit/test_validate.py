@@ -88,3 +88,19 @@ def test_ssh_on_the_network_is_not_of_the_stack() -> None:
     facts = finished()
     assert isinstance(facts.listeners, tuple)
     assert bad(replace(facts, listeners=(*facts.listeners, Listener("0.0.0.0", 22, 1, "sshd", "")))) == {}
+
+
+def test_an_engine_that_does_not_answer_is_not_a_missing_container() -> None:
+    found = validate.check(HOST, replace(finished(), containers=Unknown("no answer within 5 s")), {})
+    about = {one.id: one for one in found}
+    for key in ("comfy.up", "comfy.log-errors", "comfy.log-started", "comfy.gpu", "ollama.gpu", "stack.loopback"):
+        assert (about[key].level, about[key].evidence) == ("unknown", "no answer within 5 s")
+    assert about["comfy.up"].mend == "invoke prereqs --host prometheus"
+
+
+def test_a_card_that_the_host_has_lost_is_not_mended_by_a_restart() -> None:
+    output = "Failed to initialize NVML: Driver/library version mismatch\nNVML library version: 590.48"
+    facts = replace(comfy(gpu_seen=Command(18, output)), nvml=Unknown("version mismatch"))
+    about = next(one for one in validate.check(HOST, facts, {}) if one.id == "comfy.gpu")
+    assert about.evidence == "nvidia-smi inside: Failed to initialize NVML: Driver/library version mismatch"
+    assert "invoke prereqs --host prometheus" in about.mend
