@@ -59,7 +59,7 @@ class Call:
         from pantheon import inventory
 
         file = self.given.get("hosts_file")
-        return inventory.load(Path(file) if file else None)
+        return inventory.load(Path(file).expanduser() if file else None)
 
     @functools.cached_property
     def host(self) -> Host:
@@ -181,6 +181,15 @@ def guarded(
         return 1
     except Exit:
         raise
+    except ModuleNotFoundError as missing:
+        if (missing.name or "").partition(".")[0] in ("", "pantheon", "lab"):
+            return _unexpected(missing)
+        # Somebody's own invoke, first on the PATH: rich may be what is missing, so this is said without it.
+        sys.stderr.write(
+            f"✗ {sys.executable} does not have {missing.name}: this invoke is not the one that make setup installed\n"
+            'Next: make setup && export PATH="$PWD/.venv/bin:$PATH"\n'
+        )
+        return 1
     except Exception as unexpected:
         return _unexpected(unexpected)
 

@@ -59,6 +59,23 @@ def test_every_failure_has_its_exit_code_and_no_traceback(
         assert "last-error.txt" in captured.err
 
 
+def test_an_invoke_that_lacks_what_make_setup_installs(tmp_path: Path) -> None:
+    (tmp_path / "rich").mkdir()
+    (tmp_path / "rich/__init__.py").write_text("raise ModuleNotFoundError(\"No module named 'rich'\", name='rich')")
+    result = invoke("hosts", env={"PYTHONPATH": str(tmp_path)})
+    assert result.returncode == 1
+    assert "does not have rich" in result.stderr
+    assert "Next: make setup" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_a_hosts_file_in_the_home_directory(tmp_path: Path) -> None:
+    """The shell leaves the ~ of --hosts-file=~/hosts.toml as it is."""
+    (tmp_path / "hosts.toml").write_text('[hosts.mine]\naddress = "x"\n')
+    result = invoke("hosts", "--hosts-file=~/hosts.toml", env={"HOME": str(tmp_path)})
+    assert "mine" in result.stdout
+
+
 def test_ctrl_c_ends_a_tunnel_well() -> None:
     assert cli.guarded(raising(KeyboardInterrupt()), Context(Config()), interrupt_code=0) == 0
 
