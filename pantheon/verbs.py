@@ -11,6 +11,7 @@ from pantheon import engine
 from pantheon.errors import Declined, LookFailed, NotTrusted, UsageError
 from pantheon.inventory import SERVICES, Host, Inventory, as_data, to_toml
 from pantheon.report import data
+from pantheon.report.text import count
 
 if TYPE_CHECKING:
     from pantheon.report.console import Console
@@ -80,8 +81,10 @@ def history(host: Host, *, last: str, as_json: bool, options: engine.Options, re
         report.say("nothing was ever changed here by pantheon")
     for run in runs:
         sign = {"done": "✓", "interrupted": "!"}.get(str(run.get("result")), "✗")
-        text = f"{run.get('when')}  {run.get('who')}  {run.get('what')}, {run.get('steps')} steps: {run.get('result')}"
-        report.line(sign, "", f"{text}  (plan {run.get('plan')}, version {run.get('version')})")
+        when, who, what, result, plan = (run.get(key) or "?" for key in ("when", "who", "what", "result", "plan"))
+        steps = f", {count(run['steps'], 'step')}" if isinstance(run.get("steps"), int) else ""
+        report.prose(f"{sign} ", f"{when}  {who}  {what}{steps}: {result}")
+        report.prose("    ", f"plan {plan}, version {run.get('version') or '?'}", "dim")
     return 0
 
 

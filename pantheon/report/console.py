@@ -56,6 +56,18 @@ class Console:
     def say(self, text: str = "", style: str = "") -> None:
         self.out.print(Text(clean(text), style), soft_wrap=True)
 
+    def prose(self, head: str, text: str, style: str = "") -> None:
+        """Words behind `head`, wrapped under themselves on a terminal. Not for commands: those stay in one piece, so
+        that they can be copied."""
+        if not self.out.is_terminal:
+            self.out.print(Text(f"{head}{clean(text)}", style), soft_wrap=True)
+            return
+        grid = Table.grid()
+        grid.add_column(width=len(head))
+        grid.add_column(overflow="fold")
+        grid.add_row(Text(head, STYLE.get(head.strip(), "")), Text(clean(text), style))
+        self.out.print(grid)
+
     def headline(self, text: str, right: str = "") -> None:
         room = max(1, min(self.out.width, 80) - len(text) - len(right)) if right else 0
         self.out.print(Text.assemble((clean(text), "bold"), " " * room, (right, "dim")), soft_wrap=True)
@@ -69,13 +81,11 @@ class Console:
 
     def finding(self, finding: Finding) -> None:
         """A finding with its evidence and what mends it."""
-        self.out.print(
-            Text.assemble((SIGN[finding.level], STYLE[SIGN[finding.level]]), " ", clean(finding.text)), soft_wrap=True
-        )
+        self.prose(f"{SIGN[finding.level]} ", finding.text)
         if finding.level != "ok":
             source = f"  ({finding.source})" if finding.source else ""
             if finding.evidence:
-                self.say(f"    {finding.evidence}{source}", "dim")
+                self.prose("    ", f"{finding.evidence}{source}", "dim")
             if finding.mend:
                 self.say(f"    → {self.typed(finding.mend)}")
 
@@ -109,9 +119,11 @@ class Console:
     def _section(self, section: SectionPlan, *, details: bool) -> None:
         for finding in section.blocked:
             self.line(SIGN[finding.level], section.name, finding.text)
-            for text in (finding.evidence, f"→ {self.typed(finding.mend)}" if finding.mend else ""):
-                if text:
-                    self.say(f"  {' ' * NAME_WIDTH} {text}", "" if text.startswith("→") else "dim")
+            indent = " " * (NAME_WIDTH + 3)
+            if finding.evidence:
+                self.prose(indent, finding.evidence, "dim")
+            if finding.mend:
+                self.say(f"{indent}→ {self.typed(finding.mend)}")
         if section.blocked:
             return
         if not section.changes:
@@ -352,7 +364,7 @@ def error(problem: PantheonError, hosts_file: str = "") -> None:
     """A failure on stderr: what, where, the evidence, and what to type next."""
     console = Console(RichConsole(highlight=False, stderr=True))
     console.hosts_file = hosts_file
-    console.out.print(Text.assemble(("✗ ", "red"), clean(problem.message)), soft_wrap=True)
+    console.prose("✗ ", problem.message)
     for line in problem.details:
         console.say(f"    {line}", "dim")
     console.next(problem.next_commands)

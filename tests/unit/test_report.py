@@ -12,7 +12,9 @@ from rich.console import Console as RichConsole
 
 from pantheon import procedure
 from pantheon.engine import Watched
+from pantheon.finding import Finding
 from pantheon.firstrun import Progress
+from pantheon.plan import Plan, SectionPlan
 from pantheon.report.console import Console
 from pantheon.report.data import Json
 from pantheon.report.text import Pull, clean, clock, seconds
@@ -60,6 +62,18 @@ def test_a_blocked_plan_says_that_nothing_was_touched() -> None:
     )
     assert "✗ prereqs    Docker Engine is not installed" in out.getvalue()
     assert "Nothing on prometheus was touched." in out.getvalue()
+
+
+def test_words_wrap_and_commands_do_not() -> None:
+    report, out = console(terminal=True)
+    words, command = "somebody in between " * 6, "ssh -p 2222 ops@prometheus " + "docker rm -f comfy " * 5
+    report.finding(Finding("x", "fail", words, words, command, "procedure §5"))
+    report.plan(HOST, Plan("h", (SectionPlan("stack", blocked=(Finding("x", "fail", words, words, command),)),)), [],
+                took_s=1, details=False, final=True)  # fmt: skip
+    lines = clean(out.getvalue()).split("\n")
+    assert all(len(line) <= 80 for line in lines if "→" not in line)
+    assert not any(line.rstrip().endswith(("betwee", "some", "somebod")) for line in lines)
+    assert sum(command.strip() in line for line in lines) == 2
 
 
 def test_done_shows_the_services() -> None:
