@@ -48,7 +48,7 @@ def up(name: str, port: str, base: str, comfy_first_run: str) -> None:
 
 def next_steps(lab: machine.Lab) -> str:
     """What to type now. Labs other than the one that hosts.toml ships with need a hosts.toml of their own."""
-    if lab.name == "lab" and lab.port == 2222 and lab.os_id == "ubuntu":
+    if lab.is_as_shipped:
         return "Next: invoke bringup --host lab"
     return f"Next: invoke bringup --host lab --hosts-file {shlex.quote(str(lab.hosts_file()))}"
 

@@ -76,6 +76,13 @@ class Lab:
         return container_name(self.name)
 
     @property
+    def is_as_shipped(self) -> bool:
+        """Whether [hosts.lab] of the hosts.toml that ships with the project is this lab; its keys lie where
+        $XDG_STATE_HOME says, which that file cannot know."""
+        usual = Path("~/.local/state/pantheon/lab/lab").expanduser()
+        return (self.name, self.port, self.os_id, self.keys.directory) == ("lab", DEFAULT_PORT, "ubuntu", usual)
+
+    @property
     def address(self) -> str:
         """The container's own address, for an engine on this machine. It can change when the lab is restarted.
 

@@ -7,11 +7,11 @@ show() { echo "\$ $*"; PATH="$PWD/.venv/bin:$PATH" "$@"; }
 
 .venv/bin/python -m lab.engine
 show invoke lab.up
-# hosts.toml ships with the lab as it usually is. Where its base had to be Debian, lab.up wrote a file that says so.
+# hosts.toml ships with the lab as it usually is. Where it is not (a Debian base, say), lab.up wrote a file that says so.
 other=$(.venv/bin/python -c '
 from lab import machine
 lab = machine.get("lab")
-print("" if (lab.os_id, lab.port) == ("ubuntu", 2222) else lab.hosts_file())')
+print("" if lab.is_as_shipped else lab.hosts_file())')
 if [ -n "$other" ]; then
     export PANTHEON_HOSTS="$other"
     note="  export PANTHEON_HOSTS=\"$other\"

@@ -17,6 +17,7 @@ import pytest
 from lab import base, cache, commands, engine, faults, keys, machine
 from lab.machine import Lab
 from lab.outer import LabError, docker
+from pantheon import inventory
 
 pytestmark = pytest.mark.lab
 
@@ -328,6 +329,19 @@ class TestLabs:
         with pytest.raises(LabError, match="does not know the keys in"):
             machine.get(lab.name)
         assert known_hosts.read_text() == before
+
+    def test_the_shipped_hosts_file_is_for_the_lab_as_it_usually_is(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("HOME", str(tmp_path))
+        monkeypatch.delenv("XDG_STATE_HOME", raising=False)
+        usual = Lab("lab", 2222, "ubuntu", "24.04", keys.Keys(keys.state_root() / "lab"))
+        assert commands.next_steps(usual) == "Next: invoke bringup --host lab"
+        (shipped,) = [host for host in inventory.load(keys.ROOT / "hosts.toml").hosts.values() if host.name == "lab"]
+        assert (shipped.port, Path(shipped.identity).expanduser()) == (usual.port, usual.keys.identity)
+        monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+        elsewhere = replace(usual, keys=keys.Keys(keys.state_root() / "lab"))
+        assert not any(one.is_as_shipped for one in (elsewhere, replace(usual, port=2223), replace(usual, name="two")))
 
     def test_what_to_type_next_holds_with_a_space_in_home(self, lab: Lab, tmp_path: Path) -> None:
         odd = replace(lab, keys=keys.Keys(tmp_path / "my home"))
