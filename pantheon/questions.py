@@ -49,12 +49,13 @@ def questions(host: Host, *, nonce: str) -> dict[str, object]:
     secret_files = [secrets, *(layout.env_file(host, service) for service in SERVICES)]
     places = [directory.path for directory in directories]
     places += [host.storage.nvme, host.storage.ssd, host.stack_dir, layout.userscripts(host), *files, *secret_files]
+    places += layout.other_compose_files(host)
     places += [f"{layout.comfy_mnt(host)}/{name}" for name in ("ComfyUI", "venv")]  # made by the first run (§7)
     comfy, ollama, openwebui = (f"http://127.0.0.1:{host.service(name).port}/" for name in SERVICES)
     return {
         "schema": SCHEMA,
         "nonce": nonce,
-        "paths": sorted({ancestor for place in places for ancestor in _ancestors(place)}),
+        "paths": sorted({ancestor for place in places for ancestor in layout.ancestors(place)}),
         "spaces": sorted({host.storage.nvme, host.storage.ssd}),
         "trees": [
             {"path": directory.path, "uid": directory.tree_owner[0], "gid": directory.tree_owner[1]}
@@ -79,9 +80,3 @@ def questions(host: Host, *, nonce: str) -> dict[str, object]:
         "root": "",
         "deadline_s": 10,
     }
-
-
-def _ancestors(path: str) -> list[str]:
-    """`path` and everything above it except the root directory."""
-    parts = path.split("/")
-    return ["/".join(parts[:count]) for count in range(2, len(parts) + 1) if parts[count - 1]]
