@@ -45,9 +45,7 @@ def attribute(kind: int, data: bytes) -> bytes:
 def message(kind: int, queue: int, body: bytes) -> bytes:
     """One message to the queue subsystem."""
     payload = NFGEN_HEADER.pack(socket.AF_UNSPEC, 0, queue) + body
-    header = NLMSG_HEADER.pack(
-        NLMSG_HEADER.size + len(payload), NFNL_SUBSYS_QUEUE << 8 | kind, NLM_F_REQUEST, 0, 0
-    )
+    header = NLMSG_HEADER.pack(NLMSG_HEADER.size + len(payload), NFNL_SUBSYS_QUEUE << 8 | kind, NLM_F_REQUEST, 0, 0)
     return header + payload
 
 
