@@ -77,7 +77,7 @@ def status() -> None:
 
 @command
 def shell(name: str) -> int:
-    lab = machine.get(name)
+    lab = machine.running(name)
     status = subprocess.call(lab.ssh_argv())
     return 1 if status == SSH_FAILED else 0  # what the last command typed there ended with is no error of ours
 

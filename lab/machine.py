@@ -123,7 +123,7 @@ class Lab:
             "ConnectTimeout": "5",
             "IdentitiesOnly": "yes",
             "StrictHostKeyChecking": "yes",
-            "UserKnownHostsFile": str(self.keys.known_hosts),
+            "UserKnownHostsFile": f'"{self.keys.known_hosts}"',  # a list of files to ssh: quotes keep a space
             "GlobalKnownHostsFile": "/dev/null",
             "ControlPath": "none",
             "LogLevel": "ERROR",
@@ -399,6 +399,14 @@ def get(name: str = "lab") -> Lab:
     if not found:
         raise LabError(f"there is no lab {name}. Next: invoke lab.up --name {name}")
     return found.lab()
+
+
+def running(name: str = "lab") -> Lab:
+    """A lab that can be reached. Raises LabError when it does not exist, or stands still."""
+    lab, found = get(name), find(name)
+    if found and found.state != "running":
+        raise LabError(f"lab {name} is {found.state}. Next: invoke lab.up --name {name}")
+    return lab
 
 
 def status() -> list[Status]:

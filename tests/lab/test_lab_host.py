@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import shutil
 import socket
 import subprocess
 import time
@@ -342,6 +343,21 @@ class TestLabs:
         monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
         elsewhere = replace(usual, keys=keys.Keys(keys.state_root() / "lab"))
         assert not any(one.is_as_shipped for one in (elsewhere, replace(usual, port=2223), replace(usual, name="two")))
+
+    def test_ssh_with_a_space_in_home(self, lab: Lab, tmp_path: Path) -> None:
+        odd = replace(lab, keys=keys.Keys(tmp_path / "my home"))
+        shutil.copytree(lab.keys.directory, odd.keys.directory)
+        assert odd.ssh("whoami").stdout == "ops\n"
+
+    def test_a_shell_on_a_lab_that_stands_still_names_what_starts_it(
+        self, lab: Lab, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        docker("pause", lab.container)
+        try:
+            assert commands.shell(lab.name) == 1
+        finally:
+            docker("unpause", lab.container)
+        assert capsys.readouterr().err == f"✗ lab {lab.name} is paused. Next: invoke lab.up --name {lab.name}\n"
 
     def test_what_to_type_next_holds_with_a_space_in_home(self, lab: Lab, tmp_path: Path) -> None:
         odd = replace(lab, keys=keys.Keys(tmp_path / "my home"))
