@@ -182,7 +182,7 @@ def guarded(
     except Exit:
         raise
     except ModuleNotFoundError as missing:
-        if (missing.name or "").partition(".")[0] in ("", "pantheon", "lab"):
+        if (missing.name or "").partition(".")[0] in ("", "pantheon"):
             return _unexpected(missing)
         # Somebody's own invoke, first on the PATH: rich may be what is missing, so this is said without it.
         sys.stderr.write(
