@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -166,7 +167,7 @@ def test_called_wrongly(arguments: list[str], code: int, text: str) -> None:
 
 
 def test_a_closed_pipe_is_no_drama() -> None:
-    command = f"{sys.executable} -m invoke hosts | head -c 1"
+    command = f"{shlex.quote(sys.executable)} -m invoke hosts | head -c 1"
     result = subprocess.run(["sh", "-c", command], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
     assert result.stderr == ""
 

@@ -4,6 +4,7 @@ a script stands for it that listens, or says what ssh would say."""
 from __future__ import annotations
 
 import http.client
+import shlex
 import shutil
 import socket
 import sys
@@ -18,8 +19,7 @@ from pantheon.remote.tunnel import open_tunnel
 from tests.unit.remote.server import HOST_KEY, SshServer, ed25519_key, key_of
 
 # `ssh -G` is the real one; otherwise a web server on the local side of -L, or whatever $SAY holds.
-SSH = f"""#!{sys.executable} -I
-import http.server, os, sys
+SSH = f"""import http.server, os, sys
 if "-G" in sys.argv:
     os.execv("{shutil.which("ssh")}", sys.argv)
 if os.environ.get("SAY"):
@@ -46,7 +46,10 @@ def free_port() -> int:
 @pytest.fixture
 def box(tmp_path: Path, known: Path, monkeypatch: pytest.MonkeyPatch) -> Host:
     (tmp_path / "path").mkdir()
-    (tmp_path / "path/ssh").write_text(SSH)
+    (tmp_path / "path/ssh.py").write_text(SSH)
+    # A shebang could not hold the spaces of a clone's path.
+    words = shlex.join([sys.executable, "-I", str(tmp_path / "path/ssh.py")])
+    (tmp_path / "path/ssh").write_text(f'#!/bin/sh\nexec {words} "$@"\n')
     (tmp_path / "path/ssh").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path / "path"))
     known.write_text(f"10.0.0.5 {key_of(HOST_KEY)}\n")
