@@ -80,7 +80,7 @@ def record(found: Examination) -> None:
     if found.state in ("changed", "revoked"):
         known_hosts.refuse(found.endpoint, found.known, found.key)
     if found.state == "unknown":
-        _change(found.endpoint, lambda: known_hosts.add(found.file, found.endpoint.key_names[0], found.key))
+        _add(found)
 
 
 def replace(found: Examination) -> None:
@@ -101,17 +101,27 @@ def replace(found: Examination) -> None:
                 f"{found.label}: {file} was changed meanwhile",
                 next_commands=[f"invoke trust --host {found.endpoint.inventory_host} --replace"],
             )
-        _change(found.endpoint, lambda file=file, numbers=numbers: known_hosts.remove(file, numbers))
-    _change(found.endpoint, lambda: known_hosts.add(found.file, found.endpoint.key_names[0], found.key))
+        _remove(found.endpoint, file, numbers)
+    _add(found)
 
 
-def _change(endpoint: Endpoint, work: object) -> None:
+def _add(found: Examination) -> None:
     try:
-        work()  # type: ignore[operator]
+        known_hosts.add(found.file, found.endpoint.key_names[0], found.key)
     except OSError as error:
         raise NotTrusted(
-            f"{endpoint.label}: {error.filename} cannot be changed: {error.strerror}",
-            next_commands=[shlex.join(["sudo", "ssh-keygen", "-R", endpoint.key_names[0], "-f", str(error.filename)])],
+            f"{found.label}: {found.file} cannot be changed: {error.strerror}",
+            next_commands=[shlex.join(["ls", "-ld", str(found.file.parent)]), "export PANTHEON_KNOWN_HOSTS=FILE"],
+        ) from error
+
+
+def _remove(endpoint: Endpoint, file: Path, numbers: list[int]) -> None:
+    try:
+        known_hosts.remove(file, numbers)
+    except OSError as error:
+        raise NotTrusted(
+            f"{endpoint.label}: {file} cannot be changed: {error.strerror}",
+            next_commands=[shlex.join(["sudo", "ssh-keygen", "-R", endpoint.key_names[0], "-f", str(file)])],
         ) from error
 
 
@@ -136,8 +146,15 @@ def verified_file(host: Host) -> Path:
         lines += [f"{alias(index)} {key}\n" for key in known.accepted()]
         lines += [f"@revoked {alias(index)} {entry.key}\n" for entry in known.revoked]
     readable = re.sub(r"[^A-Za-z0-9.-]", "_", host.name)
-    file = runtime_dir() / f"known_hosts-{readable}-{hashlib.sha256(host.name.encode()).hexdigest()[:8]}"
-    known_hosts.write(file, "".join(lines).encode(), mode=0o600)
+    name = f"known_hosts-{readable}-{hashlib.sha256(host.name.encode()).hexdigest()[:8]}"
+    try:
+        file = runtime_dir() / name
+        known_hosts.write(file, "".join(lines).encode(), mode=0o600)
+    except OSError as error:
+        raise NotTrusted(
+            f"{host.name}: the keys that ssh may trust cannot be written: {error.filename}: {error.strerror}",
+            next_commands=['export XDG_RUNTIME_DIR="$(mktemp -d)"'],
+        ) from error
     return file
 
 

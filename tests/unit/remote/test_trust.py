@@ -47,6 +47,18 @@ def test_an_unknown_key_is_shown_and_recorded(server: SshServer, host: Host, kno
     assert trust.examine(host).state == "known"
 
 
+def test_a_folder_that_cannot_be_written(host: Host, known: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/proc/nowhere")
+    monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
+    with pytest.raises(NotTrusted, match="cannot be written: /proc") as caught:
+        trust.verified_file(host)
+    assert "XDG_RUNTIME_DIR" in caught.value.next_commands[0]
+    monkeypatch.setenv("PANTHEON_KNOWN_HOSTS", "/proc/nowhere/known_hosts")
+    with pytest.raises(NotTrusted, match="/proc/nowhere/known_hosts cannot be changed") as caught:
+        trust.record(trust.examine(host))
+    assert caught.value.next_commands[0] == "ls -ld /proc/nowhere"
+
+
 def test_a_rebuilt_host_in_both_files(host: Host, known: Path, theirs: Path) -> None:
     name = f"[127.0.0.1]:{host.port}"
     theirs.write_text(f"# mine\nother {OLD}\n{hashed(name)} {OLD}\n{name},10.0.0.1 {OLD}\n")
