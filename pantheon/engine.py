@@ -221,7 +221,7 @@ def _watch(connection: Any, host: Host, services: tuple[str, ...], *, what: str,
             )
     late = [name for name, watched in seen.items() if not watched.ready]
     if late:
-        minutes = f"{deadline / 60:.0f} minutes"
+        minutes = f"{deadline / 60:.0f} minute{'s' if deadline != 60 else ''}"
         stage = f" ({seen['comfy'].progress.label})" if "comfy" in late else ""
         raise ApplyError(
             f"{host.name}: {', '.join(late)} did not get ready within {minutes}{stage}; it goes on by itself",

@@ -250,6 +250,8 @@ class Image:
     size_bytes: int
     created: str
     user: str = ""  # as whom it starts unless told otherwise; empty for root
+    command: tuple[str, ...] = ()  # secrets masked, as in a Container
+    entrypoint: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ def plan(host: Host, facts: Facts, names: tuple[str, ...]) -> Plan:
             sections.append(storage.plan(host, facts))
         elif name in SERVICES:
             if not set(done) & set(SERVICES):
-                sections += _storage_first(host, facts) if "storage" not in names else []
+                sections += _storage_first(host, facts, names) if "storage" not in names else []
                 sections.append(service.common(host, facts))
             after = names[names.index(name) + 1 :]
             sections.append(_SERVICE[name].plan(host, facts, before=done, after=after))
@@ -41,9 +41,9 @@ def check(host: Host, facts: Facts, names: tuple[str, ...]) -> list[Finding]:
     return [finding for name in ORDER if name in names for finding in modules[name].check(host, facts)]
 
 
-def _storage_first(host: Host, facts: Facts) -> list[SectionPlan]:
+def _storage_first(host: Host, facts: Facts, names: tuple[str, ...]) -> list[SectionPlan]:
     """A service alone never starts on directories that are not right: it says what to do first."""
-    ahead = storage.plan(host, facts)
+    ahead = storage.plan(host, facts, services=tuple(name for name in names if name in SERVICES))
     if ahead.is_ready:
         return []
     todo = "; ".join(change.what for change in ahead.changes)

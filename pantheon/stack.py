@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from pantheon import layout
 from pantheon.facts import Container, Image, digest
+from pantheon.grammar import memory_bytes
 from pantheon.inventory import SERVICES, Host, is_secret_name
 
 HEADER = "# Written by pantheon from hosts.toml."
@@ -335,6 +336,10 @@ def differences(host: Host, want: Wanted, container: Container, *, nonce: str, i
     found += _env_differences(want, container, nonce)
     if want.user or image:
         compare("user", container.user, want.user or (image.user if image else ""))
+    if image and container.image_id == image.id:
+        compare("entrypoint", list(container.entrypoint), list(image.entrypoint))
+        compare("command", list(container.command), list(image.command))
+    compare("memory limit", _mib(container.memory), _mib(memory_bytes(want.memory)))
     compare("capabilities added", _capabilities(container.cap_add), _capabilities(want.cap_add))
     compare("capabilities dropped", _capabilities(container.cap_drop), ["ALL"])
     compare("security options", sorted(container.security_opt), sorted(want.security_opt))
@@ -383,6 +388,10 @@ def _gpus_wanted(gpus: str) -> str:
     if "count" in request:
         return "all" if request["count"] == "all" else f"count:{request['count']}"
     return "ids:" + ",".join(str(part) for part in gpus.replace(" ", "").split(","))
+
+
+def _mib(size: int) -> str:
+    return f"{size / 1024**2:g} MiB" if size else "none"
 
 
 def _show(value: object) -> str:

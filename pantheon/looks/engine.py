@@ -16,7 +16,7 @@ from contextlib import suppress
 from pantheon.looks import work
 from pantheon.looks.files import read_text
 from pantheon.looks.http import exchange, quoted
-from pantheon.looks.text import Json, Object, Unread, plain
+from pantheon.looks.text import Json, Object, Unread, masked_argv, plain
 
 SOCKETS = ("/var/run/docker.sock", "/run/docker.sock")
 
@@ -194,12 +194,15 @@ class Images:
         found = self.get(reference)
         if not found:
             return None
+        config = found.get("Config") or {}
         return {
             "id": found["Id"],
             "digests": found.get("RepoDigests") or [],
             "size_bytes": found.get("Size") or 0,
             "created": found.get("Created") or "",
-            "user": (found.get("Config") or {}).get("User") or "",
+            "user": config.get("User") or "",
+            "command": masked_argv(config.get("Cmd") or ()),
+            "entrypoint": masked_argv(config.get("Entrypoint") or ()),
         }
 
     def environment(self, number: str, reference: str) -> set[str]:

@@ -19,10 +19,11 @@ GIB = 1 << 30
 HOURS = 3600  # a tree of some millions of files on a slow disk
 
 
-def plan(host: Host, facts: Facts) -> SectionPlan:
-    """What brings the directories right; blocked when a root is not what it must be."""
+def plan(host: Host, facts: Facts, *, services: tuple[str, ...] = SERVICES) -> SectionPlan:
+    """What brings the directories right; blocked when a root is not what it must be, or has too little room for
+    `services`."""
     blocked = [finding for finding in roots(host, facts) if not finding.is_good]
-    blocked += room(host, facts)
+    blocked += room(host, facts, services)
     blocked += _in_the_way(host, facts)
     if blocked:
         return SectionPlan(NAME, blocked=tuple(blocked))
@@ -103,11 +104,11 @@ def roots(host: Host, facts: Facts) -> list[Finding]:
     return findings
 
 
-def room(host: Host, facts: Facts) -> list[Finding]:
+def room(host: Host, facts: Facts, services: tuple[str, ...] = SERVICES) -> list[Finding]:
     """Findings where there is too little room for what is still to be pulled or set up. Empty: enough."""
-    pulls = [host.service(name) for name in SERVICES if facts.images.get(host.service(name).image) is None]
+    pulls = [host.service(name) for name in services if facts.images.get(host.service(name).image) is None]
     # Never started here: its container has never been made.
-    fresh = [name for name in SERVICES if not isinstance(facts.container(name), Container)]
+    fresh = [name for name in services if not isinstance(facts.container(name), Container)]
     nvme = sum(host.service(name).data_gib for name in fresh if name != "openwebui")
     ssd = sum(host.service(name).data_gib for name in fresh if name == "openwebui")
     needs = (

@@ -73,6 +73,14 @@ def test_a_service_alone_wants_the_storage_first() -> None:
     assert "invoke storage" in blocked(plan)
 
 
+def test_a_service_alone_needs_no_room_for_the_others() -> None:
+    host = replace(HOST, openwebui=replace(HOST.openwebui, image_gib=9000))
+    gone = {**finished().images, host.openwebui.image: None}
+    facts = replace(finished(), images=gone)
+    assert not procedure.plan(host, facts, ("ollama",)).blocked
+    assert "Docker's image store has too little room" in blocked(procedure.plan(host, facts, ("openwebui",)))
+
+
 def test_openwebui_alone_wants_a_healthy_ollama() -> None:
     facts = having(finished(), ollama=container(HOST, "ollama", health="unhealthy"), openwebui=None)
     assert "ollama is not healthy" in blocked(procedure.plan(HOST, facts, ("openwebui",)))
@@ -121,6 +129,7 @@ DRIFT: list[tuple[str, dict[str, Any], str]] = [
     ("comfy", {"user": ""}, "user: none → 1024:1024"),
     ("comfy", {"cap_drop": ()}, "capabilities dropped: none → ALL"),
     ("ollama", {"privileged": True}, "privileged: True → False"),
+    ("ollama", {"memory": 2 << 30}, "memory limit: 2048 MiB → none"),
     ("ollama", {"gpus": ""}, "GPU: none → all"),
     ("ollama", {"restart_policy": "no"}, "restart policy: no → unless-stopped"),
     ("openwebui", {"networks": ("bridge",)}, "networks: bridge → pantheon-ai_llm"),
@@ -137,6 +146,17 @@ def test_drift_names_the_property(name: str, changes: dict[str, Any], expected: 
     assert expected in change.what
     assert change.stops == (name,)
     assert any("--force-recreate" in step.argv for step in change.steps if isinstance(step, Run))
+
+
+def test_a_command_set_by_hand_is_drift() -> None:
+    """`command:` in an edited Compose file replaces ComfyUI, and our label stays what it was."""
+    image = Image("sha256:comfy", (), 1, "", command=("/comfyui-nvidia_init.bash",), entrypoint=())
+    images = {**finished().images, HOST.comfy.image: image}
+    facts = replace(having(finished(), comfy=container(HOST, "comfy", command=("sleep", "infinity"))), images=images)
+    (change,) = procedure.plan(HOST, facts, ALL).changes
+    assert "command: sleep, infinity → /comfyui-nvidia_init.bash" in change.what
+    same = replace(having(finished(), comfy=container(HOST, "comfy", command=image.command)), images=images)
+    assert procedure.plan(HOST, same, ALL).is_empty
 
 
 def test_drift_by_label_alone() -> None:
