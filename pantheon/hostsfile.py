@@ -30,6 +30,7 @@ from pantheon.inventory import (
     Os,
     Storage,
     Waiver,
+    is_secret_name,
 )
 
 LARGEST_FILE = 1024 * 1024  # bytes; a real hosts.toml has a few thousand
@@ -327,7 +328,10 @@ class _Reader:
             self.problem("defaults.address", "an address belongs to one host: move it to [hosts.NAME]")
         sections = data.get("hosts", {})
         if not isinstance(sections, dict) or not sections:
-            self.problem("hosts", "there is no host: add a section [hosts.NAME] with an address")
+            odd = (
+                not isinstance(sections, dict) and f"must be a table such as [hosts.NAME], got {grammar.show(sections)}"
+            )
+            self.problem("hosts", odd or "there is no host: add a section [hosts.NAME] with an address")
             return Inventory(path, "", {})
         hosts: dict[str, Host] = {}
         for name, section in sections.items():
@@ -416,13 +420,18 @@ def _toml_key(name: str) -> str:
 
 def write(host: Host) -> str:
     """The host as a section of hosts.toml, complete: what it says does not depend on [defaults], except that
-    environments are merged. Values that are not set stand there as comments. `read` makes it back to the same Host."""
+    environments are merged. Values that are not set stand there as comments. `read` makes it back to the same Host,
+    but for secrets in an environment: those are named and not shown, since this text goes to a screen."""
     base = f"hosts.{_toml_key(host.name)}"
     lines = [f"[{base}]"]
 
     def put(part: object) -> None:
         for key, each in KEYS[type(part)].items():
             value, about = getattr(part, key), each.about
+            hidden = [name for name in value if is_secret_name(name)] if key == "env" else []
+            if hidden:
+                value = {name: text for name, text in value.items() if name not in hidden}
+                lines.append(f"# Keep what your hosts.toml says of {', '.join(hidden)}: a secret, and not shown.")
             unset = value == "" or (isinstance(part, Host) and key == "port" and value == 0)
             lines.append(f"{'# ' if unset else ''}{key} = {_toml(value)}" + (f"  # {about}" if about else ""))
 
