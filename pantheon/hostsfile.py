@@ -328,10 +328,7 @@ class _Reader:
             self.problem("defaults.address", "an address belongs to one host: move it to [hosts.NAME]")
         sections = data.get("hosts", {})
         if not isinstance(sections, dict) or not sections:
-            odd = (
-                not isinstance(sections, dict) and f"must be a table such as [hosts.NAME], got {grammar.show(sections)}"
-            )
-            self.problem("hosts", odd or "there is no host: add a section [hosts.NAME] with an address")
+            self.problem("hosts", "there is no host: add a section [hosts.NAME] with an address")
             return Inventory(path, "", {})
         hosts: dict[str, Host] = {}
         for name, section in sections.items():

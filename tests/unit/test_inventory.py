@@ -8,7 +8,6 @@ import re
 import time
 import tomllib
 from collections.abc import Callable
-from dataclasses import replace
 from dataclasses import MISSING, fields, replace
 from datetime import date
 from pathlib import Path
@@ -296,10 +295,6 @@ def without_secrets(host: Host) -> Host:
         env = {key: text for key, text in service.env.items() if not inventory.is_secret_name(key)}
         services[name] = replace(service, env=env)
     return replace(host, **services)  # type: ignore[arg-type]
-
-
-def test_hosts_that_is_no_table(write: Write) -> None:
-    assert problems(write("hosts = 3")) == ("hosts: must be a table such as [hosts.NAME], got 3",)
 
 
 def test_a_secret_is_named_and_not_written(write: Write) -> None:
