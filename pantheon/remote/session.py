@@ -6,11 +6,13 @@ could swallow it. Where sudo may ask, the header waits for the start frame, and 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import secrets
 import select
 import shlex
 import socket
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -47,8 +49,8 @@ def run_module(
     on_sent: Callable[[], None] | None = None,
 ) -> int:
     """Runs `main`.main(spec, ...) on the host and returns its exit status. Each frame that it prints goes to
-    `on_frame`, which must not tarry: heartbeats (an empty line every HEARTBEAT_S, for a runner that ends without them)
-    wait for it. `deadline_s` counts from the login, without the time that a human takes to type a password.
+    `on_frame`. `heartbeat` sends an empty line every HEARTBEAT_S, for a runner that ends without. `deadline_s` counts
+    from the login, without the time that a human takes to type a password.
 
     Raises LinkLost; NotAllowed (sudo, python3, no session); LookFailed (no JSON, killed, too late, too much). An
     error raised by `on_frame`, or Ctrl-C, closes the channel at once and passes."""
@@ -71,6 +73,8 @@ class _Session:
         self.total = 0
         self.started = self.asked = self.greeted = False
         self.main = self.died = ""
+        self.over = threading.Event()
+        self.sending = threading.Lock()  # a heartbeat must not land in the middle of a line
         self.on_sent: Callable[[], None] | None = None
         self.callers_own: Exception | None = None  # raised by on_frame: passes as it is
 
@@ -80,13 +84,15 @@ class _Session:
         # Where sudo may ask, the header waits: blindly sent, it would be taken for a password.
         self.greeted = not self._may_ask
         channel = self.channel = self.connection.execute(self._command(), self.header if self.greeted else b"")
-        self.began = self.beat = time.monotonic()
+        self.began = time.monotonic()
+        if self.heartbeat:
+            threading.Thread(target=self._keep_beating, daemon=True).start()
         if self.on_sent:
             self.on_sent()
         try:
             while not self._finished():
                 self._check_time(time.monotonic())
-                select.select([channel], [], [], min(1.0, self.deadline_s, HEARTBEAT_S if self.heartbeat else 1.0))
+                select.select([channel], [], [], min(1.0, self.deadline_s))
                 self._read()
             self._read()
             return self._status()
@@ -95,6 +101,7 @@ class _Session:
                 raise
             raise self._broken(error) from error
         finally:
+            self.over.set()
             channel.close()
 
     # -- before the first frame
@@ -113,9 +120,10 @@ class _Session:
         return shlex.join([*([] if self._root else sudo), *PYTHON])
 
     def _greet(self) -> None:
-        self.greeted = True
         self.channel.settimeout(SILENCE_S)
-        self.channel.sendall(self.header)
+        with self.sending:
+            self.channel.sendall(self.header)
+        self.greeted = True
 
     def _answer_prompt(self) -> None:
         """The password goes out once, only for our own prompt, and never before it: to a sudo that wants none it
@@ -160,9 +168,14 @@ class _Session:
                 details=self._last_lines(),
                 next_commands=["run the same command again"],
             )
-        if self.heartbeat and self.greeted and now - self.beat >= HEARTBEAT_S - 0.5:
-            self.beat = now
-            self.channel.sendall(b"\n")
+
+    def _keep_beating(self) -> None:
+        """Heartbeats come from a thread of their own: a terminal held with Ctrl-S stops what draws on it, and must not
+        end the work on the host. A dead link is noticed by the loop that reads."""
+        while not self.over.wait(HEARTBEAT_S - 0.5):
+            if self.greeted:
+                with self.sending, contextlib.suppress(OSError, EOFError, paramiko.SSHException):
+                    self.channel.sendall(b"\n")
 
     def _read(self) -> None:
         while self.channel.recv_stderr_ready():
@@ -210,7 +223,8 @@ class _Session:
                 self._greet()
         elif frame["frame"] == "missing":
             texts = {name: shipped.packed(name) for name in frame["modules"]}
-            self.channel.sendall((json.dumps({"sources": texts}) + "\n").encode())
+            with self.sending:
+                self.channel.sendall((json.dumps({"sources": texts}) + "\n").encode())
         elif frame["frame"] == "died":
             self.died = str(frame.get("error", ""))
         elif frame["frame"] == "python":

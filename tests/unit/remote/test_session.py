@@ -110,6 +110,31 @@ def main(spec, stdin, stdout):
     assert run(connection, ship(text), heartbeat=True)[0]["all"] is True
 
 
+def test_heartbeats_do_not_wait_for_who_watches(
+    connection: HostConnection, ship: Ship, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A terminal held with Ctrl-S stops on_frame; the work on the host must not end for it."""
+    monkeypatch.setattr(session, "HEARTBEAT_S", 0.6)
+    text = """
+import json, os, select
+def main(spec, stdin, stdout):
+    print(json.dumps({"frame": "held"}), file=stdout, flush=True)
+    beats = 0
+    while beats < 5 and select.select([stdin], [], [], 2)[0] and os.read(0, 1):
+        beats += 1
+    print(json.dumps({"frame": "beats", "count": beats}), file=stdout)
+"""
+    frames: list[dict[str, Any]] = []
+
+    def held(frame: dict[str, Any]) -> None:
+        frames.append(frame)
+        if frame["frame"] == "held":
+            time.sleep(3)
+
+    session.run_module(connection, ship(text), {}, deadline_s=20, heartbeat=True, on_frame=held)
+    assert frames[-1] == {"frame": "beats", "count": 5}
+
+
 def test_many_on_one_connection(server: SshServer, connection: HostConnection, ship: Ship) -> None:
     main = ship(ECHO)
     for _ in range(3):
