@@ -96,7 +96,7 @@ def text(*argv: str, timeout: float = 60) -> str:
 def explain(argv: Sequence[str], done: subprocess.CompletedProcess[bytes]) -> str:
     """Why a Docker command failed, in words that say what to do next."""
     said = (done.stderr or b"").decode(errors="replace") + (done.stdout or b"").decode(errors="replace")
-    last = " / ".join([line.strip() for line in said.splitlines() if line.strip()][-8:])
+    last = " / ".join([line.strip() for line in said.splitlines() if line.strip() not in ("", "[]")][-8:])
     low = said.lower()
     if "cannot connect to the docker daemon" in low or "error during connect" in low:
         return f"no Docker engine answers on this machine ({INSTALL_HINT}). Docker said: {last}"
