@@ -305,6 +305,11 @@ class Facts:
     lock: Maybe[str]  # who holds the lock, as JSON text; None: nobody
     hook: Maybe[str] = None  # where dockerd would find nvidia-container-runtime-hook on PATH; None: nowhere
 
+    def partly_seen(self, path: str) -> bool:
+        """Whether of that tree only the beginning was looked at, with nothing wrong in it: it is too large."""
+        tree = self.trees.get(path)
+        return isinstance(tree, Tree) and not tree.complete and not tree.wrong
+
     def container(self, name: str) -> Maybe[Container]:
         """The container of that name; None when there is none, Unknown when the containers are."""
         if not isinstance(self.containers, tuple):

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from pantheon.inventory import Host
 
+WALK_S = 4 * 3600  # a tree of some millions of files on a slow disk
 COMFY = 1024  # the UID and GID that the ComfyUI image demands (procedure §6.1)
 
 
@@ -92,3 +93,11 @@ def userscripts(host: Host) -> str:
 
 def env_file(host: Host, service: str) -> str:
     return f"{secrets(host)}/{service}.env"
+
+
+def chown_tree(path: str, owner: str) -> tuple[str, ...]:
+    """One walk that touches only what is wrong, stays on the file system and follows no link. -execdir works inside the
+    directory it found, so that a service cannot redirect it by swapping a directory for a link."""
+    uid, gid = owner.split(":")
+    test = ("(", "!", "-uid", uid, "-o", "!", "-gid", gid, ")")
+    return ("find", "-P", path, "-xdev", *test, "-execdir", "chown", "-h", owner, "{}", "+")

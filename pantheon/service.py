@@ -183,7 +183,8 @@ def _as_wanted(host: Host, facts: Facts, want: stack.Wanted, container: Containe
     if _crash_loop(container):
         # What made it fail may have been put right by now; Docker itself tries again ever more rarely.
         what = f"start anew (restarted {container.restarts} times, exit code {container.exit_code})"
-        return [Change(what, "it restarts over and over", (*pull, up("--force-recreate")), stops=(want.name,))]
+        steps = (*_own_all(host, facts, want), *pull, up("--force-recreate"))
+        return [Change(what, "it restarts over and over", steps, stops=(want.name,))]
     if container.state == "paused":
         return [Change("unpause", "it is paused", (Run(("docker", "unpause", want.name), guards=(guard,)),))]
     if container.state != "running":
@@ -198,6 +199,14 @@ def _crash_loop(container: Container) -> bool:
     return container.state == "restarting" or (
         container.restarts >= 3 and container.health in ("starting", "unhealthy")
     )
+
+
+def _own_all(host: Host, facts: Facts, want: stack.Wanted) -> tuple[Step, ...]:
+    """A wrong owner deep inside may be why ComfyUI fails (§6.1), and a look sees the beginning of a large tree only."""
+    trees = [d for d in layout.directories(host) if want.name == "comfy" and facts.partly_seen(d.path)]
+    guards = {d: Guard("path", d.path, f"dir {layout.COMFY}:{layout.COMFY} {d.mode:04o}") for d in trees}
+    owner = f"{layout.COMFY}:{layout.COMFY}"
+    return tuple(Run(layout.chown_tree(d.path, owner), guards=(guards[d],), timeout_s=layout.WALK_S) for d in trees)
 
 
 def _installed(facts: Facts, host: Host) -> bool:

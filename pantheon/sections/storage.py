@@ -16,8 +16,6 @@ NAME = "storage"
 SOURCE = "procedure §3"
 GIB = 1 << 30
 
-HOURS = 3600  # a tree of some millions of files on a slow disk
-
 
 def plan(host: Host, facts: Facts, *, services: tuple[str, ...] = SERVICES) -> SectionPlan:
     """What brings the directories right; blocked when a root is not what it must be, or has too little room for
@@ -34,7 +32,10 @@ def plan(host: Host, facts: Facts, *, services: tuple[str, ...] = SERVICES) -> S
     for directory in layout.directories(host):
         if directory not in created:
             changes += _mend(host, facts, directory)
-    return SectionPlan(NAME, tuple(changes), reason="directories, owners and mounts are as §3 says")
+    reason = "directories, owners and mounts are as §3 says"
+    large = [d.name for d in layout.directories(host) if facts.partly_seen(d.path)]
+    reason += f"; {' and '.join(large)}: too large to be looked through whole" if large else ""
+    return SectionPlan(NAME, tuple(changes), reason=reason)
 
 
 def check(host: Host, facts: Facts) -> list[Finding]:
@@ -191,7 +192,7 @@ def _mend(host: Host, facts: Facts, directory: Directory) -> list[Change]:
         if has != owner:
             what = f"{directory.name} owner {has} → {owner}, and inside"
         changes.append(
-            Change(what, why, (Run(_chown_tree(directory.path, owner), guards=guards, timeout_s=4 * HOURS),))
+            Change(what, why, (Run(layout.chown_tree(directory.path, owner), guards=guards, timeout_s=layout.WALK_S),))
         )
     elif has != owner:
         changes.append(
@@ -207,14 +208,6 @@ def _mend(host: Host, facts: Facts, directory: Directory) -> list[Change]:
         step = Run(("chmod", f"{directory.mode:04o}", "--", directory.path), guards=guards)
         changes.append(Change(f"{directory.name} mode {entry.mode:04o} → {directory.mode:04o}", why, (step,)))
     return changes
-
-
-def _chown_tree(path: str, owner: str) -> tuple[str, ...]:
-    """One walk that touches only what is wrong, stays on the file system and follows no link. -execdir works inside the
-    directory it found, so that a service cannot redirect it by swapping a directory for a link."""
-    uid, gid = owner.split(":")
-    test = ("(", "!", "-uid", uid, "-o", "!", "-gid", gid, ")")
-    return ("find", "-P", path, "-xdev", *test, "-execdir", "chown", "-h", owner, "{}", "+")
 
 
 def _gid(facts: Facts, directory: Directory) -> int:

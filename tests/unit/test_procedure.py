@@ -188,6 +188,17 @@ def test_a_crash_loop_is_started_anew(changes: dict[str, Any], anew: bool) -> No
     assert any("--force-recreate" in text for text in commands(procedure.plan(HOST, facts, ALL))) is anew
 
 
+def test_a_crash_loop_over_a_large_tree_puts_all_its_owners_right() -> None:
+    facts = finished()
+    facts = replace(facts, trees={**facts.trees, COMFY_MNT: Tree(COMFY_MNT, 20000, False, 0, ())})
+    plan = procedure.plan(HOST, facts, ALL)
+    assert plan.is_empty
+    assert "comfy-mnt: too large to be looked through whole" in plan.sections[1].reason
+    texts = commands(procedure.plan(HOST, having(facts, comfy=container(HOST, "comfy", state="restarting")), ALL))
+    assert texts[0].startswith(f"find -P {COMFY_MNT} -xdev ")
+    assert texts[1].endswith("--force-recreate comfy")
+
+
 def test_half_made_containers_go_first() -> None:
     odd = replace(container(HOST, "comfy"), name="0123456789ab_comfy", state="created")
     plan = procedure.plan(HOST, having(finished(), comfy=None, odd=odd), ALL)
