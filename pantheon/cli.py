@@ -7,6 +7,7 @@ here before a task runs, so that `invoke --list` stays quick.
 from __future__ import annotations
 
 import atexit
+import errno
 import functools
 import gc
 import inspect
@@ -178,6 +179,14 @@ def guarded(
     except BrokenPipeError:
         # `invoke ... | head`: nobody reads any more. Python must not complain about it at exit either.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 1
+    except OSError as problem:
+        if problem.errno != errno.ENOSPC:
+            return _unexpected(problem)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is left of the output must not fail again at exit
+        sys.stderr.write(
+            f"✗ {problem.filename or 'the file that the output goes to'}: {problem.strerror}\nNext: df -h\n"
+        )
         return 1
     except Exit:
         raise

@@ -172,6 +172,14 @@ def test_a_closed_pipe_is_no_drama() -> None:
     assert result.stderr == ""
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has /dev/full")
+def test_output_to_a_full_disk() -> None:
+    command = f"{shlex.quote(sys.executable)} -m invoke hosts --json >/dev/full"
+    result = subprocess.run(["sh", "-c", command], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert result.returncode == 1
+    assert result.stderr == "✗ the file that the output goes to: No space left on device\nNext: df -h\n"
+
+
 def test_every_section_has_a_page() -> None:
     assert {"bringup", "prereqs", "storage", "comfy", "ollama", "openwebui", "validate", "tunnel"} <= set(
         runbooks.names()
