@@ -152,7 +152,11 @@ def _agree(host: Host, plan: Plan, warnings: list[Finding], options: Options, re
             )
         return
     count = len(plan.changes)
-    if not report.ask(f"Apply {count} change{'s' if count != 1 else ''} to {host.name}?"):
+    try:
+        agreed = report.ask(f"Apply {count} change{'s' if count != 1 else ''} to {host.name}?")
+    except KeyboardInterrupt:
+        raise Interrupted(f"{host.name}: interrupted; nothing was changed") from None
+    if not agreed:
         raise Declined(f"{host.name}: nothing was changed")
 
 

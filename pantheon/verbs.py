@@ -107,7 +107,7 @@ def tunnel(host: Host, service: str, *, port: int, report: Console) -> int:
     report.connecting(host, f"tunnel {service}")
     with open_tunnel(host, service, port=port) as way:
         report.settled()
-        report.line("✓", service, f"{way.url}  (Ctrl-C closes it)")
+        report.line("✓", service, f"{way.url}  {host.name} (Ctrl-C closes it)")
         own = host.service(service).port
         if not port and f":{own}/" not in way.url:
             report.say(f"  port {own} is taken on this machine, so another one was chosen")

@@ -365,7 +365,8 @@ def error(problem: PantheonError, hosts_file: str = "") -> None:
     console = Console(RichConsole(highlight=False, stderr=True))
     console.hosts_file = hosts_file
     console.prose("✗ ", problem.message)
+    words = Pull()  # of a failed step the last lines may be Compose's JSON
     for line in problem.details:
-        console.say(f"    {line}", "dim")
+        console.say(f"    {words.line(line) or line}", "dim")
     console.next(problem.next_commands)
     sys.stderr.flush()

@@ -12,7 +12,7 @@ import pytest
 
 from pantheon import engine, memory, procedure
 from pantheon.engine import Options, Watched, follow
-from pantheon.errors import ApplyError, Declined, Locked, NotAsItShouldBe
+from pantheon.errors import ApplyError, Declined, Interrupted, Locked, NotAsItShouldBe
 from pantheon.facts import Facts
 from pantheon.finding import Finding
 from pantheon.inventory import Host
@@ -127,6 +127,17 @@ def test_no_is_no(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(Declined, match="nothing was changed"):
         bring(report)
     assert not world.applied
+
+
+def test_ctrl_c_at_the_question(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Impatient(Recorder):
+        def ask(self, question: str) -> bool:
+            raise KeyboardInterrupt
+
+    world = World(monkeypatch, fresh())
+    with pytest.raises(Interrupted, match="prometheus: interrupted; nothing was changed"):
+        bring(Impatient())
+    assert world.applied == []
 
 
 def test_plan_only(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,10 +12,11 @@ from rich.console import Console as RichConsole
 
 from pantheon import procedure
 from pantheon.engine import Watched
+from pantheon.errors import PantheonError
 from pantheon.finding import Finding
 from pantheon.firstrun import Progress
 from pantheon.plan import Plan, SectionPlan
-from pantheon.report.console import Console
+from pantheon.report.console import Console, error
 from pantheon.report.data import Json
 from pantheon.report.text import Pull, clean, clock, seconds
 from pantheon.sections import validate
@@ -74,6 +75,17 @@ def test_words_wrap_and_commands_do_not() -> None:
     assert all(len(line) <= 80 for line in lines if "→" not in line)
     assert not any(line.rstrip().endswith(("betwee", "some", "somebod")) for line in lines)
     assert sum(command.strip() in line for line in lines) == 2
+
+
+def test_composes_json_is_said_in_words(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = ["docker compose up", '{"id":"Container ollama","status":"Starting"}',
+             '{"error":true,"message":"Bind for 127.0.0.1:3000 failed: port is already allocated"}']  # fmt: skip
+    error(PantheonError("lab: step 1 failed", details=lines))
+    assert capsys.readouterr().err.split("\n")[1:4] == [
+        "    docker compose up",
+        "    Container ollama Starting",
+        "    Bind for 127.0.0.1:3000 failed: port is already allocated",
+    ]
 
 
 def test_done_shows_the_services() -> None:
