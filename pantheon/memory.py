@@ -85,4 +85,8 @@ def _differences(old: object, new: object, path: str = "") -> list[str]:
             for key in sorted({*old, *new})
             for line in _differences(old.get(key), new.get(key), f"{path}.{key}" if path else str(key))
         ]
-    return [] if old == new else [f"{path}: {old} → {new}"]
+    return [] if old == new else [f"{path}: {_shown(old)} → {_shown(new)}"]
+
+
+def _shown(value: object) -> str:
+    return "none" if value is None or value == "" else str(value)

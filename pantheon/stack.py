@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import shlex
 from dataclasses import dataclass
 
 from pantheon import layout
@@ -321,8 +322,11 @@ def differences(host: Host, want: Wanted, container: Container, *, nonce: str, i
     found: list[str] = []
 
     def compare(name: str, has: object, should: object) -> None:
-        if has != should:
-            found.append(f"{name}: {_show(has)} → {_show(should)}")
+        if has == should:
+            return
+        if isinstance(has, list) and isinstance(should, list):  # only what differs: four mounts are a line each
+            has, should = [one for one in has if one not in should], [one for one in should if one not in has]
+        found.append(f"{name}: {_show(has)} → {_show(should)}")
 
     compare("image", container.image, want.image)
     if image and container.image == want.image and container.image_id != image.id:
@@ -337,8 +341,8 @@ def differences(host: Host, want: Wanted, container: Container, *, nonce: str, i
     if want.user or image:
         compare("user", container.user, want.user or (image.user if image else ""))
     if image and container.image_id == image.id:
-        compare("entrypoint", list(container.entrypoint), list(image.entrypoint))
-        compare("command", list(container.command), list(image.command))
+        compare("entrypoint", shlex.join(container.entrypoint), shlex.join(image.entrypoint))
+        compare("command", shlex.join(container.command), shlex.join(image.command))
     compare("memory limit", _mib(container.memory), _mib(memory_bytes(want.memory)))
     compare("capabilities added", _capabilities(container.cap_add), _capabilities(want.cap_add))
     compare("capabilities dropped", _capabilities(container.cap_drop), ["ALL"])

@@ -148,13 +148,21 @@ def test_drift_names_the_property(name: str, changes: dict[str, Any], expected: 
     assert any("--force-recreate" in step.argv for step in change.steps if isinstance(step, Run))
 
 
+def test_drift_shows_only_the_mounts_that_differ() -> None:
+    made = container(HOST, "comfy")
+    moved = replace(made.mounts[2], source="/elsewhere")
+    facts = having(finished(), comfy=replace(made, mounts=(*made.mounts[:2], moved, made.mounts[3])))
+    (change,) = procedure.plan(HOST, facts, ALL).changes
+    assert change.what == f"recreate: mounts: /elsewhere:/outputs:rw → {layout.comfy_outputs(HOST)}:/outputs:rw"
+
+
 def test_a_command_set_by_hand_is_drift() -> None:
     """`command:` in an edited Compose file replaces ComfyUI, and our label stays what it was."""
     image = Image("sha256:comfy", (), 1, "", command=("/comfyui-nvidia_init.bash",), entrypoint=())
     images = {**finished().images, HOST.comfy.image: image}
     facts = replace(having(finished(), comfy=container(HOST, "comfy", command=("sleep", "infinity"))), images=images)
     (change,) = procedure.plan(HOST, facts, ALL).changes
-    assert "command: sleep, infinity → /comfyui-nvidia_init.bash" in change.what
+    assert "command: sleep infinity → /comfyui-nvidia_init.bash" in change.what
     same = replace(having(finished(), comfy=container(HOST, "comfy", command=image.command)), images=images)
     assert procedure.plan(HOST, same, ALL).is_empty
 
