@@ -188,7 +188,9 @@ class TestStacksOfOthers:
         assert "/opt/stacks/ai/compose.yaml was not written by pantheon" in done.out, done.seen
 
     def test_a_container_of_another_purpose_is_no_obstacle(self, untouched: World) -> None:
-        untouched.sh("docker pull -q ollama/ollama:latest; docker tag ollama/ollama:latest tools/unrelated:1")
+        # Another image, not the same one under another name: that would rightly be taken for Ollama.
+        untouched.sh("docker pull -q ollama/ollama:latest; docker create --name made ollama/ollama:latest")
+        untouched.sh("docker commit made tools/unrelated:1; docker rm made")
         untouched.docker("run", "-d", "--name", "unrelated", "--entrypoint", "sleep", "tools/unrelated:1", "infinity")
         try:
             planned = untouched.invoke("bringup", "--plan", "--json")
