@@ -111,7 +111,9 @@ def _looks_like_ours(host: Host, facts: Facts, container: Container) -> str:
     label = container.labels.get("com.docker.compose.service", "")
     known = REPOSITORIES | {repository(host.service(name).image): name for name in SERVICES}
     # `docker run sha256:...`: the image is known by what its name leads to here.
-    same = [name for name, image in facts.images.items() if isinstance(image, Image) and image.id == container.image_id]
+    by_id = re.fullmatch(r"(sha256:)?[0-9a-f]{12,64}", container.image)
+    images = facts.images.items() if by_id else ()
+    same = [name for name, image in images if isinstance(image, Image) and image.id == container.image_id]
     mounted = [m.source for m in container.mounts if f"{m.source}/".startswith(roots)]
     ports = [port.port for port in container.ports if port.port in ours]
     other = container.labels.get(stack.OURS)

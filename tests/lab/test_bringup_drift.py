@@ -80,6 +80,7 @@ class TestDrift:
         assert spare.sh("curl -sI http://127.0.0.1:3000").startswith("HTTP/1.1 200")
 
         # An older pantheon than the one that was here last.
+        as_it_was = spare.sh("cat /var/lib/pantheon/state.json")
         spare.sh("""sed -i 's/"version": "[^"]*"/"version": "99.0.0"/' /var/lib/pantheon/state.json""")
         spare.inventory(openwebui={"port": 3002})
         refused = spare.invoke("bringup", "--yes")
@@ -87,6 +88,7 @@ class TestDrift:
         assert "is older than the one that brought lab up (99.0.0)" in refused.err, refused.seen
         assert "git pull" in refused.err, refused.seen
         spare.inventory()
+        spare.sh('printf "%s\\n" "$1" >/var/lib/pantheon/state.json', as_it_was)
         spare.bring_up("--older")
         spare.state = "up"
 

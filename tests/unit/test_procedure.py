@@ -279,8 +279,8 @@ STOPS: list[tuple[Callable[[], Facts], str]] = [
     (lambda: replace(fresh(), listeners=(Listener("127.0.0.1", 3000, None, "", ""),)), "taken by an unknown process"),
     (lambda: foreign(name="x", image="mirror.lan:5000/ollama/ollama:0.9", ports=(), mounts=()), "it runs mirror.lan:5000"),
     (lambda: foreign(name="x", image="ghcr.nju.edu.cn/open-webui/open-webui@sha256:1", ports=(), mounts=()), "it runs ghcr.nju"),
-    (lambda: replace(foreign(name="x", image="sha256:12", image_id="sha256:12", ports=(), mounts=()), images={
-        HOST.ollama.image: Image("sha256:12", (), 1, "")}), "it runs ollama/ollama:latest"),
+    (lambda: replace(foreign(name="x", image="sha256:" + 64 * "a", image_id="sha256:" + 64 * "a", ports=(), mounts=()), images={
+        HOST.ollama.image: Image("sha256:" + 64 * "a", (), 1, "")}), "it runs ollama/ollama:latest"),
     (lambda: with_paths({"/opt/stacks/ai/docker-compose.yml": "file"}), "/opt/stacks/ai/docker-compose.yml is there"),
     (lambda: with_paths({"/opt/stacks": "symlink"}), "/opt/stacks is a symlink"),
     (lambda: with_paths({"/opt/stacks": "file"}), "/opt/stacks is a file"),
@@ -306,6 +306,12 @@ def test_an_unrelated_container_is_no_concern_of_ours() -> None:
         container(HOST, "comfy"), name="grafana", labels=LABELS, image="grafana/grafana", ports=(), mounts=()
     )
     assert not procedure.plan(HOST, having(fresh(), other=other), ALL).blocked
+
+
+def test_our_image_under_another_name_is_no_concern_of_ours() -> None:
+    facts = foreign(name="x", image="tools/unrelated:1", image_id="sha256:1", ports=(), mounts=())
+    facts = replace(facts, images={HOST.ollama.image: Image("sha256:1", (), 1, "")})
+    assert not procedure.plan(HOST, facts, ALL).blocked
 
 
 def test_each_finding_is_shown_once() -> None:
