@@ -310,7 +310,7 @@ def test_an_unrelated_container_is_no_concern_of_ours() -> None:
 
 def test_our_image_under_another_name_is_no_concern_of_ours() -> None:
     facts = foreign(name="x", image="tools/unrelated:1", image_id="sha256:1", ports=(), mounts=())
-    facts = replace(facts, images={HOST.ollama.image: Image("sha256:1", (), 1, "")})
+    facts = replace(facts, images={**facts.images, HOST.ollama.image: Image("sha256:1", (), 1, "")})
     assert not procedure.plan(HOST, facts, ALL).blocked
 
 
