@@ -154,6 +154,8 @@ def port_finding(host: Host, facts: Facts, name: str) -> Finding | None:
         holder = named(facts, listener.container) if listener.container else None
         if holder is not None and is_ours(host, holder):
             continue
+        if not listener.container and _is_own_proxy(host, facts, name, listener.process):
+            continue
         if holder is not None:
             who = f"container {holder.name}"
         else:
@@ -163,6 +165,14 @@ def port_finding(host: Host, facts: Facts, name: str) -> Finding | None:
         mend = f"give {name} another port in hosts.toml ({name}.port), or stop what {look} shows"
         return Finding(f"{name}.port", "fail", text, mend=mend, source="procedure §5")
     return None
+
+
+def _is_own_proxy(host: Host, facts: Facts, name: str, process: str) -> bool:
+    """While a container restarts, what listens for it may be Docker's proxy of its last or next moment, or have gone
+    between two readings."""
+    own = named(facts, name)
+    is_up = own is not None and is_ours(host, own) and own.state in ("running", "restarting")
+    return is_up and process in ("", "docker-proxy", "dockerd")
 
 
 def port_holder(host: Host, facts: Facts, name: str) -> Container | None:

@@ -359,6 +359,16 @@ def test_hostile_paths_stay_one_argument(path: str) -> None:
     assert procedure.plan(host, finished(host), ALL).is_empty
 
 
+@pytest.mark.parametrize(("state", "process", "taken"), [
+    ("restarting", "", False), ("restarting", "docker-proxy", False), ("running", "docker-proxy", False),
+    ("restarting", "python3", True), ("exited", "", True), ("exited", "docker-proxy", True),
+])  # fmt: skip
+def test_the_proxy_of_a_restarting_container_is_its_own(state: str, process: str, taken: bool) -> None:
+    facts = having(finished(), comfy=container(HOST, "comfy", state=state))
+    facts = replace(facts, listeners=(Listener("127.0.0.1", 8188, 77 if process else None, process, ""),))
+    assert ("port 8188 on 127.0.0.1 is taken" in blocked(procedure.plan(HOST, facts, ALL))) is taken
+
+
 def ports(**given: int) -> Host:
     changed = {name: replace(HOST.service(name), port=port) for name, port in given.items()}
     return replace(HOST, **changed)  # type: ignore[arg-type]
