@@ -137,7 +137,8 @@ def command(
                 _ = call.ahead  # before the body imports what it needs to judge what is seen
                 return body(call, *args, **kwargs)
 
-            code = guarded(work, context, interrupt_code=interrupt_code, hosts_file=call.given.get("hosts_file") or "")
+            hosts_file, as_json = call.given.get("hosts_file") or "", bool(call.given.get("json"))
+            code = guarded(work, context, interrupt_code=interrupt_code, hosts_file=hosts_file, as_json=as_json)
             if code:
                 raise Exit(code=code)
 
@@ -153,10 +154,15 @@ def command(
 
 
 def guarded(
-    work: Callable[[], int | None], context: Context, *, interrupt_code: int = 130, hosts_file: str = ""
+    work: Callable[[], int | None],
+    context: Context,
+    *,
+    interrupt_code: int = 130,
+    hosts_file: str = "",
+    as_json: bool = False,
 ) -> int:
-    """The exit code of `work`. Every expected failure is told in plain words on stderr, every unexpected one in a line
-    that names the file in which its traceback was put; Ctrl-C gives `interrupt_code`."""
+    """The exit code of `work`. Every expected failure is told in plain words on stderr (and `as_json` on stdout), every
+    unexpected one in a line that names the file in which its traceback was put; Ctrl-C gives `interrupt_code`."""
     from pantheon.errors import PantheonError, UsageError
 
     for stream in (sys.stdout, sys.stderr):
@@ -172,6 +178,10 @@ def guarded(
         from pantheon.report.console import error
 
         error(problem, hosts_file)
+        if as_json:
+            from pantheon.report.data import failure
+
+            failure(problem)
         return problem.exit_code
     except KeyboardInterrupt:
         sys.stderr.write("\ninterrupted\n" if interrupt_code else "\n")

@@ -11,6 +11,7 @@ Frames on standard output, one JSON object a line:
   {"frame": "done", "index": 0, "s": 1.2}
   {"frame": "changed", "index": 0, "kind", "target", "planned", "now"}   the host is not what was planned on
   {"frame": "failed", "index": 0, "status": 1, "lines": [...]}
+  {"frame": "warning", "text": "..."}               the work goes on; to be shown
   {"frame": "end", "result": "done"}                done, failed, changed or interrupted; "why" for a defect
 """
 
@@ -183,11 +184,11 @@ def _locked(spec: dict[str, Any], output: Output, client: Client) -> int:
     try:
         if lock.dead:
             theirs = {key: lock.dead.get(key) for key in run}
-            _append(HISTORY, {"when": lock.dead.get("since"), **theirs, "result": "died"})
+            _append(output, HISTORY, {"when": lock.dead.get("since"), **theirs, "result": "died"})
         status = _apply(spec, output, client, on_end=lambda: lock.say({**holder, "ending": True}))
     finally:
         result = {0: "done", EXIT_CHANGED: "changed", EXIT_INTERRUPTED: "interrupted"}.get(status, "failed")
-        _append(HISTORY, {"when": _now(), **run, "result": result})
+        _append(output, HISTORY, {"when": _now(), **run, "result": result})
         lock.free()
     output.send("end", result=result)
     return status
@@ -215,7 +216,7 @@ def _apply(spec: dict[str, Any], output: Output, client: Client, *, on_end: Call
             status, lines = 1, [f"{error.strerror or error}: {error.filename or ''}".rstrip(": ")]
         took = round(time.monotonic() - began, 2)
         record = {"when": _now(), "run": spec["run"], "step": _record(step), "status": status, "s": took}
-        _append(COMMANDS, record, 0o600)
+        _append(output, COMMANDS, record, 0o600)
         if status in (EXIT_INTERRUPTED, EXIT_TIMEOUT) and step.get("run", [""])[0] == "docker":
             _mend_names(spec["project"])
         if interrupted:
@@ -225,8 +226,16 @@ def _apply(spec: dict[str, Any], output: Output, client: Client, *, on_end: Call
             return EXIT_FAILED
         output.send("done", index=index, s=took)
     if spec.get("state"):
-        write_file(STATE, json.dumps(spec["state"], indent=1) + "\n", 0o600, os.geteuid(), os.getegid())
+        _remember(output, spec["state"])
     return 0
+
+
+def _remember(output: Output, state: dict[str, Any]) -> None:
+    """What the host was brought up with. The steps are done: that it cannot be kept is told, and undoes nothing."""
+    try:
+        write_file(STATE, json.dumps(state, indent=1) + "\n", 0o600, os.geteuid(), os.getegid())
+    except OSError as error:
+        output.send("warning", text=f"what was applied could not be kept in {STATE}: {error.strerror}")
 
 
 def _step(index: int, step: dict[str, Any], output: Output, client: Client) -> tuple[int, list[str]]:
@@ -353,8 +362,8 @@ def _mend_names(project: str) -> None:
 # ---- records
 
 
-def _append(path: str, record: dict[str, Any], mode: int = 0o644) -> None:
-    """A line of the audit log. A full disk must not hide what happened, nor stop the mending."""
+def _append(output: Output, path: str, record: dict[str, Any], mode: int = 0o644) -> None:
+    """A line of the audit log. Where it cannot be written the operator is told, and the work goes on."""
     line = (json.dumps(record) + "\n").encode()
     try:
         os.makedirs(LOG_DIR, mode=0o755, exist_ok=True)
@@ -367,7 +376,7 @@ def _append(path: str, record: dict[str, Any], mode: int = 0o644) -> None:
         finally:
             os.close(fd)
     except OSError as error:
-        sys.stderr.write(f"audit log {path}: {error.strerror}\n")
+        output.send("warning", text=f"the audit log {path} could not be written: {error.strerror}")
 
 
 def _keep_modules() -> None:

@@ -79,9 +79,11 @@ def apply(
 def locked(host: Host, holder: object) -> Locked:
     """The error for a host that somebody else is changing; `holder` is what the lock says."""
     said = holder if isinstance(holder, dict) else {}
-    since, by, doing, pid = (said.get(key, "?") for key in ("since", "who", "what", "pid"))
+    by, doing = said.get("who", "somebody who left no name"), said.get("what", "")
+    since, pid = said.get("since", ""), said.get("pid", "")
+    about = [str(doing), f"since {since}" if since else "", f"pid {pid} on the host" if pid else ""]
     return Locked(
-        f"{host.name} is being changed by {by}: {doing}, since {since} (pid {pid} on the host)",
+        f"{host.name} is being changed by {by}: {', '.join(filter(None, about)) or 'the lock says no more'}",
         next_commands=[f"invoke history --host {host.name}"],
     )
 

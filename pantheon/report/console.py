@@ -238,7 +238,7 @@ class _Applying:
     """The steps of an apply as they run: drawn on a terminal, a line for each section elsewhere."""
 
     def __init__(self, console: Console, host: Host, plan: Plan, what: str) -> None:
-        self._console, self._title = console, f"{what} {host.name}"
+        self._console, self._title, self._host = console, f"{what} {host.name}", host.name
         self._journal = Journal(host.name, what)
         self._journal.plan(plan)
         self._began = time.monotonic()
@@ -263,6 +263,8 @@ class _Applying:
             self._current, self._detail, self._pull = section, _doing(change, step), Pull()
         elif kind == "out":
             self._detail = self._pull.line(frame["line"]) or self._detail
+        elif kind == "warning":
+            self._console.line("!", self._host, frame["text"])
         elif kind == "done":
             section, _, _ = self._steps[frame["index"]]
             self._left[section] -= 1

@@ -8,6 +8,7 @@ from typing import Any
 
 from rich.console import Console as RichConsole
 
+from pantheon.errors import PantheonError
 from pantheon.finding import Finding
 from pantheon.inventory import Host
 from pantheon.plan import Plan
@@ -24,6 +25,20 @@ def write_text(text: str) -> None:
     """Text on stdout as it is, for a file or a pipe."""
     sys.stdout.write(text)
     sys.stdout.flush()
+
+
+def failure(problem: PantheonError) -> None:
+    """The document of a command that failed, for a script: what stderr says in words."""
+    write(
+        {
+            "result": "failed",
+            "kind": type(problem).__name__,
+            "error": problem.message,
+            "details": list(problem.details),
+            "next": list(problem.next_commands),
+            "exit_code": problem.exit_code,
+        }
+    )
 
 
 class Json(Console):

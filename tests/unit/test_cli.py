@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import subprocess
 import sys
@@ -108,6 +109,21 @@ def test_commands_to_type_reach_the_same_host(tmp_path: Path) -> None:
 def test_the_hosts_file_is_repeated(command: str, expected: str) -> None:
     assert typed(command, "x") == expected
     assert typed(command, "") == command
+
+
+def test_a_failure_under_json_is_a_document_too(capsys: pytest.CaptureFixture[str]) -> None:
+    problem = errors.Declined("lab: nothing was changed", details=["why"], next_commands=["invoke bringup"])
+    assert cli.guarded(raising(problem), Context(Config()), as_json=True) == 2
+    captured = capsys.readouterr()
+    assert "nothing was changed" in captured.err
+    assert json.loads(captured.out) == {
+        "result": "failed",
+        "kind": "Declined",
+        "error": "lab: nothing was changed",
+        "details": ["why"],
+        "next": ["invoke bringup"],
+        "exit_code": 2,
+    }
 
 
 @pytest.mark.parametrize("text", ["0", "65536", "-1", "1e3", "٣", "8188x", " 1"])

@@ -757,10 +757,20 @@ class TestFiles:
     def test_a_full_disk_under_the_log_does_not_stop_the_work(self, start: Start, tmp_path: Path) -> None:
         (tmp_path / "log").write_text("a file where the directory should be")
         one = start(sh(f"touch {tmp_path}/made"))
-        code, _ = one.end()
+        code, frames = one.end()
         assert code == 0
         assert (tmp_path / "made").exists()
-        assert "audit log" in one.stderr()
+        warnings = [frame["text"] for frame in frames if frame["frame"] == "warning"]
+        assert all("audit log" in text and "could not be written" in text for text in warnings)
+        assert len(warnings) == 2  # the command, and the run
+
+    def test_what_cannot_be_remembered_is_said_and_undoes_nothing(self, start: Start, tmp_path: Path) -> None:
+        (tmp_path / "state.json").mkdir()
+        (tmp_path / "state.json" / "x").touch()
+        code, frames = start(sh(f"touch {tmp_path}/made"), state={"version": "1"}).end()
+        assert code == 0
+        assert (tmp_path / "made").exists()
+        assert any("could not be kept" in frame.get("text", "") for frame in frames)
 
     def test_a_record_is_whole_or_not_there(self, start: Start, tmp_path: Path) -> None:
         (tmp_path / "log").mkdir()
