@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 from typing import ParamSpec
 
-from lab import machine
+from lab import image, machine
 from lab.outer import LabError, Progress
 
 P = ParamSpec("P")
@@ -34,6 +34,12 @@ def command(body: Callable[P, int | None]) -> Callable[P, int]:
             return 130
 
     return wrapped
+
+
+@command
+def build() -> None:
+    """Only the images, as far as the cache does not have them: `python -m lab.commands`."""
+    image.ensure("auto", Progress())
 
 
 @command
@@ -101,3 +107,7 @@ def number(text: str, option: str) -> float:
 def write(text: str) -> None:
     sys.stdout.write(text + "\n")
     sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(build())

@@ -8,6 +8,8 @@ if ! .venv/bin/python -m lab.engine; then
     echo "NOT RUN: the lab tests ($count files in tests/lab), for want of a Docker engine. The gate has not passed; without them: make test-unit" >&2
     exit 1
 fi
+# Built before the tests, whose time limit is for what they test.
+.venv/bin/python -m lab.commands
 # In CI a lab test that skips is a failure (tests/conftest.py).
 # Three at a time: they mostly wait, and each has a lab host of its own. tests/lab/conftest.py keeps a file together.
 exec .venv/bin/python -m pytest -n 3 --dist loadgroup tests/lab "$@"

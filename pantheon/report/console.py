@@ -101,10 +101,10 @@ class Console:
         self.settled()
         where = f"{host.user}@{host.address}" if host.user else host.address
         self.headline(f"PLAN {host.name} ({where})", f"looked {seconds(took_s)}")
-        for section in plan.sections:
-            self._section(section, details=details)
         for finding in warnings:
             self.finding(finding)
+        for section in plan.sections:
+            self._section(section, details=details)
         if plan.blocked:
             self.say(f"Nothing on {host.name} was touched.")
             return
