@@ -47,7 +47,8 @@ class Still(Console):
 
         return on_services
 
-    def ask(self, question: str) -> bool:
+    def ask(self, question: str, *, instead: str = "") -> bool:
+        del instead  # what to type where there is no terminal
         self.out.print(Text.assemble((f"{question} [y/N] ", "bold"), "y"))
         return True
 

@@ -25,6 +25,7 @@ import sys
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -284,10 +285,13 @@ class World:
         lines = self.docker("ps", "-a", "--no-trunc", "--format", "{{.Names}} {{.ID}}").splitlines()
         return dict(line.split(" ", 1) for line in lines)
 
+    def _is_healthy(self, name: str) -> bool:
+        return self.docker("inspect", "-f", "{{.State.Health.Status}}", name) == "healthy"
+
     def wait_healthy(self, *names: str, deadline_s: float = 30) -> None:
         for name in names or SERVICES:
             until(
-                lambda name=name: self.docker("inspect", "-f", "{{.State.Health.Status}}", name) == "healthy",
+                partial(self._is_healthy, name),
                 deadline_s,
                 f"{name} healthy",
             )

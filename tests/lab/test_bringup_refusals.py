@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 from conftest import Ran, World, until
@@ -100,7 +101,7 @@ class TestPorts:
             untouched.sh(f'systemd-run -q --unit={unit} python3 -c "{code.format(address, port)}"')
             try:
                 pid = untouched.sh(f"systemctl show -P MainPID {unit}")
-                until(lambda port=port: untouched.sh(f"ss -ltnH 'sport = :{port}'"), what=f"port {port} is taken")
+                until(partial(untouched.sh, f"ss -ltnH 'sport = :{port}'"), what=f"port {port} is taken")
                 done = refused(untouched)
             finally:
                 untouched.sh(f"systemctl stop {unit}")

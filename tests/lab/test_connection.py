@@ -347,7 +347,12 @@ def test_a_sudo_password(lab: Lab, host: Host, module: Callable[[str], str]) -> 
 
 def test_no_password_goes_to_a_sudo_that_wants_none(host: Host, module: Callable[[str], str]) -> None:
     asked: list[str] = []
-    with HostConnection.to(host, ask_password=lambda prompt: asked.append(prompt) or "s3cret") as connection:
+
+    def ask(prompt: str) -> str:
+        asked.append(prompt)
+        return "s3cret"
+
+    with HostConnection.to(host, ask_password=ask) as connection:
         assert run(connection, module(WHO))[0]["uid"] == 0
     assert asked == []
 

@@ -571,7 +571,7 @@ class TestOpenWebui:
         client = websocket.create_connection(f"{url.replace('http', 'ws')}{path}websocket", timeout=5)
         assert json.loads(client.recv()[1:])["upgrades"] == []
         client.send("40")
-        assert client.recv().startswith("40{")
+        assert str(client.recv()).startswith("40{")
         client.close()
 
     def test_health_check(self, bench: Bench) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from pantheon import layout, procedure, stack
-from pantheon.facts import Facts, Image, Listener, Port, Space, Tree, Unknown
+from pantheon.facts import Docker, Facts, Image, Listener, Port, Space, Tree, Unknown
 from pantheon.inventory import Host
 from pantheon.plan import MakeSecret, Plan, Run, Write
 from pantheon.sections import validate
@@ -237,6 +237,12 @@ def with_paths(kinds: dict[str, str]) -> Facts:
     return replace(facts, paths={**facts.paths, **made})
 
 
+def engine(value: Unknown) -> Docker:
+    docker = fresh().docker
+    assert isinstance(docker, Docker)
+    return replace(docker, engine=value)
+
+
 def foreign(**changes: Any) -> Facts:
     made = replace(container(HOST, "comfy"), labels={}, **changes)
     return having(fresh(), other=made)
@@ -247,7 +253,7 @@ LABELS = {
     "com.docker.compose.project.config_files": "/home/ops/ai/docker-compose.yml",
 }
 OURS = {"com.docker.compose.project": HOST.project, "com.docker.compose.project.config_files": "/opt/stacks/ai/x.yml"}
-PLAIN = {"image": "busybox", "ports": (), "mounts": ()}
+PLAIN: dict[str, Any] = {"image": "busybox", "ports": (), "mounts": ()}
 
 STOPS: list[tuple[Callable[[], Facts], str]] = [
     (missing_mount, "/mnt/local/nvme is not a mount point"),
@@ -262,8 +268,8 @@ STOPS: list[tuple[Callable[[], Facts], str]] = [
     (lambda: replace(fresh(), docker=Unknown("denied")), "Docker: not known (denied)"),
     (lambda: replace(fresh(), nvml=Unknown("NVML: GPU is lost (code 15)")), "look for Xid on the host"),
     (lambda: replace(fresh(), nvml=Unknown("NVML: Driver Not Loaded"), module_version=None), "install the driver and"),
-    (lambda: replace(fresh(), docker=replace(fresh().docker, engine=Unknown("no answer within 5 s"))), "systemctl restart"),
-    (lambda: replace(fresh(), docker=replace(fresh().docker, engine=Unknown("refused"))), "systemctl start docker"),
+    (lambda: replace(fresh(), docker=engine(Unknown("no answer within 5 s"))), "systemctl restart"),
+    (lambda: replace(fresh(), docker=engine(Unknown("refused"))), "systemctl start docker"),
     (lambda: replace(fresh(), toolkit=None), "NVIDIA Container Toolkit is not installed"),
     (lambda: replace(fresh(), containers=Unknown("no answer")), "containers: not known (no answer)"),
     (lambda: replace(fresh(), spaces={**fresh().spaces, "images": Space(1, 2, 3, 4)}), "Docker's image store has too little room"),

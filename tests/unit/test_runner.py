@@ -682,8 +682,8 @@ class TestFiles:
             assert text in texts, f"{len(text)} characters"
             seen.add(text[0])
             for _ in range(20):
+                assert one.process.stdout
                 if select.select([one.process.stdout], [], [], 0)[0]:
-                    assert one.process.stdout
                     os.read(one.process.stdout.fileno(), 65536)
         assert seen == {"a", "b"}
 

@@ -62,7 +62,7 @@ class Gated(Packetizer):  # type: ignore[misc]
         return message
 
 
-class SshServer(paramiko.ServerInterface):
+class SshServer(paramiko.ServerInterface):  # type: ignore[misc]
     """`accepts` are the public keys that may log in. `bin` is the PATH of commands. Counts what came in."""
 
     def __init__(self, *host_keys: paramiko.PKey, accepts: list[paramiko.PKey], bin: Path) -> None:
@@ -178,14 +178,16 @@ class SshServer(paramiko.ServerInterface):
             **pipes,
         )
         self.children.append(child)
+        assert child.stdin and child.stdout and child.stderr  # noqa: PT018 - for the types
+        stdin, stdout, stderr = child.stdin, child.stdout, child.stderr
 
         def feed() -> None:
             with contextlib.suppress(OSError, EOFError):
                 while data := channel.recv(1 << 15):
-                    child.stdin.write(data)
-                    child.stdin.flush()
+                    stdin.write(data)
+                    stdin.flush()
             with contextlib.suppress(OSError):
-                child.stdin.close()
+                stdin.close()
 
         feeder = threading.Thread(target=feed, daemon=True)
         feeder.start()
@@ -195,9 +197,9 @@ class SshServer(paramiko.ServerInterface):
                 while data := source.read1(1 << 15):
                     send(data)
 
-        errors = threading.Thread(target=drain, args=(child.stderr, channel.sendall_stderr), daemon=True)
+        errors = threading.Thread(target=drain, args=(stderr, channel.sendall_stderr), daemon=True)
         errors.start()
-        drain(child.stdout, channel.sendall)
+        drain(stdout, channel.sendall)
         errors.join()
         status = child.wait()
         with contextlib.suppress(OSError, EOFError):
@@ -205,5 +207,5 @@ class SshServer(paramiko.ServerInterface):
                 channel.send_exit_status(status)
             channel.close()
         feeder.join(5)
-        child.stdout.close()
-        child.stderr.close()
+        stdout.close()
+        stderr.close()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -59,10 +61,11 @@ class TestAhead:
 
         given(monkeypatch, Fake(), ask)
         monkeypatch.setattr("pantheon.facts.parse", lambda document: document)
+        seen: Callable[[Any], object] = partial(gather.look, host=HOST)
         with ahead.Ahead(HOST).connection() as connection:
-            assert gather.look(connection, HOST) == {"seen": 1}
+            assert seen(connection) == {"seen": 1}
             assert asked == [HOST]
-            assert gather.look(connection, HOST) == {"seen": 2}, "the second look is a new one"
+            assert seen(connection) == {"seen": 2}, "the second look is a new one"
         assert connection.closed
 
     def test_what_connecting_raises(self, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,7 +26,7 @@ def report(*, terminal: bool = False) -> Console:
 
 
 def trust(host: Host, **given: Any) -> int:
-    options = {"fingerprint": "", "new_key": False, "yes": False} | given
+    options: dict[str, Any] = {"fingerprint": "", "new_key": False, "yes": False} | given
     return verbs.trust(host, **options, report=report())
 
 
