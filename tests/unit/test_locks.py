@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 LOCKS = ["requirements.lock", "requirements-dev.lock", "requirements-tools.lock"]
 PINNED = re.compile(r"([a-z0-9-]+)==(\S+)((?: --hash=sha256:[0-9a-f]{64})+)")
 # Addresses of places that serve packages or images, the paths that mirrors of them usually have, and the options that
-# point to one. A host's name alone is none: a stand-in image says the real one's words.
+# point to one.
 HOSTS = r"files\.pythonhosted|pypi\.org/simple|(?:[\w-]+\.)*debian\.org/debian|(?:archive|ports|security)\.ubuntu\.com"
 SOURCES = re.compile(
     rf"https?://(?:{HOSTS}|registry\.(?:npmjs|yarnpkg)|(?!docs\.)[\w.:@-]+/(?:[\w-]+/)*(?:simple|pypi|debian|ubuntu)/)"

@@ -79,7 +79,7 @@ if [ "$USE_UV" == true ]; then
   printf '\n%s\n' "== Setting the UV_CACHE_DIR variable to $mnt/uv_cache"
   export UV_CACHE_DIR=$mnt/uv_cache
 fi
-echo '== PIP3_CMD: "pip3 install --trusted-host pypi.org --trusted-host files.pythonhosted.org --upgrade"'
+echo '== PIP3_CMD: "pip3 install --upgrade"'
 
 repository=https://github.com/Comfy-Org/ComfyUI.git
 printf '\n== Obtaining the latest version of ComfyUI (if folder not present)\n'
