@@ -79,11 +79,11 @@ def apply(
 def locked(host: Host, holder: object) -> Locked:
     """The error for a host that somebody else is changing; `holder` is what the lock says."""
     said = holder if isinstance(holder, dict) else {}
-    by, doing = said.get("who", "somebody who left no name"), said.get("what", "")
-    since, pid = said.get("since", ""), said.get("pid", "")
-    about = [str(doing), f"since {since}" if since else "", f"pid {pid} on the host" if pid else ""]
+    by, since = said.get("who", "somebody who left no name"), said.get("since")
+    about = ", ".join(filter(None, (said.get("what"), f"since {since}" if since else "")))
+    pid = f" (pid {said['pid']} on the host)" if said.get("pid") else ""
     return Locked(
-        f"{host.name} is being changed by {by}: {', '.join(filter(None, about)) or 'the lock says no more'}",
+        f"{host.name} is being changed by {by}: {about or 'the lock says no more'}{pid}",
         next_commands=[f"invoke history --host {host.name}"],
     )
 

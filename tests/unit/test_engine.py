@@ -248,3 +248,20 @@ def test_trouble_is_an_error_with_the_next_command(monkeypatch: pytest.MonkeyPat
     with pytest.raises(ApplyError, match="comfy cannot start: Directory /comfy/mnt owned") as caught:
         bring(Recorder(), yes=True)
     assert caught.value.next_commands[0] == "invoke storage --host prometheus"
+
+
+@pytest.mark.parametrize(
+    ("holder", "text"),
+    [
+        (
+            {"who": "ann@desk", "what": "bringup", "since": "10:00", "pid": 7},
+            "ann@desk: bringup, since 10:00 (pid 7 on the host)",
+        ),
+        ({"pid": 7}, "somebody who left no name: the lock says no more (pid 7 on the host)"),
+        ("garbage", "somebody who left no name: the lock says no more"),
+    ],
+)
+def test_who_holds_the_lock(holder: object, text: str) -> None:
+    from pantheon.remote.apply import locked
+
+    assert locked(HOST, holder).message == f"prometheus is being changed by {text}"
