@@ -6,7 +6,6 @@ into Facts. In the JSON an unknown value is {"unknown": "reason"} and an absent 
 
 from __future__ import annotations
 
-import hmac
 import types
 import typing
 from collections.abc import Callable
@@ -15,6 +14,7 @@ from functools import cache
 from typing import TypeAlias, TypeVar, Union
 
 from pantheon.errors import LookFailed
+from pantheon.looks.text import keyed_digest
 from pantheon.questions import SCHEMA
 
 T = TypeVar("T")
@@ -361,7 +361,7 @@ class Facts:
 def digest(nonce: str, value: str) -> str:
     """What the probe gives for an environment value or a secret file's text: HMAC-SHA256 keyed with the look's nonce,
     16 hex digits."""
-    return hmac.new(nonce.encode(), value.encode("utf-8", "surrogatepass"), "sha256").hexdigest()[:16]
+    return keyed_digest(nonce, value.encode("utf-8", "surrogatepass"))
 
 
 def parse(document: object) -> Facts:

@@ -91,6 +91,11 @@ def userscripts(host: Host) -> str:
     return f"{host.stack_dir}/comfy-userscripts"
 
 
+def userscript(host: Host) -> str:
+    """The hook that shows the shared models inside ComfyUI (§6.2)."""
+    return f"{userscripts(host)}/10-shared-models.sh"
+
+
 def env_file(host: Host, service: str) -> str:
     return f"{secrets(host)}/{service}.env"
 

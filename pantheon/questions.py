@@ -8,7 +8,6 @@ from pantheon import layout
 from pantheon.inventory import SERVICES, Host
 
 SCHEMA = 1
-USERSCRIPT = "10-shared-models.sh"  # the hook in the comfy-userscripts directory that shows the shared models inside
 
 # Environment whose values may be shown: none of them can hold a secret. Everything else is compared by digest.
 PLAIN_ENV = (
@@ -45,7 +44,7 @@ def questions(host: Host, *, nonce: str) -> dict[str, object]:
     and addresses. `nonce` keys the digests of this look."""
     directories = layout.directories(host)
     secrets = layout.secret_key(host)
-    files = [layout.compose_file(host), f"{layout.userscripts(host)}/{USERSCRIPT}"]
+    files = [layout.compose_file(host), layout.userscript(host)]
     secret_files = [secrets, *(layout.env_file(host, service) for service in SERVICES)]
     places = [directory.path for directory in directories]
     places += [host.storage.nvme, host.storage.ssd, host.stack_dir, layout.userscripts(host), *files, *secret_files]

@@ -89,7 +89,7 @@ def _files(host: Host, facts: Facts, want: stack.Wanted) -> list[Change]:
     if want.name == "comfy":
         folder = layout.userscripts(host)
         steps = _directory(facts, folder, 0o755)
-        steps += _text(facts, f"{folder}/{stack.USERSCRIPT}", stack.USERSCRIPT_TEXT, 0o755)
+        steps += _text(facts, layout.userscript(host), stack.USERSCRIPT_TEXT, 0o755)
         what, why = "model links", "the script that links the shared models into ComfyUI (§6.2)"
     elif want.secret:
         steps = _login_key(facts, layout.secret_key(host))

@@ -28,7 +28,6 @@ NO_NEW_PRIVILEGES = "no-new-privileges:true"
 # What the image's own user switch needs at least (tried with its real script, DOMAIN.md).
 USER_SWITCH_CAPABILITIES = ("CHOWN", "DAC_OVERRIDE", "SETGID", "SETUID")
 
-USERSCRIPT = "10-shared-models.sh"
 USERSCRIPT_TEXT = """\
 #!/bin/bash
 # Shows the shared models (/models, read-only) inside ComfyUI: models/KIND/shared -> /models/KIND.

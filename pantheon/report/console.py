@@ -41,7 +41,7 @@ class Console:
 
     # ---- the parts of a screen
 
-    def line(self, sign: str, name: str, text: str, *, style: str = "") -> None:
+    def line(self, sign: str, name: str, text: str) -> None:
         """`✓ storage    text`: wrapped under itself on a terminal, one line in a pipe."""
         if not self.out.is_terminal:
             self.out.print(Text(f"{sign} {name:<{NAME_WIDTH}} {clean(text)}".rstrip()), soft_wrap=True)
@@ -50,7 +50,7 @@ class Console:
         grid.add_column(width=1)
         grid.add_column(width=NAME_WIDTH, no_wrap=True)
         grid.add_column(overflow="fold")
-        grid.add_row(Text(sign, STYLE.get(sign, "")), Text(name), Text(clean(text), style))
+        grid.add_row(Text(sign, STYLE.get(sign, "")), Text(name), Text(clean(text)))
         self.out.print(grid)
 
     def say(self, text: str = "", style: str = "") -> None:
@@ -220,7 +220,7 @@ class Console:
                 finding = by_id.get(f"{name}.{key}")
                 if finding:
                     cells.append(word if finding.is_good else f"{SIGN[finding.level]} {word}")
-            self.say(f"  {name:<10} {'  '.join(cells)}")
+            self.say(f"  {name:<{NAME_WIDTH}} {'  '.join(cells)}")
 
     def findings(self, host: Host, title: str, findings: list[Finding], *, took_s: float) -> None:
         self.settled()

@@ -293,7 +293,7 @@ STOPS: list[tuple[Callable[[], Facts], str]] = [
     *((lambda path=path: replace(finished(), files={**finished().files, path: Unknown(f"not a regular file but a dir: {path}")}),
        f"not a regular file but a dir: {path}")
       for path in ("/opt/stacks/ai/compose.yaml", layout.secret_key(HOST),
-                   f"{layout.userscripts(HOST)}/{stack.USERSCRIPT}")),
+                   layout.userscript(HOST))),
     (lambda: replace(fresh(), files={**fresh().files, "/opt/stacks/ai/compose.yaml": world.text_file(
         "/opt/stacks/ai/compose.yaml", "services: {}", 0o644)}), "was not written by pantheon"),
 ]  # fmt: skip

@@ -177,7 +177,7 @@ def finished(host: Host = HOST) -> Facts:
         paths[d.path] = entry(d.path, uid=d.uid, gid=gid, mode=d.mode)
     paths |= {host.stack_dir: entry(host.stack_dir), layout.userscripts(host): entry(layout.userscripts(host))}
     paths[f"{host.stack_dir}/secrets"] = entry(f"{host.stack_dir}/secrets", mode=0o700)
-    script = f"{layout.userscripts(host)}/{stack.USERSCRIPT}"
+    script = layout.userscript(host)
     key = layout.secret_key(host)
     files: dict[str, Any] = {
         layout.compose_file(host): text_file(layout.compose_file(host), stack.compose_text(host), 0o644),
