@@ -4,6 +4,7 @@ from invoke import Collection
 
 from lab.tasks import ns as lab
 from pantheon.cli import Call, command, port_number
+from pantheon.incidents import diagnose, fix
 
 
 @command(looks=True, changes=True, json=True)
@@ -126,7 +127,8 @@ def overview(_: Call) -> int:
 
 
 ns = Collection(bringup, prereqs, storage, comfy, ollama, openwebui, validate, tunnel)
-for each in (facts, history, hosts, trust, runbook):
+for each in (diagnose, facts, history, hosts, trust, runbook):
     ns.add_task(each)
 ns.add_task(overview, default=True)
+ns.add_collection(fix)
 ns.add_collection(lab, name="lab")

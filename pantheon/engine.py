@@ -110,11 +110,11 @@ def bring(host: Host, names: tuple[str, ...], *, what: str, options: Options, re
             report.nothing_to_do(host, findings + warnings, took_s=took)
             return _code(findings)
         if not plan.is_empty:
-            _free(host, facts)
+            free(host, facts)
             report.plan(host, plan, warnings, took_s=took, details=options.details, final=False)
-            _agree(host, plan, warnings, options, report)
-            _apply(connection, host, plan, facts, what=what, report=report)
-        _watch(connection, host, services, what=what, report=report)
+            agree(host, plan, warnings, options, report)
+            apply(connection, host, plan, facts, what=what, report=report)
+        watch(connection, host, services, what=what, report=report)
         return _prove(connection, host, plan, names, began=began, report=report)
 
 
@@ -128,7 +128,7 @@ def _after_the_end(connection: Any, host: Host, facts: Facts) -> Facts:
     return facts
 
 
-def _free(host: Host, facts: Facts) -> None:
+def free(host: Host, facts: Facts) -> None:
     """Raises Locked when somebody is at work there: a plan made in the middle of that would be about nothing."""
     from pantheon.remote.apply import locked
 
@@ -140,7 +140,7 @@ def _free(host: Host, facts: Facts) -> None:
         raise locked(host, holder)
 
 
-def _agree(host: Host, plan: Plan, warnings: list[Finding], options: Options, report: Report) -> None:
+def agree(host: Host, plan: Plan, warnings: list[Finding], options: Options, report: Report) -> None:
     """Raises Declined unless the operator agreed to exactly this plan."""
     older = [finding for finding in warnings if finding.id.startswith("memory.")]
     if options.yes:
@@ -160,7 +160,8 @@ def _agree(host: Host, plan: Plan, warnings: list[Finding], options: Options, re
         raise Declined(f"{host.name}: nothing was changed")
 
 
-def _apply(connection: Any, host: Host, plan: Plan, facts: Facts, *, what: str, report: Report) -> None:
+def apply(connection: Any, host: Host, plan: Plan, facts: Facts, *, what: str, report: Report) -> None:
+    """Apply the plan as it was shown. Raises Locked, HostChanged, StepFailed and Interrupted."""
     from pantheon.remote import apply as remote
 
     state = memory.remember(host, facts, who=remote.who())
@@ -187,7 +188,7 @@ def ready_url(host: Host, name: str) -> str:
     return f"http://127.0.0.1:{host.service(name).port}{path}"
 
 
-def _watch(connection: Any, host: Host, services: tuple[str, ...], *, what: str, report: Report) -> None:
+def watch(connection: Any, host: Host, services: tuple[str, ...], *, what: str, report: Report) -> None:
     """Follow the services until all of them answer. Raises ApplyError when one cannot come up, or is late."""
     if not services:
         return

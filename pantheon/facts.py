@@ -383,6 +383,12 @@ def parse(document: object) -> Facts:
     return facts
 
 
+def decode(kind: type, document: object, path: str) -> object:
+    """JSON data as the dataclass `kind`, every value Known, Absent or Unknown. Raises LookFailed with the path (it begins
+    with `path`) of what does not fit."""
+    return _decoder(kind)(document, path)
+
+
 def to_data(value: object) -> object:
     """Facts, or any part of them, as JSON-ready data: `parse(to_data(facts)) == facts`."""
     if isinstance(value, Unknown):
@@ -462,7 +468,9 @@ def _of_maybe(known: Decode, *, none: bool, unknown: bool) -> Decode:
 def _of_dataclass(kind: type) -> Decode:
     hints = typing.get_type_hints(kind)
     decoders: dict[str, Decode] = {}
-    optional = {field.name for field in fields(kind) if field.default is not MISSING}
+    optional = {
+        field.name for field in fields(kind) if field.default is not MISSING or field.default_factory is not MISSING
+    }
 
     def decode(data: object, path: str) -> object:
         if not decoders:

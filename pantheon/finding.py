@@ -12,7 +12,8 @@ Level = Literal["ok", "warn", "fail", "unknown"]
 class Finding:
     """`id` is stable (`prereqs.driver`), `evidence` is what was read on the host, `mend` the command or step to take.
 
-    `unknown` is never fine: the thing could not be looked at, and `evidence` says why.
+    `unknown` is never fine: the thing could not be looked at, and `evidence` says why. `explains` are patterns
+    (fnmatch) of the ids of findings that follow from this one, for a diagnosis: causes come before consequences.
     """
 
     id: str
@@ -21,6 +22,7 @@ class Finding:
     evidence: str = ""
     mend: str = ""
     source: str = ""  # e.g. "procedure §2"
+    explains: tuple[str, ...] = ()
 
     @property
     def is_good(self) -> bool:

@@ -89,7 +89,22 @@ class MakeSecret:
         return f"make a random key in {shlex.quote(self.path)} (mode {self.mode:04o}, kept if it is there)"
 
 
-Step = Run | Write | MakeSecret
+@dataclass(frozen=True)
+class Mend:
+    """Work that no single command does: the module pantheon/mending/NAME, run on the host as a program of its own with
+    `arguments` (JSON-ready, no secrets), its lines shown as they come. `says` tells in words what it does."""
+
+    name: str
+    arguments: dict[str, object]
+    says: str
+    guards: tuple[Guard, ...] = ()
+    timeout_s: int = 600
+
+    def show(self) -> str:
+        return f"{self.says} (pantheon/mending/{self.name}.py)"
+
+
+Step = Run | Write | MakeSecret | Mend
 
 
 @dataclass(frozen=True)
@@ -113,6 +128,7 @@ class SectionPlan:
     reason: str = ""
     blocked: tuple[Finding, ...] = ()
     waits: bool = False
+    starts: tuple[str, ...] = ()  # services to be followed until they answer, besides those that the changes stop
 
     @property
     def is_ready(self) -> bool:
@@ -182,6 +198,14 @@ def step_data(step: Step, *, reveal: bool) -> dict[str, object]:
             "timeout_s": step.timeout_s,
             "cwd": step.cwd,
             "progress": step.progress,
+            "guards": guards,
+        }
+    if isinstance(step, Mend):
+        return {
+            "mend": step.name,
+            "arguments": step.arguments,
+            "timeout_s": step.timeout_s,
+            "cwd": "/",
             "guards": guards,
         }
     if isinstance(step, MakeSecret):

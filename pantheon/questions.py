@@ -79,3 +79,29 @@ def questions(host: Host, *, nonce: str) -> dict[str, object]:
         "root": "",
         "deadline_s": 10,
     }
+
+
+def matters(host: Host, *, nonce: str) -> dict[str, object]:
+    """The spec of the evidence for a diagnosis (pantheon/collect.py), JSON-ready."""
+    from pantheon.symptoms import CLUES
+
+    return {
+        "schema": SCHEMA,
+        "nonce": nonce,
+        "root": "",
+        "deadline_s": 10,
+        "project": host.project,
+        "stack_dir": host.stack_dir,
+        "services": list(SERVICES),
+        "ports": {name: host.service(name).port for name in SERVICES},
+        "images": {name: host.service(name).image for name in SERVICES},
+        "units": ["docker.service", "docker.socket", "containerd.service"],
+        "disks": {"nvme": host.storage.nvme, "ssd": host.storage.ssd},
+        "beneath": sorted({host.storage.nvme, host.storage.ssd}),
+        "comfy_mnt": layout.comfy_mnt(host),
+        "ollama_data": layout.ollama_data(host),
+        "openwebui_data": layout.openwebui_data(host),
+        "outputs": layout.comfy_outputs(host),
+        "models": layout.models(host),
+        "clues": [{"text": clue.text, "where": list(clue.where), "pattern": clue.pattern} for clue in CLUES],
+    }

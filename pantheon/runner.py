@@ -250,7 +250,7 @@ def _step(index: int, step: dict[str, Any], output: Output, client: Client) -> t
 
 def _record(step: dict[str, Any]) -> dict[str, Any]:
     """What the audit log says of a step: its argv, or the file and its hash; never a file's text."""
-    keys = ("run", "write", "make_secret", "sha256", "mode", "uid", "gid")
+    keys = ("run", "mend", "arguments", "write", "make_secret", "sha256", "mode", "uid", "gid")
     return {key: step[key] for key in keys if step.get(key) is not None}
 
 
@@ -306,7 +306,7 @@ def _run(index: int, step: dict[str, Any], output: Output, client: Client) -> tu
 
 def _start(step: dict[str, Any]) -> subprocess.Popen[bytes]:
     return subprocess.Popen(  # an argv from the plan, without a shell
-        step["run"],
+        step["run"] if "run" in step else _program(step),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -315,6 +315,14 @@ def _start(step: dict[str, Any]) -> subprocess.Popen[bytes]:
         start_new_session=True,
         preexec_fn=_die_with_parent,  # noqa: PLW1509 - no other thread holds a lock that the child needs
     )
+
+
+def _program(step: dict[str, Any]) -> list[str]:
+    """A mending module as a program of its own: it needs nothing of ours, and ends with its process group."""
+    found: Any = importlib.util.find_spec(f"pantheon.mending.{step['mend']}")
+    sent = getattr(found.loader, "text", None)
+    text = sent if sent is not None else found.loader.get_data(found.origin)
+    return [sys.executable, "-IBS", "-c", text.decode(), json.dumps(step["arguments"])]
 
 
 _LIBC = ctypes.CDLL(None)  # loaded here: nothing may be loaded between fork and exec

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import secrets
+import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from pantheon.errors import LookFailed
 from pantheon.inventory import Host
-from pantheon.questions import questions
+from pantheon.questions import matters, questions
 from pantheon.remote.connection import HostConnection
 from pantheon.remote.session import run_module
 
 if TYPE_CHECKING:
+    from pantheon.evidence import Evidence
     from pantheon.facts import Facts
 
 PROBE = "pantheon.probe"
+COLLECT = "pantheon.collect"
 LOOK_S = 60.0  # every part of the probe has a deadline of its own, well below
 
 
@@ -40,6 +43,42 @@ def ask(connection: HostConnection, host: Host, *, on_sent: Callable[[], None] |
     status = run_module(connection, PROBE, asked, deadline_s=LOOK_S, on_frame=on_frame, on_sent=on_sent)
     if not found:
         raise LookFailed(f"{host.name}: the probe ended with status {status} and gave no facts")
+    return found[-1]
+
+
+def examine(connection: HostConnection, host: Host) -> tuple[Facts, Evidence]:
+    """A look and the evidence for a diagnosis, side by side: two execs on one connection."""
+    answers: list[object] = []
+    failed: list[BaseException] = []
+
+    def gather() -> None:
+        try:
+            answers.append(_collect(connection, host))
+        except BaseException as error:  # raised again in the thread that can handle it
+            failed.append(error)
+
+    second = threading.Thread(target=gather, name="pantheon-evidence", daemon=True)
+    second.start()
+    facts = look(connection, host)
+    second.join()
+    if failed:
+        raise failed[0]
+    from pantheon import evidence
+
+    return facts, evidence.parse(answers[0])
+
+
+def _collect(connection: HostConnection, host: Host) -> object:
+    found: list[object] = []
+
+    def on_frame(frame: dict[str, Any]) -> None:
+        if frame.get("frame") == "evidence":
+            found.append(frame.get("evidence"))
+
+    asked = matters(host, nonce=secrets.token_hex(8))
+    status = run_module(connection, COLLECT, asked, deadline_s=LOOK_S, on_frame=on_frame)
+    if not found:
+        raise LookFailed(f"{host.name}: gathering evidence ended with status {status} and gave none")
     return found[-1]
 
 

@@ -9,18 +9,22 @@ import importlib.util
 import json
 import zlib
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
-from pantheon import looks
+from pantheon import collecting, looks, mending
 from pantheon.errors import LookFailed
 
-LOOK = (
-    "pynvml",
-    *(f"pantheon.looks.{path.stem}" for path in sorted(Path(looks.__path__[0]).glob("[!_]*.py"))),
-    "pantheon.probe",
-)
+
+def _all_of(package: ModuleType) -> tuple[str, ...]:
+    return tuple(f"{package.__name__}.{path.stem}" for path in sorted(Path(package.__path__[0]).glob("[!_]*.py")))
+
+
+LOOK = ("pynvml", *_all_of(looks), "pantheon.probe")
+COLLECT = (*_all_of(looks), *_all_of(collecting), "pantheon.collect")
 # An apply also carries what the next look needs: it may keep them on the host.
-MODULES = {"pantheon.probe": LOOK, "pantheon.runner": (*LOOK, "pantheon.writing", "pantheon.runner")}
+APPLY = (*dict.fromkeys((*LOOK, *COLLECT)), *_all_of(mending), "pantheon.writing", "pantheon.runner")
+MODULES = {"pantheon.probe": LOOK, "pantheon.collect": COLLECT, "pantheon.runner": APPLY}
 
 
 @functools.cache

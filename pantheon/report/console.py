@@ -6,7 +6,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console as RichConsole
 from rich.console import Group, RenderableType
@@ -20,13 +20,17 @@ from pantheon.errors import PantheonError
 from pantheon.finding import Finding
 from pantheon.firstrun import STAGES
 from pantheon.inventory import SERVICES, Host
-from pantheon.plan import Change, Plan, Run, SectionPlan, Step, Write
+from pantheon.plan import Change, Mend, Plan, Run, SectionPlan, Step, Write
 from pantheon.report.journal import Journal
 from pantheon.report.text import Pull, clean, clock, count, seconds, typed
+
+if TYPE_CHECKING:
+    from pantheon.diagnosis import Diagnosis
 
 STYLE = {"✓": "green", "✗": "red", "~": "yellow", "+": "green", "-": "red", "!": "yellow", "?": "magenta"}
 SIGN = {"ok": "✓", "warn": "!", "fail": "✗", "unknown": "?"}
 NAME_WIDTH = 10
+CONSEQUENCES = 5  # shown under a cause
 
 
 class Console:
@@ -38,6 +42,7 @@ class Console:
     def __init__(self, out: RichConsole | None = None) -> None:
         self.out = out or RichConsole(highlight=False)
         self._live: Live | None = None
+        self._waiting = ""
 
     # ---- the parts of a screen
 
@@ -113,7 +118,8 @@ class Console:
             return
         stops = f"Stops {', '.join(plan.stops)} for a moment." if plan.stops else "Stops nothing."
         removed = [change for change in plan.changes if change.sign == "-"]
-        deletes = f"Removes {count(len(removed), 'half-made container')}; no data." if removed else "Deletes nothing."
+        deletes = f"Removes {count(len(removed), 'thing')} that can be made again; no data." if removed else ""
+        deletes = deletes or "Deletes nothing."
         self.say(f"{stops} {deletes}{'' if details else ' Commands: --details'}")
 
     def _section(self, section: SectionPlan, *, details: bool) -> None:
@@ -137,7 +143,7 @@ class Console:
         for change in section.changes:
             self.line(change.sign, section.name, f"{change.what}: {change.why}")
             for step in change.steps:
-                self.say(f"    $ {step.show()}" if not isinstance(step, Write) else f"    {step.show()}", "cyan")
+                self.say(f"    {step.show()}" if isinstance(step, Mend | Write) else f"    $ {step.show()}", "cyan")
                 if isinstance(step, Write):
                     self._diff(step.diff())
 
@@ -221,6 +227,56 @@ class Console:
                 if finding:
                     cells.append(word if finding.is_good else f"{SIGN[finding.level]} {word}")
             self.say(f"  {name:<{NAME_WIDTH}} {'  '.join(cells)}")
+
+    # ---- incidents (repair.Report)
+
+    def diagnosis(self, host: Host, found: Diagnosis, *, took_s: float) -> None:
+        self.settled()
+        self.headline(f"DIAGNOSE {host.name}", f"looked {seconds(took_s)}")
+        for cause in found.causes:
+            self.prose("✗ ", f"{cause.entry}: {cause.finding.text}" if cause.entry else cause.finding.text)
+            if cause.finding.evidence:
+                self.prose("    ", cause.finding.evidence, "dim")
+            for finding in cause.consequences[:CONSEQUENCES]:
+                self.prose("    └ ", finding.text, "dim")
+            if len(cause.consequences) > CONSEQUENCES:
+                self.say(f"    └ and {len(cause.consequences) - CONSEQUENCES} more that follow from it", "dim")
+        for finding in (*found.unknown, *found.warnings):
+            self.finding(finding)
+        if found.is_good:
+            self.line("✓", host.name, "nothing found")
+            return
+        if found.causes:
+            self.next(dict.fromkeys(cause.finding.mend for cause in found.causes if cause.finding.mend))
+
+    def entry(self, host: Host, name: str, findings: list[Finding], risk: str) -> None:
+        self.settled()
+        self.headline(f"fix.{name} {host.name}")
+        for finding in findings:
+            self.prose(f"{SIGN[finding.level]} ", finding.text)
+            if finding.evidence:
+                self.prose("    ", finding.evidence, "dim")
+        self.prose("  ", risk, "dim")
+
+    def busy(self, host: Host, lines: list[str]) -> None:
+        del host
+        for line in lines:
+            self.prose("  ", f"running there: {line}")
+
+    def waiting_for(self, host: Host, text: str) -> None:
+        if self._waiting == text:
+            return
+        self.settled()
+        self._waiting = text
+        if self.out.is_terminal:
+            self.show(Spinner("dots", Text(f"{host.name}: {clean(text)}")), stays=False)
+        else:
+            self.line("·", host.name, text)
+
+    def nothing_to_fix(self, host: Host, name: str, reason: str, *, took_s: float) -> None:
+        del name
+        self.settled()
+        self.line("✓", host.name, f"nothing to fix: {reason} ({seconds(took_s)})")
 
     def findings(self, host: Host, title: str, findings: list[Finding], *, took_s: float) -> None:
         self.settled()

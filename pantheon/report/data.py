@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console as RichConsole
 
@@ -13,6 +13,9 @@ from pantheon.finding import Finding
 from pantheon.inventory import Host
 from pantheon.plan import Plan
 from pantheon.report.console import Console
+
+if TYPE_CHECKING:
+    from pantheon.diagnosis import Diagnosis
 
 
 def write(document: object) -> None:
@@ -75,6 +78,16 @@ class Json(Console):
     def findings(self, host: Host, title: str, findings: list[Finding], *, took_s: float) -> None:
         self.settled()
         self._write(host, title, findings, took_s)
+
+    def diagnosis(self, host: Host, found: Diagnosis, *, took_s: float) -> None:
+        self.settled()
+        write({"host": host.name, "result": "diagnosis", "took_s": round(took_s, 3), **found.as_data()})
+
+    def nothing_to_fix(self, host: Host, name: str, reason: str, *, took_s: float) -> None:
+        del name
+        self.settled()
+        document = {"host": host.name, "result": "nothing to fix", "reason": reason, "took_s": round(took_s, 3)}
+        write(document)
 
     def _write(self, host: Host, result: str, findings: list[Finding], took_s: float) -> None:
         document: dict[str, Any] = {"host": host.name, "result": result, "took_s": round(took_s, 3)}

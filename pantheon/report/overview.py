@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 
+from pantheon.symptoms import SYMPTOMS
+
 TABLE = """\
 PROCEDURE bringup         all sections, in order
           prereqs         OS, GPU, driver, Docker, toolkit        section 2
@@ -13,16 +15,33 @@ PROCEDURE bringup         all sections, in order
           openwebui       Open WebUI                              sections 4, 5
           validate        the checklist                           section 8
           tunnel SERVICE  a private way in
-INCIDENT  runbook NAME    read the page
+INCIDENT  diagnose        what is wrong, the cause first
+          fix.NAME        mend it        (invoke fix shows them all)
+          runbook NAME    read the page
 LOOK      facts           everything one look sees
           history         who changed this host, when
 HOSTS     hosts           what hosts.toml says
           trust           record a host's key
-LAB       lab.up .down .reset .status .shell
+LAB       lab.up .down .reset .status .shell .break .drill
 
 Every task takes --host; what changes a host takes --plan, --yes and --details.
 invoke --help TASK shows a task's options.
 """
+
+FIXES_END = """
+invoke diagnose             says which of them it is
+invoke fix.NAME --plan      what it would do, and what stops
+invoke runbook fix.NAME     the page
+"""
+
+
+def fixes() -> int:
+    """Print the fixes with their symptoms. Returns 0."""
+    width = max(map(len, SYMPTOMS)) + len("fix.")
+    lines = [f"{'fix.' + name:<{width}}  {symptom}\n" for name, symptom in SYMPTOMS.items()]
+    sys.stdout.write("".join(lines))
+    sys.stdout.write(FIXES_END)
+    return 0
 
 
 def show() -> int:

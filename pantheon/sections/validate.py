@@ -16,7 +16,7 @@ OWNERSHIP_ERRORS = ("owned by unexpected user/group", "MUST be running as UID", 
 STARTED = "Starting server"
 
 
-def check(host: Host, facts: Facts, here: Mapping[str, Http]) -> list[Finding]:
+def check(host: Host, facts: Facts, here: Mapping[str, Http | Unknown | None]) -> list[Finding]:
     """The checklist. `here` holds each service's answer to a request that came from the workstation."""
     findings: list[Finding] = []
     for name in SERVICES:

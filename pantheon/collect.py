@@ -1,0 +1,85 @@
+"""The evidence of a diagnosis, gathered on the host beside the look (probe.py). Reads and never writes.
+
+PARTS below is the table of what is gathered: each part has a deadline of its own, and one that fails or hangs is
+Unknown without taking the others with it (looks/work.py). A part is `part(spec, root)` and gives what evidence.Evidence
+says under its name.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable
+
+from pantheon.collecting import busy, comfy, disks, holder, inside, kernel, packages, sshd, units, usage, webui
+from pantheon.looks import work
+from pantheon.looks.files import USUAL_PATH
+from pantheon.looks.text import Json, Object
+from pantheon.looks.work import Part
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import BinaryIO, TextIO
+
+SCHEMA = 1
+
+PARTS: dict[str, Callable[[Object, str], Json]] = {
+    "units": units.units,
+    "engine_log": units.engine_log,
+    "engine_config": units.engine_config,
+    "kernel_log": kernel.log,
+    "killed": kernel.killed,
+    "memory": kernel.memory,
+    "installed": packages.installed,
+    "reboot_required": packages.reboot_required,
+    "sshd": sshd.settings,
+    "fstab": disks.fstab,
+    "beneath": disks.beneath,
+    "usage": usage.usage,
+    "webui": webui.settings,
+    "comfy": comfy.tree,
+    "inside": inside.commands,
+    "busy": busy.busy,
+    "holder": holder.holder,
+}
+
+
+def main(spec: Object, stdin: BinaryIO, stdout: TextIO) -> int:
+    """Gathers and prints one frame. Returns the exit status; on a host it ends the process itself, since a thread may
+    be stuck."""
+    del stdin
+    stdout.write(json.dumps({"frame": "evidence", "evidence": collect(spec)}, separators=(",", ":")) + "\n")
+    stdout.flush()
+    work.end_commands()
+    try:
+        own = stdout.fileno() == 1
+    except (OSError, ValueError, AttributeError):
+        own = False
+    if own:
+        os._exit(0)
+    return 0
+
+
+def collect(spec: Object) -> Object:
+    """The document: see evidence.Evidence for its shape and questions.matters for `spec`."""
+    began = time.monotonic()
+    root = str(spec.get("root") or "")
+    end = began + float(spec.get("deadline_s") or 10)
+    if not root:
+        have = [part for part in os.environ.get("PATH", "").split(":") if part]
+        os.environ["PATH"] = ":".join(dict.fromkeys([*have, *USUAL_PATH.split(":")]))
+    wanted = spec.get("parts") or list(PARTS)
+    parts = {name: Part(name, PARTS[name], spec, root) for name in wanted}
+    document: Object = {"schema": SCHEMA, **{name: part.result(end) for name, part in parts.items()}}
+    for name in (
+        "units",
+        "installed",
+        "beneath",
+        "inside",
+    ):  # tables: a part that failed as a whole says nothing of any
+        value = document.get(name)
+        if isinstance(value, dict) and set(value) == {"unknown"}:
+            document[name] = dict.fromkeys(spec.get(name) or (), value)
+    document["took_s"] = round(time.monotonic() - began, 4)
+    return document

@@ -1,0 +1,186 @@
+"""What a diagnosis needs beyond a look, typed. The host-side half is pantheon/collect.py with pantheon/collecting.
+
+A look (facts.py) runs with every command and must be quick; this is gathered in a second exec, at the same time, when
+something is wrong. The same rules hold: a value is Known, Absent (None) or Unknown(reason).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from pantheon.errors import LookFailed
+from pantheon.facts import Command, Http, Maybe, decode
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A systemd unit. `active`: active, inactive, failed, activating; `since` is when it came to that (ISO, UTC)."""
+
+    active: str
+    sub: str
+    result: str
+    since: str
+    restarts: int
+    enabled: str
+
+
+@dataclass(frozen=True)
+class Usage:
+    """Something that takes room. `kind`: image, build-cache, container-log, venv, partial, outputs, models, journal,
+    apt, other. `place` is a path, or an image's id; `disk` the mount point it lies on. `remade`: it can be made again
+    (pulled, built, downloaded) and nothing uses it. `complete` False: `bytes` is at least this."""
+
+    kind: str
+    name: str
+    place: str
+    bytes: int
+    disk: str
+    remade: bool
+    detail: str = ""
+    complete: bool = True
+
+
+@dataclass(frozen=True)
+class FstabLine:
+    source: str
+    target: str
+    fstype: str
+    options: str
+
+
+@dataclass(frozen=True)
+class Beneath:
+    """What lies in a directory that should be a mount point and is not: `entries` as "NAME (uid:gid, directory)", at
+    most 20 of `count`; `files` counts regular files anywhere below (bounded)."""
+
+    path: str
+    count: int
+    files: int
+    entries: tuple[str, ...]
+    complete: bool = True
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Of the host, in MiB."""
+
+    total_mib: int
+    available_mib: int
+    swap_total_mib: int
+    swap_free_mib: int
+
+
+@dataclass(frozen=True)
+class Killed:
+    """One kill by the kernel for want of memory. `container` is a name where its cgroup was one's, else ""."""
+
+    when: str
+    process: str
+    pid: int
+    rss_mib: int
+    container: str
+    limit: bool  # the container's own limit, not the whole host's memory
+
+
+@dataclass(frozen=True)
+class WebuiSettings:
+    """What Open WebUI keeps in its database, which beats the environment after the first start (DOMAIN.md). None: the
+    database does not say. `path` is the database on the host."""
+
+    path: str
+    ollama_enabled: bool | None = None
+    ollama_urls: tuple[str, ...] | None = None
+    openai_urls: tuple[str, ...] | None = None
+    comfyui_url: str | None = None
+    users: int | None = None
+    revision: str | None = None  # of the schema, as Alembic notes it
+
+
+@dataclass(frozen=True)
+class ComfyTree:
+    """ComfyUI's own directories in comfy-mnt, as the first run leaves them (procedure §7). `clone`: missing, empty,
+    broken, complete. `venv`: missing, broken, complete; `venv_cuda` is that of the torch inside ("13.1"), `venv_python`
+    its Python, `old_venvs` directories called venv-*. `sizes_mib` None where not counted."""
+
+    clone: str
+    venv: str
+    venv_python: str | None = None
+    venv_cuda: str | None = None
+    torch: str | None = None
+    old_venvs: tuple[str, ...] = ()
+    missing_modules: tuple[str, ...] = ()
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class Holder:
+    """Who holds the lock of this host. `state` is the kernel's letter for its process (T stopped, D stuck in the
+    kernel); `client`: the SSH session that it serves is still there; `doing` the command that it runs now."""
+
+    pid: int
+    started: str
+    state: str
+    client: bool
+    doing: str
+    who: str = ""
+    what: str = ""
+    since: str = ""
+    run: str = ""
+    ending: bool = False
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model that Ollama holds in memory; sizes in MiB."""
+
+    name: str
+    size_mib: int
+    vram_mib: int
+    until: str
+
+
+@dataclass(frozen=True)
+class Busy:
+    """What runs in the services now. None: the service does not answer."""
+
+    comfy_running: int | None = None
+    comfy_pending: int | None = None
+    ollama: tuple[Loaded, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """`engine_log` and `kernel_log` are the lines that match symptoms.CLUES, newest last, bounded; `kernel_log` since
+    the boot. `inside` are commands run in containers, by "CONTAINER what"."""
+
+    schema: int = SCHEMA
+    took_s: float = 0.0
+    units: dict[str, Maybe[Unit]] = field(default_factory=dict)
+    engine_log: Maybe[tuple[str, ...]] = None
+    engine_config: Maybe[Command] = None  # dockerd --validate
+    kernel_log: Maybe[tuple[str, ...]] = None
+    killed: Maybe[tuple[Killed, ...]] = None
+    memory: Maybe[Memory] = None
+    installed: dict[str, Maybe[str]] = field(default_factory=dict)  # packages -> version, as dpkg has them
+    reboot_required: Maybe[str] = None  # the text of /run/reboot-required
+    sshd: Maybe[dict[str, str]] = None  # sshd -T, lower-case keys
+    fstab: Maybe[tuple[FstabLine, ...]] = None
+    beneath: dict[str, Maybe[Beneath]] = field(default_factory=dict)
+    usage: Maybe[tuple[Usage, ...]] = None
+    webui: Maybe[WebuiSettings] = None
+    comfy: Maybe[ComfyTree] = None
+    inside: dict[str, Maybe[Command]] = field(default_factory=dict)
+    busy: Maybe[Busy] = None
+    holder: Maybe[Holder] = None
+    answers: dict[str, Maybe[Http]] = field(default_factory=dict)
+
+
+def parse(document: object) -> Evidence:
+    """The collector's document as Evidence. Raises LookFailed with the path of what is wrong in it."""
+    if not isinstance(document, dict) or document.get("schema") != SCHEMA:
+        raise LookFailed("the evidence on the host could not be read: it has another schema")
+    found = decode(Evidence, document, "evidence")
+    assert isinstance(found, Evidence)
+    return found

@@ -1,0 +1,23 @@
+"""The troubleshooting: a module for each entry of symptoms.SYMPTOMS, each an incident.Entry. No I/O here."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, cast
+
+from pantheon.symptoms import SYMPTOMS
+
+if TYPE_CHECKING:
+    from pantheon.incident import Entry
+
+
+def load(name: str) -> Entry:
+    """The entry of that name. Raises KeyError when there is none."""
+    if name not in SYMPTOMS:
+        raise KeyError(name)
+    return cast("Entry", importlib.import_module(f"pantheon.fixes.{name.replace('-', '_')}"))
+
+
+def entries() -> list[Entry]:
+    """All of them, causes before consequences."""
+    return [load(name) for name in SYMPTOMS]

@@ -1,0 +1,28 @@
+"""What was tried from this workstation, typed. remote/here.py tries it, through the SSH connection that is open anyway."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from pantheon.facts import Http, Maybe
+
+
+@dataclass(frozen=True)
+class LocalPort:
+    """A port on this workstation's loopback; `holder` says who listens there ("" when it is free)."""
+
+    port: int
+    holder: str
+
+
+@dataclass(frozen=True)
+class Here:
+    """Each by service name; a service that was not tried is missing. `http`: a GET of / through the connection.
+    `https`: the same with TLS spoken. `websocket`: an upgrade (status 101 is right). `browser`: a GET with the Host and
+    Origin that a browser would send through a tunnel. `ports`: the service's own port on this side."""
+
+    http: dict[str, Maybe[Http]] = field(default_factory=dict)
+    https: dict[str, Maybe[Http]] = field(default_factory=dict)
+    websocket: dict[str, Maybe[Http]] = field(default_factory=dict)
+    browser: dict[str, Maybe[Http]] = field(default_factory=dict)
+    ports: dict[str, Maybe[LocalPort]] = field(default_factory=dict)

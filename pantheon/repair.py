@@ -1,0 +1,178 @@
+"""Incidents: what is wrong (`invoke diagnose`), and one fix for each entry of the troubleshooting (`invoke fix.NAME`).
+
+The way is the engine's own: look, plan, show, ask, apply, look again, prove. Before a fix stops anything it says what
+is running there, and waits for a job to end unless told not to (`--now`).
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from typing import Any, Protocol
+
+from pantheon import diagnosis, engine, fixes, foreign
+from pantheon.engine import Options
+from pantheon.errors import Interrupted, NotAsItShouldBe
+from pantheon.evidence import Busy
+from pantheon.finding import Finding
+from pantheon.incident import Case, Choices
+from pantheon.inventory import SERVICES, Host
+from pantheon.plan import Plan
+from pantheon.symptoms import SYMPTOMS
+
+JOB_S = 3600.0  # how long a running job is waited for
+POLL_S = 1.0
+
+
+class Report(engine.Report, Protocol):
+    """What an incident shows beyond an ordinary run."""
+
+    def diagnosis(self, host: Host, found: diagnosis.Diagnosis, *, took_s: float) -> None: ...
+    def entry(self, host: Host, name: str, findings: list[Finding], risk: str) -> None: ...
+    def busy(self, host: Host, lines: list[str]) -> None: ...
+    def waiting_for(self, host: Host, text: str) -> None: ...
+    def nothing_to_fix(self, host: Host, name: str, reason: str, *, took_s: float) -> None: ...
+
+
+def diagnose(host: Host, *, options: Options, report: Report) -> int:
+    """Look once, ask every entry. Returns 0 when nothing is wrong, 2 when something is or could not be judged."""
+    began = engine.began_at(options)
+    report.connecting(host, "diagnose")
+    with engine.connected(host, options) as connection:
+        found = diagnosis.diagnose(examine(connection, host, Choices()))
+    report.diagnosis(host, found, took_s=time.monotonic() - began)
+    return 0 if found.is_good else 2
+
+
+def examine(connection: Any, host: Host, choices: Choices) -> Case:
+    """Everything that is known of the host now."""
+    from pantheon.remote import gather
+    from pantheon.remote.here import look_from_here
+
+    facts, evidence = gather.examine(connection, host)
+    return Case(host, facts, evidence, look_from_here(connection, host), choices)
+
+
+def fix(host: Host, name: str, choices: Choices, *, options: Options, report: Report) -> int:
+    """Mend one entry of the troubleshooting. Returns 0 when its symptom is not there or is gone, 2 when something
+    stands in the way or only a human can mend it. Raises what engine.bring raises."""
+    began = engine.began_at(options)
+    what = f"fix.{name}"
+    entry = fixes.load(name)
+    report.connecting(host, what)
+    with engine.connected(host, options) as connection:
+        case = examine(connection, host, choices)
+        found = diagnosis.diagnose(case)
+        findings = [finding for finding in entry.diagnose(case) if finding.level != "ok"]
+        section = entry.plan(case)
+        took = time.monotonic() - began
+        if not findings and not section.changes:
+            report.nothing_to_fix(host, name, section.reason, took_s=took)
+            return 0
+        report.entry(host, name, findings, entry.RISK)
+        mine, others = diagnosis.own(found, name)
+        if others and not mine:
+            first = tuple(cause.finding for cause in others)
+            section = replace(section, changes=(), blocked=(*section.blocked, *first))
+        plan = Plan(host.name, (section,))
+        if plan.blocked or options.plan_only or not plan.changes:
+            report.plan(host, plan, [], took_s=took, details=options.details, final=True)
+            return _by_hand(plan, findings)
+        engine.free(host, case.facts)
+        report.busy(host, running(case.evidence.busy, plan.stops))
+        report.plan(host, plan, [], took_s=took, details=options.details, final=False)
+        engine.agree(host, plan, [], options, report)
+        if not choices.now:
+            _wait_for_jobs(connection, host, plan, report)
+        engine.apply(connection, host, plan, case.facts, what=what, report=report)
+        _watch_started(connection, host, case, plan, what=what, report=report)
+        return _prove(connection, host, name, choices, plan, began=began, report=report)
+
+
+def _by_hand(plan: Plan, findings: list[Finding]) -> int:
+    return 0 if plan.is_empty and all(finding.is_good for finding in findings) else 2
+
+
+def running(busy: object, services: tuple[str, ...]) -> list[str]:
+    """What is running in the services that will be stopped, a line for each thing."""
+    lines = []
+    if not isinstance(busy, Busy):
+        return []
+    if "comfy" in services and busy.comfy_running is not None and busy.comfy_pending is not None:
+        jobs = busy.comfy_running + busy.comfy_pending
+        lines.append(
+            f"comfy: {busy.comfy_running} job running, {busy.comfy_pending} waiting" if jobs else "comfy: no job"
+        )
+    if "ollama" in services and busy.ollama is not None:
+        names = ", ".join(f"{model.name} ({model.vram_mib} MiB of the card)" for model in busy.ollama)
+        lines.append(f"ollama: {names} loaded" if names else "ollama: no model loaded")
+    return lines
+
+
+def _wait_for_jobs(connection: Any, host: Host, plan: Plan, report: Report) -> None:
+    """Until ComfyUI's queue has no running job, if it is about to be stopped."""
+    if "comfy" not in plan.stops:
+        return
+    deadline = time.monotonic() + JOB_S
+    try:
+        while (jobs := _comfy_jobs(connection, host)) and time.monotonic() < deadline:
+            report.waiting_for(host, f"comfy has {jobs} running job{'s' if jobs != 1 else ''}; --now does not wait")
+            time.sleep(POLL_S)
+    except KeyboardInterrupt:
+        raise Interrupted(f"{host.name}: interrupted while waiting for ComfyUI's job; nothing was changed") from None
+    finally:
+        report.settled()
+    if jobs:
+        raise NotAsItShouldBe(
+            f"{host.name}: ComfyUI's job is still running after {JOB_S / 60:.0f} minutes; nothing was changed",
+            next_commands=["the same command with --now, which ends the job"],
+        )
+
+
+def _comfy_jobs(connection: Any, host: Host) -> int:
+    """Jobs that ComfyUI is working on; 0 where it does not answer: then nothing can be lost."""
+    import json
+
+    from pantheon.remote.forward import http_through
+
+    answer = http_through(connection, f"http://127.0.0.1:{host.comfy.port}/queue", timeout_s=5)
+    try:
+        queue = json.loads(answer.body) if answer.status == 200 else {}
+        return len(queue.get("queue_running") or ())
+    except (ValueError, AttributeError, TypeError):
+        return 0
+
+
+def _watch_started(connection: Any, host: Host, case: Case, plan: Plan, *, what: str, report: Report) -> None:
+    """Follow what was stopped, or is started, until it answers: the services that have a container of ours."""
+    from pantheon.remote import gather
+
+    section = plan.sections[0]
+    names = dict.fromkeys((*plan.stops, *section.starts))
+    if not names:
+        return
+    facts = gather.look(connection, host)
+    ours = [foreign.named(facts, name) for name in names if name in SERVICES]
+    services = tuple(c.name for c in ours if c is not None and foreign.is_ours(host, c))
+    engine.watch(connection, host, services, what=what, report=report)
+    del case
+
+
+def _prove(
+    connection: Any, host: Host, name: str, choices: Choices, plan: Plan, *, began: float, report: Report
+) -> int:
+    """Look again: the entry's symptom must be gone, and its plan empty."""
+    case = examine(connection, host, choices)
+    entry = fixes.load(name)
+    left = [finding for finding in entry.diagnose(case) if not finding.is_good]
+    todo = entry.plan(case).changes
+    if left or todo:
+        raise NotAsItShouldBe(
+            f"{host.name}: the changes were made, and {SYMPTOMS[name]} is not gone",
+            details=[*(f"{f.text}: {f.evidence}" for f in left), *(f"still to do: {change.what}" for change in todo)],
+            next_commands=[f"invoke diagnose --host {host.name}"],
+        )
+    found = diagnosis.diagnose(case)
+    findings = [cause.finding for cause in found.causes] + list(found.unknown)
+    report.done(host, plan, findings, took_s=time.monotonic() - began)
+    return 0 if found.is_good else 2
