@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from pantheon import layout, stack
+from pantheon.evidence import Evidence
 from pantheon.facts import (
     Command,
     Container,
@@ -28,6 +29,8 @@ from pantheon.facts import (
     Tree,
     digest,
 )
+from pantheon.here import Here
+from pantheon.incident import Case, Choices
 from pantheon.inventory import SERVICES, Host
 from pantheon.questions import questions
 
@@ -212,3 +215,10 @@ def having(facts: Facts, **containers: Container | None) -> Facts:
     listeners = facts.listeners if isinstance(facts.listeners, tuple) else ()
     heard = tuple(one for one in listeners if not one.container or one.container in kept)
     return replace(facts, containers=tuple(kept.values()), listeners=heard)
+
+
+def case(facts: Facts, *, host: Host = HOST, here: Here | None = None, **evidence: Any) -> Case:
+    """A case on these facts; `evidence` by the fields of evidence.Evidence, `choices` besides."""
+    choices = evidence.pop("choices", Choices())
+    answered = {name: answer for name, answer in facts.http.items() if name in SERVICES}
+    return Case(host, facts, Evidence(**evidence), here or Here(http=answered), choices)
