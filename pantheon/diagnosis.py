@@ -73,11 +73,13 @@ def rank(findings: list[Finding]) -> Diagnosis:
     unknown: list[Finding] = []
     ordered = sorted(findings, key=_place)
     parents: dict[int, int] = {}
-    for index, finding in enumerate(ordered):
-        explainers = (i for i, other in enumerate(ordered) if i != index and explains(other, finding))
-        above = next((i for i in explainers if not _reaches(parents, i, index)), None)
-        if above is not None and finding.level != "warn":
-            parents[index] = above
+    pairs = [(i, j) for j in range(len(ordered)) for i in range(len(ordered)) if i != j]
+    for cause, index in sorted(pairs, key=lambda pair: pair[0] > pair[1]):  # first those that keep the order
+        finding = ordered[index]
+        if index in parents or finding.level == "warn" or not explains(ordered[cause], finding):
+            continue
+        if not _reaches(parents, cause, index):
+            parents[index] = cause
     for index, finding in enumerate(ordered):
         if finding.level == "fail" and index not in parents:
             below = [other for i, other in enumerate(ordered) if i != index and _root(parents, i) == index]
