@@ -384,8 +384,7 @@ def parse(document: object) -> Facts:
 
 
 def decode(kind: type, document: object, path: str) -> object:
-    """JSON data as the dataclass `kind`, every value Known, Absent or Unknown. Raises LookFailed with the path (it begins
-    with `path`) of what does not fit."""
+    """JSON data as the dataclass `kind`. Raises LookFailed with the path, from `path` on, of what does not fit."""
     return _decoder(kind)(document, path)
 
 

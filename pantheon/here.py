@@ -1,4 +1,4 @@
-"""What was tried from this workstation, typed. remote/here.py tries it, through the SSH connection that is open anyway."""
+"""What was tried from this workstation, typed. remote/here.py tries it, through the SSH connection that is open."""
 
 from __future__ import annotations
 

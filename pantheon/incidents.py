@@ -28,6 +28,7 @@ def diagnose(call: Call, text: str = "") -> int:
     """What is wrong, the cause first, and the command that mends it."""
     from pantheon import repair
 
+    del text
     return repair.diagnose(call.host, options=call.options, report=call.report)
 
 

@@ -11,5 +11,5 @@ SPREAD = True
 
 
 @pytest.mark.parametrize("breakage", breakages.every(), ids=lambda breakage: breakage.name)
-def test_drill(breakage: breakages.Breakage, spare: World) -> None:
-    drill.drill(spare.lab, breakage, spare.invoke)
+def test_drill(breakage: breakages.Breakage, brought_up: World) -> None:
+    drill.drill(brought_up.lab, breakage, brought_up.invoke)

@@ -67,5 +67,5 @@ def test_an_unknown_under_a_cause_is_no_question_of_its_own() -> None:
 
 def test_every_entry_has_its_words() -> None:
     for name, entry in zip(SYMPTOMS, fixes.entries(), strict=True):
-        assert entry.ID == name
-        assert entry.CAUSE and entry.RISK, name
+        assert name == entry.ID
+        assert all((entry.CAUSE, entry.RISK)), name
