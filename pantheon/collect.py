@@ -44,6 +44,8 @@ PARTS: dict[str, Callable[[Object, str], Json]] = {
     "holder": holder.holder,
 }
 
+TABLES = ("units", "installed", "beneath", "inside")
+
 
 def main(spec: Object, stdin: BinaryIO, stdout: TextIO) -> int:
     """Gathers and prints one frame. Returns the exit status; on a host it ends the process itself, since a thread may
@@ -72,12 +74,7 @@ def collect(spec: Object) -> Object:
     wanted = spec.get("parts") or list(PARTS)
     parts = {name: Part(name, PARTS[name], spec, root) for name in wanted}
     document: Object = {"schema": SCHEMA, **{name: part.result(end) for name, part in parts.items()}}
-    for name in (
-        "units",
-        "installed",
-        "beneath",
-        "inside",
-    ):  # tables: a part that failed as a whole says nothing of any
+    for name in TABLES:  # one that failed as a whole says nothing of any entry in it
         value = document.get(name)
         if isinstance(value, dict) and set(value) == {"unknown"}:
             document[name] = dict.fromkeys(spec.get(name) or (), value)
