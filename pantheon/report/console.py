@@ -21,8 +21,10 @@ from pantheon.finding import Finding
 from pantheon.firstrun import STAGES
 from pantheon.inventory import SERVICES, Host
 from pantheon.plan import Change, Mend, Plan, Run, SectionPlan, Step, Write
+from pantheon.report import incidents
 from pantheon.report.journal import Journal
 from pantheon.report.text import Pull, clean, clock, count, seconds, typed
+from pantheon.symptoms import SYMPTOMS
 
 if TYPE_CHECKING:
     from pantheon.diagnosis import Diagnosis
@@ -30,7 +32,6 @@ if TYPE_CHECKING:
 STYLE = {"✓": "green", "✗": "red", "~": "yellow", "+": "green", "-": "red", "!": "yellow", "?": "magenta"}
 SIGN = {"ok": "✓", "warn": "!", "fail": "✗", "unknown": "?"}
 NAME_WIDTH = 10
-CONSEQUENCES = 5  # shown under a cause
 
 
 class Console:
@@ -43,6 +44,7 @@ class Console:
         self.out = out or RichConsole(highlight=False)
         self._live: Live | None = None
         self._waiting = ""
+        self._entry: list[Finding] = []  # what a fix has shown already
 
     # ---- the parts of a screen
 
@@ -53,7 +55,7 @@ class Console:
             return
         grid = Table.grid(padding=(0, 1))
         grid.add_column(width=1)
-        grid.add_column(width=NAME_WIDTH, no_wrap=True)
+        grid.add_column(width=max(NAME_WIDTH, len(name)), no_wrap=True)
         grid.add_column(overflow="fold")
         grid.add_row(Text(sign, STYLE.get(sign, "")), Text(name), Text(clean(text)))
         self.out.print(grid)
@@ -112,6 +114,8 @@ class Console:
             self._section(section, details=details)
         if plan.blocked:
             self.say(f"Nothing on {host.name} was touched.")
+            if incidents.is_fix(plan):
+                self.next(dict.fromkeys(finding.mend for finding in plan.blocked if finding.mend))
             return
         if plan.is_empty:
             self.line("✓", host.name, "nothing to do")
@@ -123,6 +127,12 @@ class Console:
         self.say(f"{stops} {deletes}{'' if details else ' Commands: --details'}")
 
     def _section(self, section: SectionPlan, *, details: bool) -> None:
+        if section.name in SYMPTOMS and (section.blocked or not details):
+            if section.blocked:
+                incidents.blocked(self, section, self._entry)
+            else:
+                incidents.changes(self, section)
+            return
         for finding in section.blocked:
             self.line(SIGN[finding.level], section.name, finding.text)
             indent = " " * (NAME_WIDTH + 3)
@@ -141,7 +151,10 @@ class Console:
             self.line(sign, section.name, "; ".join(change.what for change in section.changes))
             return
         for change in section.changes:
-            self.line(change.sign, section.name, f"{change.what}: {change.why}")
+            if section.name in SYMPTOMS:
+                self.prose(f"{change.sign} ", f"{change.what}: {change.why}")
+            else:
+                self.line(change.sign, section.name, f"{change.what}: {change.why}")
             for step in change.steps:
                 self.say(f"    {step.show()}" if isinstance(step, Mend | Write) else f"    $ {step.show()}", "cyan")
                 if isinstance(step, Write):
@@ -202,6 +215,9 @@ class Console:
 
     def done(self, host: Host, plan: Plan, findings: list[Finding], *, took_s: float) -> None:
         self.settled()
+        if incidents.is_fix(plan):
+            incidents.done(self, host, plan, findings, took_s=took_s)
+            return
         bad = [finding for finding in findings if finding.level != "ok"]
         failed = any(not finding.is_good for finding in bad)
         changes = count(len(plan.changes), "change") if plan.changes else "nothing changed"
@@ -231,37 +247,16 @@ class Console:
     # ---- incidents (repair.Report)
 
     def diagnosis(self, host: Host, found: Diagnosis, *, took_s: float) -> None:
-        self.settled()
-        self.headline(f"DIAGNOSE {host.name}", f"looked {seconds(took_s)}")
-        for cause in found.causes:
-            self.prose("✗ ", f"{cause.entry}: {cause.finding.text}" if cause.entry else cause.finding.text)
-            if cause.finding.evidence:
-                self.prose("    ", cause.finding.evidence, "dim")
-            for finding in cause.consequences[:CONSEQUENCES]:
-                self.prose("    └ ", finding.text, "dim")
-            if len(cause.consequences) > CONSEQUENCES:
-                self.say(f"    └ and {len(cause.consequences) - CONSEQUENCES} more that follow from it", "dim")
-        for finding in (*found.unknown, *found.warnings):
-            self.finding(finding)
-        if found.is_good:
-            self.line("✓", host.name, "nothing found")
-            return
-        if found.causes:
-            self.next(dict.fromkeys(cause.finding.mend for cause in found.causes if cause.finding.mend))
+        incidents.diagnosis(self, host, found, took_s=took_s)
 
     def entry(self, host: Host, name: str, findings: list[Finding], risk: str) -> None:
-        self.settled()
-        self.headline(f"fix.{name} {host.name}")
-        for finding in findings:
-            self.prose(f"{SIGN[finding.level]} ", finding.text)
-            if finding.evidence:
-                self.prose("    ", finding.evidence, "dim")
-        self.prose("  ", risk, "dim")
+        self._entry = findings
+        incidents.entry(self, host, name, findings, risk)
 
     def busy(self, host: Host, lines: list[str]) -> None:
         del host
         for line in lines:
-            self.prose("  ", f"running there: {line}")
+            self.prose("", f"running there: {line}")
 
     def waiting_for(self, host: Host, text: str) -> None:
         if self._waiting == text:

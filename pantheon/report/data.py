@@ -50,6 +50,7 @@ class Json(Console):
     def __init__(self) -> None:
         super().__init__(RichConsole(stderr=True, highlight=False))
         self._plan: dict[str, object] | None = None
+        self._fix: dict[str, object] | None = None
 
     def plan(
         self, host: Host, plan: Plan, warnings: list[Finding], *, took_s: float, details: bool, final: bool
@@ -83,17 +84,39 @@ class Json(Console):
         self.settled()
         write({"host": host.name, "result": "diagnosis", "took_s": round(took_s, 3), **found.as_data()})
 
-    def nothing_to_fix(self, host: Host, name: str, reason: str, *, took_s: float) -> None:
-        del name
+    def entry(self, host: Host, name: str, findings: list[Finding], risk: str) -> None:
+        del host
         self.settled()
-        document = {"host": host.name, "result": "nothing to fix", "reason": reason, "took_s": round(took_s, 3)}
-        write(document)
+        shown = [vars(finding) for finding in findings]
+        self._fix = {"entry": name, "risk": risk, "findings": shown, "running": []}
+
+    def busy(self, host: Host, lines: list[str]) -> None:
+        super().busy(host, lines)
+        if self._fix is not None:
+            self._fix["running"] = lines
+
+    def nothing_to_fix(self, host: Host, name: str, reason: str, *, took_s: float) -> None:
+        self.settled()
+        write(
+            {
+                "host": host.name,
+                "result": "nothing to fix",
+                "took_s": round(took_s, 3),
+                "entry": name,
+                "reason": reason,
+                "findings": [],
+            }
+        )
 
     def _write(self, host: Host, result: str, findings: list[Finding], took_s: float) -> None:
         document: dict[str, Any] = {"host": host.name, "result": result, "took_s": round(took_s, 3)}
+        document |= self._fix or {}
         if self._plan is not None:
             document["plan"] = self._plan
-        if findings:
+        if self._fix is not None:  # `findings` are the entry's own; `left` is what else is not as it should be
+            document["left"] = [vars(finding) for finding in findings if finding.level != "ok"]
+            document["good"] = result == "done" and all(finding.is_good for finding in findings)
+        elif findings:
             document["findings"] = [vars(finding) for finding in findings]
             document["good"] = all(finding.is_good for finding in findings)
         write(document)
