@@ -1,4 +1,4 @@
-"""`invoke lab.up`, `lab.down`, `lab.status`, `lab.reset`, `lab.shell`: the disposable Prometheus."""
+"""`invoke lab.up`, `.down`, `.status`, `.reset`, `.shell`, and the faults planted there: the disposable Prometheus."""
 
 from __future__ import annotations
 
@@ -59,10 +59,38 @@ def shell(c: Context, name: str = "lab") -> None:
     report(commands.shell(name))
 
 
+@task(
+    name="break",  # a keyword of Python
+    help={"fault": "an entry such as gpu-lost, or ENTRY.VARIANT; `list` shows all", "name": NAME},
+)
+def break_(c: Context, fault: str, name: str = "lab") -> None:
+    """Break a lab host for real, as the troubleshooting knows it."""
+    del c
+    from lab import commands
+
+    report(commands.break_(fault, name))
+
+
+@task(
+    iterable=["only"],
+    help={
+        "name": NAME,
+        "only": "this fault alone (ENTRY or ENTRY.VARIANT); can be given again",
+        "all": "all variants of each fault, the slow ones too",
+    },
+)
+def drill(c: Context, name: str = "lab", only: list[str] | None = None, all: bool = False) -> None:
+    """Break, diagnose, fix, prove: each fault on a lab host, with times."""
+    del c
+    from lab import commands
+
+    report(commands.drill(name, list(only or ()), all))
+
+
 def report(code: int) -> None:
     """End the program with a command's exit code."""
     if code:
         raise Exit(code=code)
 
 
-ns = Collection(up, down, reset, status, shell)
+ns = Collection(up, down, reset, status, shell, drill, break_)

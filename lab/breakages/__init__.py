@@ -7,12 +7,14 @@ fixed, validated, and fixed again. Nothing is simulated above the fault itself.
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import pkgutil
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from lab.machine import Lab
+from lab.outer import LabError
 
 
 @dataclass(frozen=True)
@@ -71,10 +73,14 @@ def every() -> list[Breakage]:
 
 
 def get(name: str) -> Breakage:
-    """`ENTRY` (its first) or `ENTRY.VARIANT`. Raises KeyError."""
-    entry, _, variant = name.partition(".")
-    return next((one for one in of(entry) if not variant or one.variant == variant), None) or _none(name)
-
-
-def _none(name: str) -> Breakage:
-    raise KeyError(name)
+    """`ENTRY` (its first) or `ENTRY.VARIANT`. Raises LabError, with the nearest name, when there is none."""
+    entry, _, variant = name.strip().removeprefix("fix.").partition(".")
+    if entry in modules():
+        for one in of(entry):
+            if not variant or one.variant == variant:
+                return one
+    everything = every()
+    known = list(dict.fromkeys([*(one.name for one in everything), *(one.entry for one in everything)]))
+    near = difflib.get_close_matches(name, known, 1, 0.4) or [one for one in known if one.startswith(f"{entry}.")]
+    hint = f" (did you mean {near[0]}?)" if near else ""
+    raise LabError(f"there is no fault {name!r}{hint}. Next: invoke lab.break list")

@@ -118,7 +118,10 @@ class Console:
                 self.next(dict.fromkeys(finding.mend for finding in plan.blocked if finding.mend))
             return
         if plan.is_empty:
-            self.line("✓", host.name, "nothing to do")
+            if incidents.is_fix(plan):  # what it found stands above: it could not be judged, or is no fault
+                self.line("·", host.name, "nothing to change")
+            else:
+                self.line("✓", host.name, "nothing to do")
             return
         stops = f"Stops {', '.join(plan.stops)} for a moment." if plan.stops else "Stops nothing."
         removed = [change for change in plan.changes if change.sign == "-"]
