@@ -98,11 +98,3 @@ def userscript(host: Host) -> str:
 
 def env_file(host: Host, service: str) -> str:
     return f"{secrets(host)}/{service}.env"
-
-
-def chown_tree(path: str, owner: str) -> tuple[str, ...]:
-    """One walk that touches only what is wrong, stays on the file system and follows no link. -execdir works inside the
-    directory it found, so that a service cannot redirect it by swapping a directory for a link."""
-    uid, gid = owner.split(":")
-    test = ("(", "!", "-uid", uid, "-o", "!", "-gid", gid, ")")
-    return ("find", "-P", path, "-xdev", *test, "-execdir", "chown", "-h", owner, "{}", "+")

@@ -5,7 +5,7 @@ Procedure §4 to §6.
 
 from __future__ import annotations
 
-from pantheon import foreign, layout, stack
+from pantheon import foreign, layout, owners, stack
 from pantheon.facts import Container, Docker, Entry, Facts, Image, TextFile, Unknown, digest
 from pantheon.finding import Finding
 from pantheon.inventory import SERVICES, Host
@@ -205,8 +205,7 @@ def _own_all(host: Host, facts: Facts, want: stack.Wanted) -> tuple[Step, ...]:
     """A wrong owner deep inside may be why ComfyUI fails (§6.1), and a look sees the beginning of a large tree only."""
     trees = [d for d in layout.directories(host) if want.name == "comfy" and facts.partly_seen(d.path)]
     guards = {d: Guard("path", d.path, f"dir {layout.COMFY}:{layout.COMFY} {d.mode:04o}") for d in trees}
-    owner = f"{layout.COMFY}:{layout.COMFY}"
-    return tuple(Run(layout.chown_tree(d.path, owner), guards=(guards[d],), timeout_s=layout.WALK_S) for d in trees)
+    return tuple(owners.own_tree(d, guards=(guards[d],)) for d in trees)
 
 
 def _installed(facts: Facts, host: Host) -> bool:

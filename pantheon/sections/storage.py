@@ -5,8 +5,8 @@ Nothing is ever deleted, no symlink is followed out of the roots, and nothing ou
 
 from __future__ import annotations
 
-from pantheon import layout
-from pantheon.facts import Container, Entry, Facts, Space, Unknown
+from pantheon import layout, owners
+from pantheon.facts import Container, Facts, Space, Unknown
 from pantheon.finding import Finding
 from pantheon.inventory import SERVICES, Host
 from pantheon.layout import Directory
@@ -31,7 +31,7 @@ def plan(host: Host, facts: Facts, *, services: tuple[str, ...] = SERVICES) -> S
         changes.append(_create(host, facts, created))
     for directory in layout.directories(host):
         if directory not in created:
-            changes += _mend(host, facts, directory)
+            changes += owners.mend(host, facts, directory)
     reason = "directories, owners and mounts are as §3 says"
     large = [d.name for d in layout.directories(host) if facts.partly_seen(d.path)]
     reason += f"; {' and '.join(large)}: too large to be looked through whole" if large else ""
@@ -50,7 +50,7 @@ def check(host: Host, facts: Facts) -> list[Finding]:
         elif entry is None:
             findings.append(Finding(key, "fail", f"{directory.path} is missing", mend=mend, source=SOURCE))
         else:
-            wrong = [change.what for change in _mend(host, facts, directory)]
+            wrong = [change.what for change in owners.mend(host, facts, directory)]
             text = "; ".join(wrong) or f"{directory.path} {entry.uid}:{entry.gid} {entry.mode:o}"
             findings.append(Finding(key, "fail" if wrong else "ok", text, mend=mend if wrong else "", source=SOURCE))
     return findings
@@ -156,67 +156,11 @@ def _in_the_way(host: Host, facts: Facts) -> list[Finding]:
 def _create(host: Host, facts: Facts, missing: list[Directory]) -> Change:
     steps = tuple(
         Run(
-            ("install", "-d", f"-m{d.mode:04o}", f"-o{d.uid}", f"-g{_gid(facts, d)}", "--", d.path),
-            guards=(_root_guard(host, facts, d), Guard("path", d.path, "missing")),
+            ("install", "-d", f"-m{d.mode:04o}", f"-o{d.uid}", f"-g{owners.gid(facts, d)}", "--", d.path),
+            guards=(owners.root_guard(host, facts, d), Guard("path", d.path, "missing")),
         )
         for d in missing
     )
     names = ", ".join(d.name for d in missing)
     what = f"create {names}" if len(missing) <= 3 else f"create {len(missing)} directories"
     return Change(what, "the storage model (§3)", steps, sign="+")
-
-
-def _root_guard(host: Host, facts: Facts, directory: Directory) -> Guard:
-    inside_ssd = directory.path.startswith(host.storage.ssd + "/")
-    root = host.storage.ssd if inside_ssd else host.storage.nvme
-    return Guard("mount", root, facts.reading("mount", root))
-
-
-def _mend(host: Host, facts: Facts, directory: Directory) -> list[Change]:
-    """What brings an existing directory's owner and mode right."""
-    entry = facts.paths.get(directory.path)
-    if not isinstance(entry, Entry):
-        return []
-    guards: tuple[Guard, ...] = (
-        _root_guard(host, facts, directory),
-        Guard("path", directory.path, facts.reading("path", directory.path)),
-    )
-    owner = f"{directory.uid}:{_gid(facts, directory)}"
-    why = "the ComfyUI image demands it (§6.2)" if directory.tree_owner else "the storage model (§3)"
-    changes = []
-    tree = facts.trees.get(directory.path)
-    has = f"{entry.uid}:{entry.gid}"
-    wrong_inside = tree is not None and not isinstance(tree, Unknown) and tree.wrong > 0
-    if directory.tree_owner and wrong_inside:
-        what = f"{directory.name} owner inside → {owner}"
-        if has != owner:
-            what = f"{directory.name} owner {has} → {owner}, and inside"
-        changes.append(
-            Change(what, why, (Run(layout.chown_tree(directory.path, owner), guards=guards, timeout_s=layout.WALK_S),))
-        )
-    elif has != owner:
-        changes.append(
-            Change(
-                f"{directory.name} owner {has} → {owner}",
-                why,
-                (Run(("chown", "-h", owner, "--", directory.path), guards=guards),),
-            )
-        )
-    if _mode_is_wrong(directory, entry):
-        if changes:  # by then the owner is right
-            guards = (Guard("path", directory.path, f"dir {owner} {entry.mode:04o}"),)
-        step = Run(("chmod", f"{directory.mode:04o}", "--", directory.path), guards=guards)
-        changes.append(Change(f"{directory.name} mode {entry.mode:04o} → {directory.mode:04o}", why, (step,)))
-    return changes
-
-
-def _gid(facts: Facts, directory: Directory) -> int:
-    gid = facts.groups.get(directory.group) if directory.group else directory.gid
-    return gid if isinstance(gid, int) else directory.gid
-
-
-def _mode_is_wrong(directory: Directory, entry: Entry) -> bool:
-    """Exactly 775 where the image and the models ask for it; elsewhere only what would break or expose something."""
-    if directory.tree_owner or directory.group:
-        return entry.mode != directory.mode
-    return bool(entry.mode & 0o002) or entry.mode & 0o700 != 0o700

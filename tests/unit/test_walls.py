@@ -19,7 +19,7 @@ PACKAGE = ROOT / "pantheon"
 
 # Rooms without I/O: they get facts and give plans and findings.
 PURE_FILES = ["errors", "facts", "finding", "firstrun", "foreign", "grammar", "inventory", "layout", "memory", "plan"]
-PURE_FILES += ["procedure", "questions", "service", "stack"]
+PURE_FILES += ["owners", "procedure", "questions", "service", "stack"]
 PURE = [
     *(PACKAGE / f"{name}.py" for name in PURE_FILES),
     *sorted((PACKAGE / "sections").glob("*.py")),
@@ -29,8 +29,13 @@ IO = {"asyncio", "fabric", "fcntl", "http", "invoke", "io", "logging", "os", "pa
 IO |= {"select", "shutil", "signal", "socket", "subprocess", "tempfile", "threading", "time", "urllib"}
 IO |= {"lab", "pantheon.engine", "pantheon.remote", "pantheon.report"}
 LOOKS = sorted((PACKAGE / "looks").glob("*.py"))
-HOST_SIDE = [*(PACKAGE / name for name in ("probe.py", "runner.py", "writing.py", "remote/boot.py")), *LOOKS]
-SHIPPED = {"pantheon.looks", "pantheon.probe", "pantheon.writing"}
+COLLECTING = sorted((PACKAGE / "collecting").glob("*.py"))
+MENDING = sorted((PACKAGE / "mending").glob("*.py"))
+HOST_FILES = ("probe.py", "collect.py", "runner.py", "writing.py", "remote/boot.py")
+HOST_SIDE = [*(PACKAGE / name for name in HOST_FILES), *LOOKS, *COLLECTING, *MENDING]
+SHIPPED = {"pantheon.looks", "pantheon.probe", "pantheon.writing", "pantheon.collecting"}
+# What a module of the host's side may know of pantheon; the rest of it may know all that is shipped with it.
+KNOWS = {"looks": {"pantheon.looks"}, "collecting": {"pantheon.looks", "pantheon.collecting"}, "mending": set[str]()}
 LISTS_TASKS = {"overview.py"}  # the table of commands, which has a row for the tasks of lab/
 HEAVY = {"fabric", "paramiko", "requests", "rich", "pynvml", "pantheon.remote", "pantheon.report", "pantheon.engine"}
 
@@ -129,9 +134,47 @@ def test_libraries_stay_in_their_room(room: str, libraries: set[str]) -> None:
 @pytest.mark.parametrize("path", HOST_SIDE, ids=name_of)
 def test_what_runs_on_the_host_needs_nothing_there(path: Path) -> None:
     allowed = set(sys.stdlib_module_names) | {"pynvml"}
+    if path.parent.name == "mending":
+        allowed -= {"pynvml"}
     found = {name for name in everywhere(path) if name.partition(".")[0] not in allowed}
-    assert within(found, {"pantheon.looks"} if path.parent.name == "looks" else SHIPPED) == found
+    assert within(found, KNOWS.get(path.parent.name, SHIPPED)) == found
     ast.parse(path.read_text(encoding="utf-8"), feature_version=(3, 10))
+
+
+@pytest.mark.parametrize("path", [path for path in MENDING if path.stem != "__init__"], ids=name_of)
+def test_work_on_the_host_is_a_program_of_its_own(path: Path) -> None:
+    """It is sent as it stands and run as one: it begins at its own end, and what it is told comes as its argument."""
+    text = path.read_text(encoding="utf-8")
+    assert 'if __name__ == "__main__":' in text
+    assert "sys.argv[1]" in text
+    assert ast.get_docstring(tree(path))
+
+
+@pytest.mark.parametrize("path", COLLECTING, ids=name_of)
+def test_gathering_evidence_writes_nothing(path: Path) -> None:
+    """No call that makes, changes or removes anything on a host, and no file opened but for reading."""
+    writers = {"remove", "unlink", "rename", "replace_file", "mkdir", "makedirs", "rmdir", "chown", "chmod", "truncate"}
+    writers |= {"symlink", "link", "utime", "rmtree", "write_text", "write_bytes", "mknod", "mkfifo", "lchown", "kill"}
+    for node in ast.walk(tree(path)):
+        if not isinstance(node, ast.Call):
+            continue
+        if isinstance(node.func, ast.Attribute) and isinstance(node.func.value, ast.Name):
+            name = f"{node.func.value.id}.{node.func.attr}"
+            assert not (node.func.value.id in ("os", "shutil") and node.func.attr in writers), (
+                f"line {node.lineno}: {name}"
+            )
+        if isinstance(node.func, ast.Name) and node.func.id == "open":
+            given = [*node.args[1:2], *(keyword.value for keyword in node.keywords if keyword.arg == "mode")]
+            modes = [mode.value for mode in given if isinstance(mode, ast.Constant)]
+            assert all(mode in ("r", "rb") for mode in modes) and len(modes) == len(given), f"line {node.lineno}"
+
+
+@pytest.mark.parametrize("path", sorted((PACKAGE / "fixes").glob("*.py")), ids=name_of)
+def test_an_entry_is_data_in_and_findings_out(path: Path) -> None:
+    """An entry does not know who gathers, applies, watches or shows: it is judged on a Case alone."""
+    others = {"pantheon.repair", "pantheon.diagnosis", "pantheon.collect", "pantheon.collecting", "pantheon.mending"}
+    others |= {"pantheon.probe", "pantheon.looks", "pantheon.runner", "pantheon.cli", "pantheon.incidents"}
+    assert within(everywhere(path), others) == set()
 
 
 def test_looks_depend_on_each_other_in_one_direction() -> None:

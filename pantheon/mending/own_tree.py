@@ -1,0 +1,234 @@
+"""Give everything in a directory one owner, in one walk.
+
+Arguments: {"path": absolute, "uid": n, "gid": n, "usable": [names in it whose owner must be able to use them]}
+
+Every directory is opened below the one that holds it, never by its path and never through a link, and changed by what
+was opened: whoever swaps a directory for a link in the meantime gets the link changed, and nothing behind it. Only what
+has another owner is touched. The walk stays on the mount on which it began. Memory and open files are bounded by the
+depth of the tree, not by its size. Cut short, it is run again from the beginning, and finds less to do.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import re
+import resource
+import stat
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+
+DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+DEEPEST = 200  # levels walked at a stretch; what lies deeper is walked by itself afterwards
+WAITING = 2000  # directories that may wait for that, each of them open
+PROGRESS_S = 1.0
+HOPELESS = (errno.EROFS, errno.EOPNOTSUPP, errno.EIO, errno.ESTALE, errno.ENOSPC, errno.EDQUOT)
+
+
+class Failed(Exception):
+    """The message is for the operator."""
+
+
+class Walk:
+    """What was seen and done. `say` gets a line about once a second."""
+
+    def __init__(self, uid: int, gid: int, usable: tuple[str, ...], say: Callable[[str], None]) -> None:
+        self.uid, self.gid, self.usable, self.say = uid, gid, usable, say
+        self.entries = self.changed = self.refused = 0
+        self.first = ""  # what was refused first, and why
+        self.last = time.monotonic()
+        self.mount = ""
+        self.mounted: frozenset[str] = frozenset()
+        self.deep: deque[tuple[int, str]] = deque()
+
+    def run(self, path: str) -> None:
+        top = opened(path)
+        try:
+            self.mount, self.mounted = mount_of(top), mounts_below(path)
+            self.entries = 1
+            self.own_directory(top, path, os.fstat(top))
+            for name in self.usable:
+                self.make_usable(top, name)
+        except BaseException:
+            os.close(top)
+            raise
+        self.deep.append((top, path))
+        while self.deep:
+            self.walk(*self.deep.popleft())
+
+    def walk(self, top: int, path: str) -> None:
+        """Everything below an open directory, which is closed at the end. Depth first: of each level the directory and
+        how far it was read are held, and nothing else."""
+        levels = [(top, path, listing(top))]
+        try:
+            while levels:
+                folder, where, entries = levels[-1]
+                entry = next(entries, None)
+                if entry is None:
+                    levels.pop()
+                    os.close(folder)
+                elif inner := self.visit(folder, where, entry):
+                    if len(levels) < DEEPEST:
+                        levels.append((*inner, listing(inner[0])))
+                    elif len(self.deep) < WAITING:
+                        self.deep.append(inner)
+                    else:
+                        os.close(inner[0])
+                        raise Failed(f"{shown(inner[1])}: too many directories lie that deep")
+        finally:
+            for folder, _, _ in levels:
+                os.close(folder)
+
+    def visit(self, folder: int, where: str, entry: os.DirEntry[str]) -> tuple[int, str] | None:
+        """One entry; of a directory to be walked the open descriptor and its path."""
+        self.entries += 1
+        if self.entries % 256 == 0:
+            self.tell()
+        path = f"{where}/{entry.name}" if self.mounted or entry.is_dir(follow_symlinks=False) else ""
+        if path in self.mounted:
+            return None
+        try:
+            if path and entry.is_dir(follow_symlinks=False):
+                return self.enter(folder, path, entry.name)
+            found = entry.stat(follow_symlinks=False)
+            if (found.st_uid, found.st_gid) != (self.uid, self.gid):
+                os.chown(entry.name, self.uid, self.gid, dir_fd=folder, follow_symlinks=False)
+                self.changed += 1
+        except (FileNotFoundError, NotADirectoryError):
+            pass  # gone since it was listed, or something else by now
+        except OSError as error:
+            if error.errno != errno.ELOOP:  # a directory that has just become a link
+                self.refuse(f"{where}/{entry.name}", error)
+        return None
+
+    def enter(self, folder: int, path: str, name: str) -> tuple[int, str] | None:
+        inner = os.open(name, DIRECTORY, dir_fd=folder)
+        try:
+            if mount_of(inner) == self.mount:
+                self.own_directory(inner, path, os.fstat(inner))
+                return inner, path
+        except BaseException:
+            os.close(inner)
+            raise
+        os.close(inner)
+        return None
+
+    def own_directory(self, fd: int, path: str, found: os.stat_result) -> None:
+        if (found.st_uid, found.st_gid) == (self.uid, self.gid):
+            return
+        try:
+            os.fchown(fd, self.uid, self.gid)
+            self.changed += 1
+        except OSError as error:
+            self.refuse(path, error)
+
+    def make_usable(self, top: int, name: str) -> None:
+        """The owner of a directory right inside the tree can read, write and enter it."""
+        with suppress(FileNotFoundError, NotADirectoryError):
+            inner = os.open(name, DIRECTORY, dir_fd=top)
+            try:
+                mode = stat.S_IMODE(os.fstat(inner).st_mode)
+                if mode & 0o700 != 0o700:
+                    os.fchmod(inner, mode | 0o700)
+                    self.changed += 1
+            finally:
+                os.close(inner)
+
+    def refuse(self, path: str, error: OSError) -> None:
+        """One that stays as it is: the others still get their owner, unless none of them can."""
+        self.refused += 1
+        why = f"{shown(path)}: {error.strerror or error}"
+        self.first = self.first or why
+        if error.errno in HOPELESS or (self.refused >= 100 and not self.changed):
+            raise Failed(f"the owner cannot be changed here: {why}")
+
+    def tell(self) -> None:
+        now = time.monotonic()
+        if now - self.last >= PROGRESS_S:
+            self.last = now
+            self.say(self.count)
+
+    @property
+    def count(self) -> str:
+        return f"{self.entries} entries, {self.changed} changed"
+
+
+def opened(path: str) -> int:
+    """The directory, opened from the root on without following a link anywhere."""
+    here = os.open("/", DIRECTORY)
+    for part in [part for part in path.split("/") if part]:
+        try:
+            below = os.open(part, DIRECTORY, dir_fd=here)
+        except OSError as error:
+            what = "a link" if error.errno in (errno.ELOOP, errno.ENOTDIR) else error.strerror
+            raise Failed(f"{shown(path)} is no directory of its own: {shown(part)}: {what}") from None
+        finally:
+            os.close(here)
+        here = below
+    return here
+
+
+def listing(folder: int) -> Iterator[os.DirEntry[str]]:
+    """Read as it is walked: a directory of a million files takes no more room than one of ten."""
+    with os.scandir(folder) as entries:
+        yield from entries
+
+
+def mount_of(fd: int) -> str:
+    """Device and mount of what is open: a bind mount of the same disk is another mount."""
+    with suppress(OSError), open(f"/proc/self/fdinfo/{fd}", encoding="ascii") as file:
+        for line in file:
+            if line.startswith("mnt_id:"):
+                return f"{os.fstat(fd).st_dev} {line.split()[1]}"
+    return str(os.fstat(fd).st_dev)
+
+
+def mounts_below(path: str) -> frozenset[str]:
+    """Mount points inside the tree: files can be some, too."""
+    found = set()
+    with suppress(OSError), open("/proc/self/mountinfo", "rb") as file:
+        for line in file:
+            fields = line.split(b" ")
+            target = re.sub(rb"\\([0-7]{3})", lambda octal: bytes([int(octal[1], 8) & 255]), fields[4])
+            found.add(os.fsdecode(target))
+    return frozenset(target for target in found if target.startswith(f"{path}/"))
+
+
+def shown(name: str) -> str:
+    """A name as one line that a terminal may have."""
+    text = os.fsencode(name).decode("utf-8", "backslashreplace")
+    return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)
+
+
+def main(arguments: str, say: Callable[[str], None]) -> int:
+    given = json.loads(arguments)
+    path, uid, gid = os.path.normpath(given["path"]), int(given["uid"]), int(given["gid"])
+    with suppress(ValueError, OSError):  # two descriptors a level, and those that wait
+        hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        enough = 4 * DEEPEST + WAITING if hard == resource.RLIM_INFINITY else min(hard, 4 * DEEPEST + WAITING)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (enough, hard))
+    walk = Walk(uid, gid, tuple(given.get("usable") or ()), say)
+    try:
+        walk.run(path)
+    except (Failed, OSError) as error:
+        reason = str(error) if isinstance(error, Failed) else f"{shown(path)}: {error.strerror or error}"
+        say(f"{reason} ({walk.count})")
+        return 1
+    say(walk.count)
+    if walk.refused:
+        say(f"{walk.refused} kept their owner, the first of them {walk.first}")
+        return 1
+    return 0
+
+
+def write(line: str) -> None:
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1], write))
