@@ -6,13 +6,19 @@ from dataclasses import dataclass, field
 
 from pantheon.facts import Http, Maybe
 
+# Why there was no answer through the connection: texts of remote/forward.py that a diagnosis tells apart.
+NOT_ALLOWED = "the SSH server does not allow forwarding (AllowTcpForwarding in its sshd_config)"
+NOTHING_LISTENS = "nothing listens there (connection refused on the host)"
+
 
 @dataclass(frozen=True)
 class LocalPort:
-    """A port on this workstation's loopback; `holder` says who listens there ("" when it is free)."""
+    """A port on this workstation's loopback; `holder` says who listens there ("" when it is free), `free` is the one
+    that a tunnel would take now (0: none near it)."""
 
     port: int
     holder: str
+    free: int = 0
 
 
 @dataclass(frozen=True)

@@ -3,9 +3,12 @@ no local port, no second login, and the same way that a tunnel takes."""
 
 from __future__ import annotations
 
+import contextlib
 import io
+import re
 import socket
 import time
+from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urljoin, urlsplit
 
@@ -16,11 +19,14 @@ from urllib3 import HTTPConnectionPool, PoolManager
 from urllib3.connection import HTTPConnection
 
 from pantheon.facts import Http
+from pantheon.here import NOT_ALLOWED, NOTHING_LISTENS
 from pantheon.remote.connection import HostConnection
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 MOST_BYTES = 64 << 10
 MOST_REDIRECTS = 3
+SWITCHING = 101
+CLOSE_FRAME = b"\x88\x80\0\0\0\0"  # a websocket's goodbye, masked as a client's frames are
 
 
 def http_through(connection: HostConnection, url: str, *, timeout_s: float = 10) -> Http:
@@ -36,6 +42,46 @@ def http_through(connection: HostConnection, url: str, *, timeout_s: float = 10)
             raise connection.lost() from error
         return Http(url, 0, "", "", _reason(error, timeout_s), _ms(began))
     return Http(url, response.status_code, response.reason or "", body, "", _ms(began))
+
+
+def head_through(
+    connection: HostConnection, port: int, path: str, headers: Mapping[str, str], *, timeout_s: float = 5
+) -> Http:
+    """The head of the answer to one GET with these very headers, as a browser would send them: a websocket that was
+    opened has no end to wait for. Raises LinkLost when the connection itself is gone."""
+    began, url = time.monotonic(), f"http://127.0.0.1:{port}{path}"
+    lines = [f"GET {path} HTTP/1.1", *(f"{name}: {value}" for name, value in headers.items())]
+    try:
+        channel = connection.transport.open_channel(
+            "direct-tcpip", ("127.0.0.1", port), ("127.0.0.1", 0), timeout=timeout_s
+        )
+        with contextlib.closing(channel):
+            channel.settimeout(timeout_s)
+            channel.sendall("\r\n".join([*lines, "", ""]).encode("latin-1", "replace"))
+            status, reason = _head(channel, began + timeout_s)
+            if status == SWITCHING:
+                channel.sendall(CLOSE_FRAME)
+    except (OSError, EOFError, ValueError, paramiko.SSHException) as error:
+        if not connection.is_connected:
+            raise connection.lost() from error
+        return Http(url, 0, "", "", _reason(error, timeout_s), _ms(began))
+    return Http(url, status, reason, "", "", _ms(began))
+
+
+def _head(channel: Any, until: float) -> tuple[int, str]:
+    """Status and reason of an answer whose head has come in whole."""
+    data = b""
+    while b"\r\n\r\n" not in data:
+        if time.monotonic() > until or len(data) > MOST_BYTES:
+            raise TimeoutError
+        piece = channel.recv(8192)
+        if not piece:
+            raise ValueError("the connection was closed without an answer")
+        data += piece
+    found = re.match(rb"HTTP/1\.[01] (\d{3})(?: ([^\r\n]*))?\r\n", data)
+    if not found:
+        raise ValueError("what answers there speaks no HTTP")
+    return int(found[1]), (found[2] or b"").decode("latin-1")
 
 
 def _get(session: requests.Session, url: str, until: float) -> tuple[requests.Response, str]:
@@ -117,9 +163,7 @@ def _reason(error: BaseException, timeout_s: float) -> str:
         chain.append(inner)
     for cause in chain:
         if isinstance(cause, paramiko.ChannelException):
-            if cause.code == 1:
-                return "the SSH server does not allow forwarding (AllowTcpForwarding in its sshd_config)"
-            return "nothing listens there (connection refused on the host)"
+            return NOT_ALLOWED if cause.code == 1 else NOTHING_LISTENS
         if isinstance(cause, (TimeoutError, requests.Timeout)) or "Timeout opening" in str(cause):
             return f"no answer within {timeout_s:g} s"
     return str(chain[-1]) or type(chain[-1]).__name__

@@ -2,16 +2,107 @@
 
 from __future__ import annotations
 
-from pantheon.here import Here
+import base64
+import os
+import threading
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from pantheon.errors import UsageError
+from pantheon.facts import Maybe, Unknown
+from pantheon.here import Here, LocalPort
 from pantheon.inventory import SERVICES, Host
+from pantheon.looks import system
+from pantheon.looks.text import Unread
 from pantheon.remote.connection import HostConnection
-from pantheon.remote.forward import http_through
+from pantheon.remote.forward import head_through, http_through
+from pantheon.remote.tunnel import free_port
+
+ANSWER_S = 5.0
+# What a browser has open all the time; without it the page stays dead (DOMAIN.md).
+WEBSOCKETS = {
+    "comfy": "/ws?clientId=pantheon",
+    "openwebui": "/ws/socket.io/?EIO=4&transport=websocket",
+}
+
+Try = Callable[[], Any]
 
 
 def look_from_here(connection: HostConnection, host: Host) -> Here:
-    """Each service tried from this side. Raises LinkLost when the connection itself is gone."""
-    http = {
-        name: http_through(connection, f"http://127.0.0.1:{host.service(name).port}/", timeout_s=10)
-        for name in SERVICES
+    """Each service tried from this side, everything at once: each try is a channel of the one connection. Raises
+    LinkLost when the connection itself is gone."""
+    ports = {name: local_port(host.service(name).port) for name in SERVICES}
+    tries: dict[tuple[str, str], Try] = {}
+    for name in SERVICES:
+        port = host.service(name).port
+        tries["http", name] = partial(http_through, connection, f"http://127.0.0.1:{port}/", timeout_s=ANSWER_S)
+        if name in WEBSOCKETS:
+            browser = as_browser(ports[name], port)
+            tries["browser", name] = partial(head_through, connection, port, "/", browser, timeout_s=ANSWER_S)
+            opening = {**browser, **upgrade()}
+            path = WEBSOCKETS[name]
+            tries["websocket", name] = partial(head_through, connection, port, path, opening, timeout_s=ANSWER_S)
+    found: dict[str, dict[str, Any]] = {"http": {}, "browser": {}, "websocket": {}, "https": {}}
+    for (what, name), answer in at_once(tries).items():
+        found[what][name] = answer
+    return Here(ports=ports, **found)
+
+
+def at_once(tries: dict[tuple[str, str], Try]) -> dict[tuple[str, str], Any]:
+    """What each try gave, in the order given. The first error of any of them is raised when all have ended."""
+    answers: dict[tuple[str, str], Any] = {}
+    failed: list[BaseException] = []
+
+    def run(key: tuple[str, str]) -> None:
+        try:
+            answers[key] = tries[key]()
+        except BaseException as error:  # raised again in the thread that can handle it
+            failed.append(error)
+
+    threads = [threading.Thread(target=run, args=(key,), name="pantheon-here", daemon=True) for key in tries]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if failed:
+        raise failed[0]
+    return {key: answers[key] for key in tries}
+
+
+def as_browser(local: Maybe[LocalPort], port: int) -> dict[str, str]:
+    """The headers by which a server tells where a browser thinks it is: at the tunnel's own end, on this machine."""
+    free = local.free if isinstance(local, LocalPort) else 0
+    place = f"127.0.0.1:{free or port}"
+    return {"Host": place, "Origin": f"http://{place}", "User-Agent": "pantheon", "Connection": "close"}
+
+
+def upgrade() -> dict[str, str]:
+    key = base64.b64encode(os.urandom(16)).decode()
+    return {
+        "Connection": "Upgrade",
+        "Upgrade": "websocket",
+        "Sec-WebSocket-Version": "13",
+        "Sec-WebSocket-Key": key,
     }
-    return Here(http=dict(http))
+
+
+def local_port(port: int) -> Maybe[LocalPort]:
+    """That port on this machine's loopback: who holds it, and which one a tunnel would take."""
+    try:
+        free = free_port(port)
+    except UsageError:
+        free = 0
+    except OSError as error:
+        return Unknown(str(error))
+    return LocalPort(port, "" if free == port else holder_of(port), free)
+
+
+def holder_of(port: int) -> str:
+    """`firefox (pid 4711)`; "another program" where this system does not say."""
+    try:
+        rows = [row for row in system.listeners("") if row["port"] == port]
+    except (OSError, Unread, ValueError):
+        rows = []
+    named = [row for row in rows if row["process"] and row["pid"]]
+    return f"{named[0]['process']} (pid {named[0]['pid']})" if named else "another program"

@@ -69,7 +69,7 @@ def open_tunnel(host: Host, service: str, *, port: int = 0) -> Iterator[Tunnel]:
     UsageError for a port that is taken."""
     endpoint = resolve(host)
     remote = host.service(service).port
-    local = _free_port(port or remote, only=bool(port))
+    local = free_port(port or remote, only=bool(port))
     command = _command(endpoint, str(trust.verified_file(host)), forward=f"127.0.0.1:{local}:127.0.0.1:{remote}")
     with tempfile.TemporaryFile() as words:
         try:
@@ -147,7 +147,9 @@ def _refused(tunnel: Tunnel) -> HostError:
     )
 
 
-def _free_port(wanted: int, *, only: bool) -> int:
+def free_port(wanted: int, *, only: bool = False) -> int:
+    """`wanted` or, unless `only` that will do, the next port that is free on this machine's loopback. Raises UsageError
+    when there is none."""
     for port in range(wanted, min(wanted + (1 if only else PORTS_TRIED), 65536)):
         with socket.socket() as probe:
             try:
