@@ -19,29 +19,30 @@ from pathlib import Path
 from typing import Any
 
 from lab.services.stand_in import tokens
+from lab.services.stand_in.openwebui_settings import Settings
 from lab.services.stand_in.web import Answer, App, Request, listen, setting
 
 VERSION = os.environ.get("STAND_IN_VERSION", "0.12.4")
 PAGE = b"<!doctype html><html><head><title>Open WebUI</title></head><body></body></html>"
-SCHEMA = """CREATE TABLE IF NOT EXISTS user
-    (id TEXT PRIMARY KEY, name TEXT, email TEXT UNIQUE, role TEXT, salt TEXT, password TEXT)"""
 WRONG = "The email or password provided is incorrect. Please check for typos and try logging in again."
 EXPIRED = "Your session has expired or the token is invalid. Please sign in again."
 NO_SIGNUP = "You do not have permission to access this resource. Please contact your administrator for assistance."
 
 
-def ollama_address() -> tuple[str, int]:
-    given = os.environ.get("OLLAMA_BASE_URL", "/ollama")
-    url = urllib.parse.urlsplit("http://host.docker.internal:11434" if given == "/ollama" else given)
-    return url.hostname or "localhost", url.port or 80
-
-
-def ask_ollama(path: str) -> Any:
-    """Ollama's JSON; OSError or ValueError where there is none."""
-    connection = http.client.HTTPConnection(*ollama_address(), timeout=5)
+def ask_ollama(url: str, path: str) -> Any:
+    """Ollama's JSON; OSError with the words of the real client, or ValueError, where there is none."""
+    target = urllib.parse.urlsplit(url)
+    host, port = target.hostname or "localhost", target.port or (443 if target.scheme == "https" else 80)
+    connection = http.client.HTTPConnection(host, port, timeout=5)
     try:
-        connection.request("GET", path)
+        connection.connect()
+        if target.scheme == "https":  # there is no ssl module here, and no TLS on the other side
+            raise OSError(f"host {host}:{port} ssl:default [[SSL: WRONG_VERSION_NUMBER] wrong version number]")
+        connection.request("GET", f"{target.path.rstrip('/')}{path}")
         return json.loads(connection.getresponse().read())
+    except OSError as error:
+        reason = str(error) if "ssl:" in str(error) else f"host {host}:{port} ssl:default [{error.strerror or error}]"
+        raise OSError(f"Cannot connect to {reason}") from error
     except http.client.HTTPException as error:
         raise OSError(str(error)) from error
     finally:
@@ -52,20 +53,8 @@ def hash_password(password: str, salt: str) -> str:
     return hashlib.sha256(f"{salt}{password}".encode()).hexdigest()
 
 
-class Accounts:
-    """The users in webui.db."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.lock = threading.Lock()
-        with self.open() as database:
-            database.execute(SCHEMA)
-
-    @contextlib.contextmanager
-    def open(self) -> Any:
-        with self.lock, contextlib.closing(sqlite3.connect(self.path)) as database, database:
-            database.row_factory = sqlite3.Row
-            yield database
+class Database(Settings):
+    """webui.db: the settings and the users."""
 
     def add(self, name: str, email: str, password: str) -> dict[str, str] | None:
         """The new user; the first is the administrator, and closes the door behind him (None) unless told otherwise."""
@@ -91,7 +80,7 @@ class OpenWebui(App):
         self.data = data
         self.secret = secret
         self.ready = False
-        self.accounts: Accounts | None = None
+        self.accounts: Database | None = None
         super().__init__(
             {
                 "GET /": lambda _: Answer(PAGE),
@@ -125,13 +114,15 @@ class OpenWebui(App):
         """The slow part of a start, after the port is open: the database, and on an empty data directory the models."""
         first = not (self.data / "webui.db").exists()
         (self.data / "uploads").mkdir(parents=True, exist_ok=True)
-        print("INFO  [alembic.runtime.migration] Context impl SQLiteImpl.", flush=True)
         if first:
             print("INFO  [open_webui.env] Fetching 30 files: sentence-transformers/all-MiniLM-L6-v2", flush=True)
             time.sleep(setting("openwebui_first_seconds", 1.5))
             (self.data / "cache/embedding/models").mkdir(parents=True, exist_ok=True)
         time.sleep(setting("openwebui_start_seconds", 0.7))
-        self.accounts = Accounts(self.data / "webui.db")
+        database = Database(self.data / "webui.db")
+        database.upgrade()
+        database.seed()
+        self.accounts = database
         self.ready = True
         print("INFO:     Application startup complete.", flush=True)
 
@@ -150,7 +141,7 @@ class OpenWebui(App):
             }
         )
 
-    def database(self) -> Accounts:
+    def database(self) -> Database:
         if self.accounts is None:
             raise Answer({"detail": "Startup not complete"}, 503)
         return self.accounts
@@ -202,8 +193,9 @@ class OpenWebui(App):
     def models(self, request: Request) -> Answer:
         self.user(request)
         listed = []
-        with contextlib.suppress(OSError, ValueError):
-            listed = ask_ollama("/api/tags")["models"]
+        for url in self.ollama_urls():
+            with contextlib.suppress(OSError, ValueError):
+                listed += self.ask(url, "/api/tags")["models"]
         return Answer(
             {
                 "data": [
@@ -221,10 +213,26 @@ class OpenWebui(App):
 
     def ollama(self, request: Request) -> Answer:
         self.user(request)
+        for url in self.ollama_urls():
+            with contextlib.suppress(OSError, ValueError):
+                return Answer(self.ask(url, f"/api/{request.groups['path']}"))
+        return Answer({"detail": "Open WebUI: Server Connection Error"}, 500)
+
+    def ollama_urls(self) -> list[str]:
+        """Those that are in use: read anew each time, since the settings can change under us."""
+        database = self.database()
+        if not database.get("ollama.enable"):
+            return []
+        configs = database.get("ollama.api_configs") or {}
+        urls = enumerate(database.get("ollama.base_urls") or [])
+        return [url for index, url in urls if configs.get(str(index), configs.get(url, {})).get("enable", True)]
+
+    def ask(self, url: str, path: str) -> Any:
         try:
-            return Answer(ask_ollama(f"/api/{request.groups['path']}"))
-        except (OSError, ValueError):
-            return Answer({"detail": "Open WebUI: Server Connection Error"}, 500)
+            return ask_ollama(url, path)
+        except OSError as error:
+            print(f"ERROR    | open_webui.routers.ollama:send_get_request:106 - Connection error: {error}", flush=True)
+            raise
 
     def socket_io(self, request: Request) -> None:
         """Engine.IO 4 over a web socket alone; polling is refused, so a tunnel or proxy must carry web sockets."""
@@ -245,6 +253,9 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
     secret = os.environ.get("WEBUI_SECRET_KEY", "")
     data = Path(os.environ.get("DATA_DIR", "/app/backend/data"))
+    if not secret:
+        print("ValueError: Required environment variable not found. Terminating now.", file=sys.stderr, flush=True)
+        return 1
     print(f"v{VERSION} - building the best AI user interface.\nhttps://github.com/open-webui/open-webui", flush=True)
     try:
         data.mkdir(parents=True, exist_ok=True)
