@@ -103,6 +103,14 @@ def test_commands_to_type_reach_the_same_host(tmp_path: Path) -> None:
         ("invoke storage --host h-1.z, then invoke tunnel comfy --host h.",
          "invoke storage --host h-1.z --hosts-file x, then invoke tunnel comfy --host h --hosts-file x."),
         ("invoke runbook comfy", "invoke runbook comfy"),
+        ("invoke fix.gpu-lost --host h", "invoke fix.gpu-lost --host h --hosts-file x"),
+        ("invoke fix.driver-mismatch --reboot --host h --yes",
+         "invoke fix.driver-mismatch --reboot --host h --hosts-file x --yes"),
+        ("invoke fix.wrong-version-number --url https://[::1]:8188 --host h",
+         "invoke fix.wrong-version-number --url https://[::1]:8188 --host h --hosts-file x"),
+        ("invoke diagnose --host h; invoke logs comfy --host h",
+         "invoke diagnose --host h --hosts-file x; invoke logs comfy --host h --hosts-file x"),
+        ("ssh ops@h docker logs comfy, or invoke storage", "ssh ops@h docker logs comfy, or invoke storage"),
         ("ssh -t ops@h sudo -l", "ssh -t ops@h sudo -l"),
     ],
 )  # fmt: skip
@@ -142,7 +150,7 @@ def test_every_command_of_the_table_exists() -> None:
     listed = invoke("--list").stdout
     procedure = ["bringup", "prereqs", "storage", "comfy", "ollama", "openwebui", "validate", "tunnel"]
     around = ["runbook", "facts", "history", "hosts", "trust"]
-    lab = ["lab.up", "lab.down", "lab.reset", "lab.status", "lab.shell"]
+    lab = ["lab.up", "lab.down", "lab.reset", "lab.status", "lab.shell", "lab.break", "lab.drill"]
     for word in (*procedure, *around, *lab):
         assert f"  {word} " in listed, word
         assert word.removeprefix("lab") in overview.TABLE
