@@ -12,7 +12,7 @@ import os
 import time
 from collections.abc import Callable
 
-from pantheon.collecting import busy, comfy, disks, holder, inside, kernel, packages, sshd, units, usage, webui
+from pantheon.collecting import busy, comfy, disks, dockerd, holder, inside, kernel, packages, sshd, units, usage, webui
 from pantheon.looks import work
 from pantheon.looks.files import USUAL_PATH
 from pantheon.looks.text import Json, Object
@@ -26,6 +26,7 @@ SCHEMA = 1
 
 PARTS: dict[str, Callable[[Object, str], Json]] = {
     "units": units.units,
+    "kept": units.kept,
     "engine_log": units.engine_log,
     "engine_config": units.engine_config,
     "kernel_log": kernel.log,
@@ -34,6 +35,7 @@ PARTS: dict[str, Callable[[Object, str], Json]] = {
     "installed": packages.installed,
     "reboot_required": packages.reboot_required,
     "sshd": sshd.settings,
+    "dockerd": dockerd.dockerd,
     "fstab": disks.fstab,
     "beneath": disks.beneath,
     "usage": usage.usage,

@@ -16,7 +16,8 @@ SCHEMA = 1
 
 @dataclass(frozen=True)
 class Unit:
-    """A systemd unit. `active`: active, inactive, failed, activating; `since` is when it came to that (ISO, UTC)."""
+    """A systemd unit. `active`: active, inactive, failed, activating; `since` is when it came to that, `started` when
+    its main process was last started (both ISO, UTC). `enabled`: enabled, disabled, masked, masked-runtime, .."""
 
     active: str
     sub: str
@@ -24,6 +25,19 @@ class Unit:
     since: str
     restarts: int
     enabled: str
+    started: str = ""
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A container as the engine's own files have it, which can be read while the engine is down. `stopped`: somebody
+    stopped it by hand, so the engine does not start it again by itself."""
+
+    name: str
+    project: str
+    service: str
+    policy: str
+    stopped: bool
 
 
 @dataclass(frozen=True)
@@ -151,6 +165,38 @@ class Busy:
 
 
 @dataclass(frozen=True)
+class SshdLine:
+    """A line of sshd's files; `match` holds the criteria of the Match block that it stands in, "" for none."""
+
+    path: str
+    line: int
+    keyword: str  # lower case
+    value: str
+    match: str = ""
+
+
+@dataclass(frozen=True)
+class Sshd:
+    """sshd's settings as they are for this very login (sshd -T -C user=.., addr=..), lower-case keys. `lines` are those
+    of its files that speak of forwarding, in the order in which sshd reads them; `keys` the options in the user's
+    authorized_keys that do, as "FILE:LINE: options"."""
+
+    settings: dict[str, str]
+    user: str = ""
+    lines: tuple[SshdLine, ...] = ()
+    keys: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Dockerd:
+    """The engine that runs: its command line, and the lines of its unit and drop-ins that give its API a TCP address,
+    as "FILE:LINE: text"."""
+
+    argv: tuple[str, ...]
+    lines: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Evidence:
     """`engine_log` and `kernel_log` are the lines that match symptoms.CLUES, newest last, bounded; `kernel_log` since
     the boot. `inside` are commands run in containers, by "CONTAINER what"."""
@@ -158,6 +204,7 @@ class Evidence:
     schema: int = SCHEMA
     took_s: float = 0.0
     units: dict[str, Maybe[Unit]] = field(default_factory=dict)
+    kept: Maybe[tuple[Kept, ...]] = None
     engine_log: Maybe[tuple[str, ...]] = None
     engine_config: Maybe[Command] = None  # dockerd --validate
     kernel_log: Maybe[tuple[str, ...]] = None
@@ -165,7 +212,8 @@ class Evidence:
     memory: Maybe[Memory] = None
     installed: dict[str, Maybe[str]] = field(default_factory=dict)  # packages -> version, as dpkg has them
     reboot_required: Maybe[str] = None  # the text of /run/reboot-required
-    sshd: Maybe[dict[str, str]] = None  # sshd -T, lower-case keys
+    sshd: Maybe[Sshd] = None
+    dockerd: Maybe[Dockerd] = None  # None: none runs
     fstab: Maybe[tuple[FstabLine, ...]] = None
     beneath: dict[str, Maybe[Beneath]] = field(default_factory=dict)
     usage: Maybe[tuple[Usage, ...]] = None
