@@ -88,7 +88,8 @@ class Memory:
 
 @dataclass(frozen=True)
 class Killed:
-    """One kill by the kernel for want of memory. `container` is a name where its cgroup was one's, else ""."""
+    """One kill by the kernel for want of memory. `container` is the name of the one whose cgroup it was, the first
+    digits of its id where that is gone, "" for none. Where only the engine heard of it, `process` is "" and `pid` 0."""
 
     when: str
     process: str
@@ -96,6 +97,7 @@ class Killed:
     rss_mib: int
     container: str
     limit: bool  # the container's own limit, not the whole host's memory
+    ago_s: int = 0  # seconds before the look; 0 also where the log gives no time
 
 
 @dataclass(frozen=True)
@@ -212,6 +214,10 @@ class Evidence:
     memory: Maybe[Memory] = None
     installed: dict[str, Maybe[str]] = field(default_factory=dict)  # packages -> version, as dpkg has them
     reboot_required: Maybe[str] = None  # the text of /run/reboot-required
+    logged_in: Maybe[tuple[str, ...]] = None  # who is at a terminal, as `who` says it
+    installing: Maybe[str] = None  # the process that holds dpkg's lock
+    next_module: Maybe[str] = None  # version of the driver's module that the next boot loads; None: there is none
+    engine_has_hook: Maybe[bool] = None  # whether dockerd found the toolkit's hook when it started; None: it is down
     sshd: Maybe[Sshd] = None
     dockerd: Maybe[Dockerd] = None  # None: none runs
     fstab: Maybe[tuple[FstabLine, ...]] = None

@@ -33,8 +33,10 @@ LOG_MARKERS = {
         "fatal: ",
         "owned by unexpected user/group",
         "MUST be running as UID",
+        "out of memory",
+        "Allocation on device",
     ],
-    "ollama": ["Listening on", "inference compute", "Error: "],
+    "ollama": ["Listening on", "inference compute", "Error: ", "out of memory", "requires more system memory"],
     "openwebui": ["Application startup complete", "Uvicorn running on", "ERROR"],
 }
 
@@ -96,6 +98,7 @@ def matters(host: Host, *, nonce: str) -> dict[str, object]:
         "ports": {name: host.service(name).port for name in SERVICES},
         "images": {name: host.service(name).image for name in SERVICES},
         "units": ["docker.service", "docker.socket", "containerd.service"],
+        "installed": ["docker-ce", "docker.io", "containerd.io", "containerd", "nvidia-container-toolkit"],
         "disks": {"nvme": host.storage.nvme, "ssd": host.storage.ssd},
         "beneath": sorted({host.storage.nvme, host.storage.ssd}),
         "comfy_mnt": layout.comfy_mnt(host),
