@@ -14,6 +14,7 @@ from pantheon import diagnosis, engine, fixes, foreign
 from pantheon.engine import Options
 from pantheon.errors import Interrupted, NotAsItShouldBe
 from pantheon.evidence import Busy
+from pantheon.facts import Maybe, Unknown
 from pantheon.finding import Finding
 from pantheon.incident import Case, Choices
 from pantheon.inventory import SERVICES, Host
@@ -93,20 +94,24 @@ def _by_hand(plan: Plan, findings: list[Finding]) -> int:
     return 0 if plan.is_empty and all(finding.is_good for finding in findings) else 2
 
 
-def running(busy: object, services: tuple[str, ...]) -> list[str]:
+def running(busy: Maybe[Busy], services: tuple[str, ...]) -> list[str]:
     """What is running in the services that will be stopped, a line for each thing."""
-    lines = []
+    if isinstance(busy, Unknown) and services:
+        return [f"not known: {busy.reason}"]
     if not isinstance(busy, Busy):
         return []
+    lines = []
     if "comfy" in services and busy.comfy_running is not None and busy.comfy_pending is not None:
-        jobs = busy.comfy_running + busy.comfy_pending
-        lines.append(
-            f"comfy: {busy.comfy_running} job running, {busy.comfy_pending} waiting" if jobs else "comfy: no job"
-        )
+        some = busy.comfy_running or busy.comfy_pending
+        lines.append(f"comfy: {_jobs(busy.comfy_running)}, {busy.comfy_pending} waiting" if some else "comfy: no job")
     if "ollama" in services and busy.ollama is not None:
         names = ", ".join(f"{model.name} ({model.vram_mib} MiB of the card)" for model in busy.ollama)
         lines.append(f"ollama: {names} loaded" if names else "ollama: no model loaded")
     return lines
+
+
+def _jobs(number: int) -> str:
+    return f"{number} job{'s' if number != 1 else ''} running"
 
 
 def _wait_for_jobs(connection: Any, host: Host, plan: Plan, report: Report) -> None:

@@ -44,6 +44,7 @@ class Console:
         self.out = out or RichConsole(highlight=False)
         self._live: Live | None = None
         self._waiting = ""
+        self._journal: Journal | None = None
         self._entry: list[Finding] = []  # what a fix has shown already
 
     # ---- the parts of a screen
@@ -185,6 +186,7 @@ class Console:
     def applying(self, host: Host, plan: Plan, what: str) -> Callable[[dict[str, Any]], None]:
         display = _Applying(self, host, plan, what)
         self.show(display)
+        self._journal = display.journal
         return display.on_event
 
     def watching(self, host: Host, what: str, services: tuple[str, ...]) -> Callable[[dict[str, Watched]], None]:
@@ -193,6 +195,9 @@ class Console:
         return display.on_services
 
     def settled(self) -> None:
+        if self._journal:
+            self._journal.close()
+            self._journal = None
         if self._live:
             self._live.stop()
             self._live = None
@@ -293,8 +298,8 @@ class _Applying:
 
     def __init__(self, console: Console, host: Host, plan: Plan, what: str) -> None:
         self._console, self._title, self._host = console, f"{what} {host.name}", host.name
-        self._journal = Journal(host.name, what)
-        self._journal.plan(plan)
+        self.journal = Journal(host.name, what)
+        self.journal.plan(plan)
         self._began = time.monotonic()
         self._sections = [section for section in plan.sections if section.changes]
         self._steps = [
@@ -308,7 +313,7 @@ class _Applying:
         self._pull = Pull()
 
     def on_event(self, frame: dict[str, Any]) -> None:
-        self._journal.line(json.dumps(frame, ensure_ascii=False))
+        self.journal.line(json.dumps(frame, ensure_ascii=False))
         kind = frame["frame"]
         if kind == "step":
             section, change, step = self._steps[frame["index"]]

@@ -44,6 +44,9 @@ def groups(causes: Iterable[Cause]) -> list[Group]:
 
 def diagnosis(console: Console, host: Host, found: Diagnosis, *, took_s: float) -> None:
     console.settled()
+    if found.is_good and not found.warnings:
+        console.line("✓", host.name, f"nothing found ({seconds(took_s)})")
+        return
     console.headline(f"DIAGNOSE {host.name}", f"looked {seconds(took_s)}")
     wrong = groups(found.causes)
     for number, group in enumerate(wrong, 1):
@@ -60,12 +63,11 @@ def diagnosis(console: Console, host: Host, found: Diagnosis, *, took_s: float) 
 
 def _group(console: Console, group: Group, number: int) -> None:
     """One thing that is wrong. Numbered where there are several, and then with its own command."""
-    head = f"{number} ✗ " if number else "✗ "
+    head, name = f"{number} ✗ " if number else "✗ ", f"{group.entry}: " if group.entry else ""
     for cause in group.causes:
-        text = cause.finding.text
-        console.prose(head, f"{group.entry}: {text}" if group.entry else text)
-        head = " " * len(head)
+        console.prose(head, f"{name}{cause.finding.text}")
         evidence(console, cause.finding)
+        head, name = f"{'':{len(head) - 2}}✗ ", ""
     consequences(console, [finding for cause in group.causes for finding in cause.consequences])
     if number and group.mend:
         console.say(f"{INDENT}→ {console.typed(group.mend)}")

@@ -40,6 +40,11 @@ class Journal:
         except OSError:
             self._file = None
 
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+        self._file = None
+
     def plan(self, plan: Plan) -> None:
         """What is about to be applied, with commands and differences; secrets are masked by the steps themselves."""
         self.line(f"plan {plan.hash} for {plan.host}")
