@@ -44,6 +44,7 @@ PARTS: dict[str, Callable[[Object, str], Json]] = {
     "beneath": disks.beneath,
     "usage": usage.usage,
     "webui": webui.settings,
+    "login": webui.login,
     "comfy": comfy.tree,
     "inside": inside.commands,
     "busy": busy.busy,

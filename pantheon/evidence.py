@@ -106,12 +106,26 @@ class WebuiSettings:
     database does not say. `path` is the database on the host."""
 
     path: str
+    bytes: int = 0
     ollama_enabled: bool | None = None
     ollama_urls: tuple[str, ...] | None = None
+    ollama_off: tuple[str, ...] = ()  # those of them that are switched off one by one
+    openai_enabled: bool | None = None
     openai_urls: tuple[str, ...] | None = None
     comfyui_url: str | None = None
     users: int | None = None
     revision: str | None = None  # of the schema, as Alembic notes it
+
+
+@dataclass(frozen=True)
+class LoginKey:
+    """The key of Open WebUI's sessions. `changed_at` is when the file was written ("" when it is missing), `created_at`
+    when the container was made. `in_use`: the server signs with the "same" key as the file's, an "other" one, or "none"
+    (it is not running, or not that far)."""
+
+    changed_at: str
+    created_at: str
+    in_use: str
 
 
 @dataclass(frozen=True)
@@ -224,6 +238,7 @@ class Evidence:
     beneath: dict[str, Maybe[Beneath]] = field(default_factory=dict)
     usage: Maybe[tuple[Usage, ...]] = None
     webui: Maybe[WebuiSettings] = None
+    login: Maybe[LoginKey] = None
     comfy: Maybe[ComfyTree] = None
     inside: dict[str, Maybe[Command]] = field(default_factory=dict)
     busy: Maybe[Busy] = None

@@ -15,7 +15,15 @@ PLAIN_ENV = (
     *("TORCH_LOCK", "UMASK", "FORCE_CHOWN", "BASE_DIRECTORY", "COMFY_CMDLINE_EXTRA", "HF_HOME", "TZ"),
     *("NVIDIA_VISIBLE_DEVICES", "NVIDIA_DRIVER_CAPABILITIES", "OLLAMA_HOST", "OLLAMA_NO_CLOUD", "OLLAMA_KEEP_ALIVE"),
     *("OLLAMA_NUM_PARALLEL", "OLLAMA_MAX_LOADED_MODELS", "OLLAMA_CONTEXT_LENGTH", "OLLAMA_FLASH_ATTENTION"),
-    *("OLLAMA_NOPRUNE", "OLLAMA_BASE_URL", "WEBUI_SECRET_KEY_FILE", "ENABLE_OPENAI_API", "ENABLE_PERSISTENT_CONFIG"),
+    *(
+        "OLLAMA_NOPRUNE",
+        "OLLAMA_BASE_URL",
+        "OLLAMA_BASE_URLS",
+        "ENABLE_OLLAMA_API",
+        "WEBUI_SECRET_KEY_FILE",
+        "ENABLE_OPENAI_API",
+        "ENABLE_PERSISTENT_CONFIG",
+    ),
     *("ENABLE_VERSION_UPDATE_CHECK", "ENABLE_COMMUNITY_SHARING", "ENABLE_IMAGE_GENERATION", "IMAGE_GENERATION_ENGINE"),
     "COMFYUI_BASE_URL",
 )
@@ -37,7 +45,14 @@ LOG_MARKERS = {
         "Allocation on device",
     ],
     "ollama": ["Listening on", "inference compute", "Error: ", "out of memory", "requires more system memory"],
-    "openwebui": ["Application startup complete", "Uvicorn running on", "ERROR"],
+    "openwebui": [
+        "Application startup complete",
+        "Uvicorn running on",
+        "ERROR",
+        "Running upgrade",
+        "Cannot connect to host",
+        "WEBUI_SECRET_KEY",
+    ],
 }
 
 
@@ -104,6 +119,7 @@ def matters(host: Host, *, nonce: str) -> dict[str, object]:
         "comfy_mnt": layout.comfy_mnt(host),
         "ollama_data": layout.ollama_data(host),
         "openwebui_data": layout.openwebui_data(host),
+        "login_key": layout.secret_key(host),
         "outputs": layout.comfy_outputs(host),
         "models": layout.models(host),
         "clues": [{"text": clue.text, "where": list(clue.where), "pattern": clue.pattern} for clue in CLUES],
