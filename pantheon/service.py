@@ -5,6 +5,8 @@ Procedure §4 to §6.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from pantheon import foreign, layout, owners, stack
 from pantheon.facts import Container, Docker, Entry, Facts, Image, TextFile, Unknown, digest
 from pantheon.finding import Finding
@@ -67,6 +69,34 @@ def _not_ready(host: Host, facts: Facts, name: str, before: tuple[str, ...]) -> 
     ]
 
 
+def anew(host: Host, facts: Facts, name: str, *, why: str) -> SectionPlan:
+    """What `plan` gives, the shared files ahead of it, and the container made anew in any case: for one that is as
+    hosts.toml says and yet does not work. Nothing is kept in a container, and the image is the one that is there."""
+    shared, own = common(host, facts), plan(host, facts, name)
+    if shared.blocked or own.blocked:
+        return SectionPlan(name, blocked=tuple(dict.fromkeys((*shared.blocked, *own.blocked))))
+    changes = (*shared.changes, *own.changes)
+    started = any(isinstance(step, Run) and "up" in step.argv for change in changes for step in change.steps)
+    return replace(own, changes=changes if started else (*changes, _recreate(host, facts, name, why)))
+
+
+def _recreate(host: Host, facts: Facts, name: str, why: str) -> Change:
+    container = foreign.named(facts, name)
+    is_up = container is not None and container.state in ("running", "restarting", "paused")
+    return Change(
+        f"recreate {name}", why, (start(host, facts, name, "--force-recreate"),), stops=(name,) if is_up else ()
+    )
+
+
+def start(host: Host, facts: Facts, name: str, *flags: str) -> Run:
+    """`docker compose up` of one service and of nothing that it depends on."""
+    container = foreign.named(facts, name)
+    guard = Guard("container", name, container.id if container else "missing")
+    wait = ("--wait", "--wait-timeout", "300") if name == "ollama" else ()
+    argv = _compose(host, facts, "up", "-d", "--no-deps", *wait, *flags, name)
+    return Run(argv, guards=(guard,), timeout_s=UP_S, progress="compose")
+
+
 def common(host: Host, facts: Facts) -> SectionPlan:
     """What the three services share: the Compose file, and the secret environment files that it names. Compose reads
     all of them whichever service is started. Blocked where a stack of somebody else's is in the way."""
@@ -82,6 +112,18 @@ def common(host: Host, facts: Facts) -> SectionPlan:
     why = f"the Compose project in {host.stack_dir} (§5)"
     changes = (Change("compose.yaml", why, tuple(steps), sign="+" if new else "~"),) if steps else ()
     return SectionPlan("stack", changes, reason="compose.yaml is as hosts.toml says")
+
+
+def as_in_hosts_toml(host: Host, facts: Facts, *names: str) -> SectionPlan:
+    """For a fix: these services made as hosts.toml says, the Compose file first. Empty when their containers are so."""
+    chosen = [name for name in SERVICES if name in names]
+    plans = [plan(host, facts, name, before=tuple(chosen[:i])) for i, name in enumerate(chosen)]
+    if not any(section.changes or section.blocked for section in plans):
+        return SectionPlan("stack", reason="the containers are as hosts.toml says")
+    plans.insert(0, common(host, facts))
+    changes = tuple(change for section in plans for change in section.changes)
+    blocked = tuple(dict.fromkeys(finding for section in plans for finding in section.blocked))
+    return SectionPlan("stack", () if blocked else changes, blocked=blocked, starts=tuple(chosen))
 
 
 def _files(host: Host, facts: Facts, want: stack.Wanted) -> list[Change]:
@@ -167,9 +209,7 @@ def _as_wanted(host: Host, facts: Facts, want: stack.Wanted, container: Containe
     pulled = f", pull about {host.service(want.name).image_gib:g} GiB" if pull else ""
 
     def up(*flags: str) -> Run:
-        wait = ("--wait", "--wait-timeout", "300") if want.name == "ollama" else ()
-        argv = _compose(host, facts, "up", "-d", "--no-deps", *wait, *flags, want.name)
-        return Run(argv, guards=(guard,), timeout_s=UP_S, progress="compose")
+        return start(host, facts, want.name, *flags)
 
     if container is None:
         first = ", first run 10-20 min (§7)" if want.name == "comfy" and not _installed(facts, host) else ""

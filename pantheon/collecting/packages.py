@@ -1,4 +1,4 @@
-"""What is installed, and whether the host is fit to be rebooted: the packages, who is logged in, what a reboot loads."""
+"""What is installed, and whether the host can be rebooted: packages, who is logged in, what the next boot loads."""
 
 from __future__ import annotations
 
