@@ -90,8 +90,10 @@ def _recreate(host: Host, facts: Facts, name: str, why: str) -> Change:
 
 def start(host: Host, facts: Facts, name: str, *flags: str) -> Run:
     """`docker compose up` of one service and of nothing that it depends on."""
-    container = foreign.named(facts, name)
-    guard = Guard("container", name, container.id if container else "missing")
+    return _up(host, facts, name, Guard("container", name, facts.reading("container", name)), *flags)
+
+
+def _up(host: Host, facts: Facts, name: str, guard: Guard, *flags: str) -> Run:
     wait = ("--wait", "--wait-timeout", "300") if name == "ollama" else ()
     argv = _compose(host, facts, "up", "-d", "--no-deps", *wait, *flags, name)
     return Run(argv, guards=(guard,), timeout_s=UP_S, progress="compose")
@@ -209,7 +211,7 @@ def _as_wanted(host: Host, facts: Facts, want: stack.Wanted, container: Containe
     pulled = f", pull about {host.service(want.name).image_gib:g} GiB" if pull else ""
 
     def up(*flags: str) -> Run:
-        return start(host, facts, want.name, *flags)
+        return _up(host, facts, want.name, guard, *flags)
 
     if container is None:
         first = ", first run 10-20 min (§7)" if want.name == "comfy" and not _installed(facts, host) else ""
