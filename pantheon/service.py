@@ -16,6 +16,7 @@ from pantheon.plan import Change, Guard, MakeSecret, Run, SectionPlan, Step, Wri
 SOURCE = "procedure §4-§6"
 PULL_S = 2 * 3600
 UP_S = 600
+LAST_WORDS = 20  # lines of a log that say why a container has stopped
 JSON_PROGRESS = (2, 29)  # the first Compose with `--progress json`
 
 
@@ -90,10 +91,10 @@ def _recreate(host: Host, facts: Facts, name: str, why: str) -> Change:
 
 def start(host: Host, facts: Facts, name: str, *flags: str) -> Run:
     """`docker compose up` of one service and of nothing that it depends on."""
-    return _up(host, facts, name, Guard("container", name, facts.reading("container", name)), *flags)
+    return _up_step(host, facts, name, Guard("container", name, facts.reading("container", name)), *flags)
 
 
-def _up(host: Host, facts: Facts, name: str, guard: Guard, *flags: str) -> Run:
+def _up_step(host: Host, facts: Facts, name: str, guard: Guard, *flags: str) -> Run:
     wait = ("--wait", "--wait-timeout", "300") if name == "ollama" else ()
     argv = _compose(host, facts, "up", "-d", "--no-deps", *wait, *flags, name)
     return Run(argv, guards=(guard,), timeout_s=UP_S, progress="compose")
@@ -211,7 +212,7 @@ def _as_wanted(host: Host, facts: Facts, want: stack.Wanted, container: Containe
     pulled = f", pull about {host.service(want.name).image_gib:g} GiB" if pull else ""
 
     def up(*flags: str) -> Run:
-        return _up(host, facts, want.name, guard, *flags)
+        return _up_step(host, facts, want.name, guard, *flags)
 
     if container is None:
         first = ", first run 10-20 min (§7)" if want.name == "comfy" and not _installed(facts, host) else ""
@@ -294,16 +295,29 @@ def _up(host: Host, container: Container) -> Finding:
         return Finding(key, "ok", f"{name} is Up and healthy", evidence, source=source)
     if container.state == "running" and container.health == "starting" and container.restarts:
         text = f"{name} is starting again, after {container.restarts} restarts of its own"
-        mend = f"read what it died of: docker logs --tail=50 {name}"
+        mend = advice.command(host.name, _last_words(container))
     elif container.state == "running" and container.health == "starting":
         text, mend = f"{name} is still starting", f"wait for it: invoke {name} --host {host.name}"
     elif container.state == "running" and container.health == "unhealthy":
-        text, mend = f"{name} is Up but unhealthy", f"read its log: docker logs --tail=50 {name}"
+        text, mend = f"{name} is Up but unhealthy", advice.command(host.name, _last_words(container))
     elif container.state == "running":
         return Finding(key, "ok", f"{name} is Up", evidence, source=source)
     else:
         text = f"{name} is {container.state} (exit code {container.exit_code})"
-        mend = f"invoke runbook {name}" if container.state == "restarting" else f"invoke {name} --host {host.name}"
+        mend = _gone(host, container)
         last = container.log[-1] if isinstance(container.log, tuple) and container.log else container.error
         evidence = f"{evidence}; {last}" if last else evidence
     return Finding(key, "fail", text, evidence, mend, source)
+
+
+def _gone(host: Host, container: Container) -> str:
+    """What mends a container that does not run: the fix of what it died of, or its start where somebody stopped it."""
+    if container.oom_killed:
+        return advice.fix(host.name, "out-of-memory")
+    if container.state == "restarting" or container.exit_code or container.error:
+        return advice.command(host.name, (*_last_words(container), container.error))
+    return f"invoke {container.name} --host {host.name}"
+
+
+def _last_words(container: Container) -> tuple[str, ...]:
+    return container.log[-LAST_WORDS:] if isinstance(container.log, tuple) else ()
