@@ -7,6 +7,7 @@ import json
 import os
 import re
 import time
+from collections.abc import Iterable
 from contextlib import suppress
 
 from pantheon.looks import work
@@ -77,7 +78,7 @@ def engine_log(spec: Object, root: str) -> Json:
     return list(reversed(clued(lines, spec.get("clues") or (), "docker")[:KEEP]))
 
 
-def clued(lines: list[str], clues: list[Object], where: str) -> list[str]:
+def clued(lines: Iterable[str], clues: Iterable[Object], where: str) -> list[str]:
     """The lines that hold the text of a clue about `where` (symptoms.Clue)."""
     wanted = [
         (str(clue["text"]).lower(), re.compile(clue["pattern"], re.IGNORECASE) if clue.get("pattern") else None)

@@ -1,21 +1,309 @@
-"""TODO"""
+"""Docker's engine is stopped, cannot start, hangs, or came back without the containers that had been up."""
 
 from __future__ import annotations
 
+import json
+import re
+from datetime import datetime, timedelta
+
+from pantheon import foreign
+from pantheon.evidence import Kept, Unit
+from pantheon.facts import Command, Container, Docker, Unknown
 from pantheon.finding import Finding
-from pantheon.incident import Case
-from pantheon.plan import SectionPlan
+from pantheon.incident import Case, command
+from pantheon.inventory import SERVICES
+from pantheon.plan import Change, Mend, Run, SectionPlan
 
 ID = "docker-down"
-CAUSE = ""
-RISK = ""
+CAUSE = (
+    "Docker's engine is stopped, was given a configuration that it cannot read, lost containerd under it, or died and "
+    "came back without its containers."
+)
+RISK = (
+    "An engine that is stopped holds nothing that could be stopped. Containers that run on are left alone, unless the "
+    "engine hangs: it is restarted then, and every container with it, for about a minute. No configuration, image, "
+    "volume or container is changed or removed."
+)
+
+JSON_FILE = "/etc/docker/daemon.json"
+START_S, ANSWER_S = 150, 60
+GRACE = timedelta(seconds=1)  # systemd's times are whole seconds
+CONSEQUENCES = (
+    *("prereqs.docker", "prereqs.compose", "prereqs.runtime", "stack.containers", "stack.loopback"),
+    *("storage.docker-room", "storage.nvme-room", "storage.ssd-room"),
+    *(f"{name}.*" for name in SERVICES),
+    *("gpu-lost.*", "openwebui-ollama.*", "browser-access.*", "comfy-first-run.*", "wrong-version-number.*"),
+)
 
 
 def diagnose(case: Case) -> list[Finding]:
-    del case
-    return []
+    docker = case.facts.docker
+    if not isinstance(docker, Docker) or isinstance(docker.snap, str):
+        return []  # the prerequisites speak of these
+    if isinstance(docker.engine, str):
+        return _without_containerd(case) + _left_behind(case)
+    return [_down(case, docker)]
+
+
+# ---- the engine does not answer
+
+
+def _down(case: Case, docker: Docker) -> Finding:
+    reason = docker.engine.reason if isinstance(docker.engine, Unknown) else "no word of the engine"
+    unit = _unit(case, "docker.service")
+    key, mend = f"{ID}.engine", command(case, ID)
+    if unit is None:
+        why = _why_no_unit(case)
+        text = "Docker's engine does not answer"
+        return Finding(key, "fail", text, f"{reason}; {why}", mend, "procedure §2", CONSEQUENCES)
+    state = f"docker.service: {unit.active} ({unit.sub})" + (f", result {unit.result}" if unit.result else "")
+    state += f", since {unit.since}" if unit.since else ""
+    if unit.active == "active" and "no answer" in reason:
+        text = "Docker's engine runs and does not answer"
+        return Finding(f"{ID}.hangs", "fail", text, f"{reason}; {state}", mend, "procedure §2", CONSEQUENCES)
+    if unit.active in ("active", "activating", "reloading") and not _cannot_start(case, unit):
+        text = "Docker's engine is just starting"
+        return Finding(key, "unknown", text, f"{reason}; {state}", "look again in a moment: invoke diagnose")
+    text, more = _why_down(case, unit)
+    evidence = "; ".join(part for part in (reason, state, *more) if part)
+    return Finding(key, "fail", text, evidence, mend, "procedure §2", CONSEQUENCES)
+
+
+def _cannot_start(case: Case, unit: Unit) -> bool:
+    """systemd says activating between two attempts of an engine that dies at once."""
+    return unit.active == "activating" and bool(unit.restarts or _config_error(case) or _last_words(case))
+
+
+def _why_down(case: Case, unit: Unit) -> tuple[str, list[str]]:
+    if error := _config_error(case):
+        return f"Docker's engine does not start: {JSON_FILE} is not valid", [error, *_last_words(case)[-1:]]
+    masked = _masked(case)
+    if masked:
+        return f"Docker's engine is stopped, and {masked[0]} is masked", []
+    contained = _unit(case, "containerd.service")
+    words = _last_words(case)
+    if contained is not None and contained.active not in ("active", "activating"):
+        said = f"containerd.service: {contained.active} ({contained.sub}), since {contained.since}"
+        return "Docker's engine does not run, nor does containerd under it", [said, *words[-1:]]
+    if words and (unit.active in ("failed", "activating") or unit.result not in ("", "success")):
+        return "Docker's engine does not start", words[-2:]
+    if unit.active == "failed":
+        limit = " (systemd gave up: too many starts in a minute)" if "start-limit" in unit.result else ""
+        return f"Docker's engine does not start{limit}", []
+    return "Docker's engine is stopped", []
+
+
+def _last_words(case: Case) -> list[str]:
+    log = case.evidence.engine_log
+    return [line for line in log if "docker.service:" not in line][-3:] if isinstance(log, tuple) else []
+
+
+def _config_error(case: Case) -> str:
+    """What is wrong in daemon.json, with its line; "" when nothing is, or nobody knows."""
+    checked = case.evidence.engine_config
+    if not isinstance(checked, Command) or checked.status == 0:
+        return ""
+    said = " ".join(checked.output.split())
+    if "daemon" not in said and "config" not in said:
+        return ""  # not a word about the file: dockerd itself could not be run
+    where = _line_of(case, said)
+    return f"{said}{f' ({where})' if where else ''}"
+
+
+def _line_of(case: Case, said: str) -> str:
+    docker = case.facts.docker
+    text = docker.daemon_json if isinstance(docker, Docker) else None
+    if not isinstance(text, str):
+        return ""
+    lines = text.splitlines()
+    try:
+        json.loads(text)
+    except ValueError as error:
+        number = int(getattr(error, "lineno", 0))
+        shown = lines[number - 1].strip()[:80] if 0 < number <= len(lines) else ""
+        return f"line {number}, column {getattr(error, 'colno', 0)}: {shown}"
+    # Valid JSON with something in it that the engine does not know: it names the key.
+    for name in re.findall(r"[\w-]+", said.rpartition(":")[2]):
+        for number, line in enumerate(lines, 1):
+            if f'"{name}"' in line:
+                return f"line {number}: {line.strip()[:80]}"
+    return ""
+
+
+def _masked(case: Case) -> list[str]:
+    names = ("docker.service", "docker.socket", "containerd.service")
+    return [name for name in names if (unit := _unit(case, name)) is not None and unit.enabled.startswith("masked")]
+
+
+def _unit(case: Case, name: str) -> Unit | None:
+    found = case.evidence.units.get(name)
+    return found if isinstance(found, Unit) else None
+
+
+def _why_no_unit(case: Case) -> str:
+    found = case.evidence.units.get("docker.service")
+    return found.reason if isinstance(found, Unknown) else "there is no docker.service"
+
+
+# ---- the engine answers, and something under it does not
+
+
+def _without_containerd(case: Case) -> list[Finding]:
+    """containerd stopped under an engine that runs on: it lists containers, and can start, stop or enter none."""
+    unit = _unit(case, "containerd.service")
+    if unit is None or unit.active in ("active", "activating", "reloading"):
+        return []
+    signs = [value.reason for value in case.facts.images.values() if isinstance(value, Unknown)]
+    for container in _ours(case):
+        seen = container.gpu_seen
+        signs += [seen.output if isinstance(seen, Command) and seen.status else "", container.error]
+    said = next((" ".join(sign.split()) for sign in signs if "containerd" in sign), "")
+    if not said:
+        return []  # this engine has a containerd of its own
+    text = "containerd is stopped under Docker's engine"
+    evidence = f"containerd.service: {unit.active} ({unit.sub}), since {unit.since}; {said[:300]}"
+    mend = command(case, ID)
+    # With the engine deaf, nothing that is said of a container can be trusted.
+    return [Finding(f"{ID}.containerd", "fail", text, evidence, mend, "procedure §2", CONSEQUENCES)]
+
+
+def _left_behind(case: Case) -> list[Finding]:
+    """Our containers that the engine ended while it was starting, after a death of its own: nobody can have stopped
+    them, since nobody could talk to it then."""
+    down = _fallen(case)
+    if not down:
+        return []
+    unit = _unit(case, "docker.service")
+    assert unit is not None
+    names = ", ".join(container.name for container in down)
+    text = f"Docker's engine died and came back at {unit.since} without {names}"
+    ended = "; ".join(f"{c.name} ended {c.finished_at[:19]}Z, exit code {c.exit_code}" for c in down)
+    evidence = f"{ended}, while the engine was starting ({unit.started} to {unit.since})"
+    explains = (
+        *(f"{container.name}.*" for container in down),
+        *("gpu-lost.*", "openwebui-ollama.*", "browser-access.*", "comfy-first-run.*", "out-of-memory.*"),
+        *("stack.loopback", "openwebui.*"),
+    )
+    return [Finding(f"{ID}.left-behind", "fail", text, evidence, command(case, ID), "procedure §8", explains)]
+
+
+def _fallen(case: Case) -> list[Container]:
+    unit = _unit(case, "docker.service")
+    began, up = (
+        (_time(unit.started), _time(unit.since)) if unit is not None and unit.active == "active" else (None, None)
+    )
+    if began is None or up is None:
+        return []
+    return [
+        container
+        for container in _ours(case)
+        if container.state == "exited"
+        and container.restart_policy in ("unless-stopped", "always")
+        and not container.error
+        and (ended := _time(container.finished_at)) is not None
+        and began - GRACE <= ended <= up + GRACE
+    ]
+
+
+def _time(text: str) -> datetime | None:
+    """Docker's or systemd's time (UTC), to the second."""
+    try:
+        return datetime.fromisoformat(text[:19])
+    except ValueError:
+        return None
+
+
+def _ours(case: Case) -> list[Container]:
+    found = case.facts.containers
+    return [c for c in found if foreign.is_ours(case.host, c)] if isinstance(found, tuple) else []
+
+
+# ---- what mends it
 
 
 def plan(case: Case) -> SectionPlan:
-    del case
-    return SectionPlan(ID, reason="its symptom is not there")
+    wrong = [finding for finding in diagnose(case) if finding.level == "fail"]
+    if not wrong:
+        return SectionPlan(ID, reason="Docker's engine answers, and has its containers")
+    blocked = _blocked(case)
+    if blocked:
+        return SectionPlan(ID, blocked=blocked)
+    names = _wanted(case)
+    services = tuple(name for name in SERVICES if names is None or name in names)
+    changes: list[Change] = []
+    for finding in wrong:
+        if finding.id == f"{ID}.hangs":
+            step = Run(("systemctl", "restart", "docker.service"), timeout_s=START_S)
+            changes.append(Change("restart Docker's engine", "it runs and does not answer", (step,), stops=services))
+        elif finding.id == f"{ID}.engine":
+            changes.append(_start(case))
+        elif finding.id == f"{ID}.containerd":
+            step = Run(("systemctl", "start", "containerd.service"), timeout_s=START_S)
+            changes.append(Change("start containerd", "it is stopped under the engine", (step,)))
+    if names is None or names:
+        changes.append(_bring_back(case, names))
+    return SectionPlan(ID, tuple(changes), starts=services)
+
+
+def _start(case: Case) -> Change:
+    units = [name for name in ("docker.service", "docker.socket", "containerd.service") if _is_there(case, name)]
+    failed = [name for name in units if (unit := _unit(case, name)) is not None and unit.active == "failed"]
+    given_up = [name for name in units if (unit := _unit(case, name)) is not None and "start-limit" in unit.result]
+    reset = tuple(dict.fromkeys([*failed, *given_up]))
+    steps = [Run(("systemctl", "reset-failed", *reset))] if reset else []
+    first = [name for name in ("containerd.service", "docker.socket", "docker.service") if name in units]
+    steps.append(Run(("systemctl", "start", *first), timeout_s=START_S))
+    return Change("start Docker's engine", "it does not run (§2)", tuple(steps))
+
+
+def _is_there(case: Case, name: str) -> bool:
+    return case.evidence.units.get(name) is not None or name == "docker.service"
+
+
+def _bring_back(case: Case, names: list[str] | None) -> Change:
+    """The containers that had been up: the engine itself brings back what it shut down in good order, and leaves alone
+    what it found dead."""
+    arguments: dict[str, object] = {"project": case.host.project, "names": names, "deadline_s": ANSWER_S}
+    who = ", ".join(names) if names is not None else f"the containers of {case.host.project}"
+    says = f"wait for the engine, then start what is not up of {who}"
+    why = "they were up, and are to be up again (§5)"
+    return Change(f"bring back {who}", why, (Mend("start_stack", arguments, says, timeout_s=START_S + 240),))
+
+
+def _wanted(case: Case) -> list[str] | None:
+    """Our containers that were up and were not stopped by hand. None: while the engine is down nobody knows."""
+    if isinstance(case.facts.containers, tuple):
+        up = [c.name for c in _ours(case) if c.state in ("running", "restarting", "paused")]
+        return [*up, *(c.name for c in _fallen(case))]
+    kept = case.evidence.kept
+    if not isinstance(kept, tuple):
+        return None
+    return [one.name for one in kept if _should_run(case, one)]
+
+
+def _should_run(case: Case, one: Kept) -> bool:
+    mine = one.project == case.host.project and one.name in SERVICES
+    return mine and not one.stopped and one.policy in ("unless-stopped", "always")
+
+
+def _blocked(case: Case) -> tuple[Finding, ...]:
+    """What only a human can put right: nothing of Docker's configuration is pantheon's."""
+    host, then = case.host, command(case, ID)
+    if isinstance(case.facts.docker, Docker) and isinstance(case.facts.docker.engine, str):
+        masked = [name for name in _masked(case) if name == "containerd.service"]
+    else:
+        if error := _config_error(case):
+            check = f"sudo dockerd --validate --config-file {JSON_FILE}"
+            mend = f"on the host: sudoedit {JSON_FILE}, until `{check}` says OK; then {then}"
+            text = f"{JSON_FILE} must be corrected by hand: it is not pantheon's"
+            return (Finding(f"{ID}.config", "fail", text, error, mend),)
+        if _unit(case, "docker.service") is None:
+            look = host.ssh("systemctl status docker.service")
+            text = "how Docker's engine is started on this host is not known"
+            return (Finding(f"{ID}.unit", "fail", text, _why_no_unit(case), f"{look}; start it as it was meant to be"),)
+        masked = _masked(case)
+    if masked:
+        units = " ".join(masked)
+        mend = f"{host.ssh(f'sudo systemctl unmask {units}')}, if that was not on purpose; then {then}"
+        return (Finding(f"{ID}.masked", "fail", f"{units}: somebody masked it, and knows why", "", mend),)
+    return ()
