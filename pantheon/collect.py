@@ -46,12 +46,13 @@ PARTS: dict[str, Callable[[Object, str], Json]] = {
     "webui": webui.settings,
     "login": webui.login,
     "comfy": comfy.tree,
+    "overrides": comfy.overrides,
     "inside": inside.commands,
     "busy": busy.busy,
     "holder": holder.holder,
 }
 
-TABLES = ("units", "installed", "beneath", "inside")
+TABLES = ("units", "installed", "beneath", "inside", "overrides")
 
 
 def main(spec: Object, stdin: BinaryIO, stdout: TextIO) -> int:

@@ -131,17 +131,21 @@ class LoginKey:
 @dataclass(frozen=True)
 class ComfyTree:
     """ComfyUI's own directories in comfy-mnt, as the first run leaves them (procedure §7). `clone`: missing, empty,
-    broken, complete. `venv`: missing, broken, complete; `venv_cuda` is that of the torch inside ("13.1"), `venv_python`
-    its Python, `old_venvs` directories called venv-*. `sizes_mib` None where not counted."""
+    broken, complete, link. `venv`: missing, broken, complete, link; `*_detail` say what is wrong with them. `torch` are
+    its packages by version ("torch 2.9.1+cu130"), `venv_cuda` is that of torch ("13.0"), `venv_python` its Python,
+    `build_base` the image's note in it of what it was made for. `old_venvs`: directories called venv-*.
+    `missing_modules`: packages that pip has a record of and whose files are gone."""
 
     clone: str
     venv: str
+    clone_detail: str = ""
+    venv_detail: str = ""
     venv_python: str | None = None
     venv_cuda: str | None = None
-    torch: str | None = None
+    torch: tuple[str, ...] = ()
+    build_base: str | None = None
     old_venvs: tuple[str, ...] = ()
     missing_modules: tuple[str, ...] = ()
-    detail: str = ""
 
 
 @dataclass(frozen=True)
@@ -240,6 +244,7 @@ class Evidence:
     webui: Maybe[WebuiSettings] = None
     login: Maybe[LoginKey] = None
     comfy: Maybe[ComfyTree] = None
+    overrides: dict[str, Maybe[tuple[str, ...]]] = field(default_factory=dict)  # their lines about /comfy/mnt, by path
     inside: dict[str, Maybe[Command]] = field(default_factory=dict)
     busy: Maybe[Busy] = None
     holder: Maybe[Holder] = None

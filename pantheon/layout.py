@@ -73,6 +73,13 @@ def other_compose_files(host: Host) -> tuple[str, ...]:
     return tuple(f"{host.stack_dir}/{name}" for name in ("compose.yml", "docker-compose.yaml", "docker-compose.yml"))
 
 
+def override_files(host: Host) -> tuple[str, ...]:
+    """Files in our directory that Compose lays over compose.yaml when it is called there by hand. Ours names its file,
+    and reads none of them."""
+    stems = ("compose", "docker-compose")
+    return tuple(f"{host.stack_dir}/{stem}.override.{end}" for stem in stems for end in ("yaml", "yml"))
+
+
 def ancestors(path: str) -> list[str]:
     """`path` and everything above it except the root directory."""
     parts = path.split("/")
@@ -98,3 +105,8 @@ def userscript(host: Host) -> str:
 
 def env_file(host: Host, service: str) -> str:
     return f"{secrets(host)}/{service}.env"
+
+
+def kept_script(host: Host) -> str:
+    """The hook with which a repaired ComfyUI gets back what was set aside with the broken one (fix.comfy-first-run)."""
+    return f"{userscripts(host)}/05-kept-files.sh"

@@ -38,6 +38,9 @@ LOG_MARKERS = {
         "To see the GUI go to:",
         "!! ERROR",
         "!! Exiting script",
+        "ermission denied",
+        "Read-only file system",
+        "No module named",
         "fatal: ",
         "owned by unexpected user/group",
         "MUST be running as UID",
@@ -55,18 +58,21 @@ LOG_MARKERS = {
     ],
 }
 
+# Directories in comfy-mnt whose owner and mode the image checks at each start, where they are there (DOMAIN.md)
+COMFY_CHECKS = ("ComfyUI", "HF", "venv", "pip_cache", "tmp", "uv_cache")
+
 
 def questions(host: Host, *, nonce: str) -> dict[str, object]:
     """The spec of one look at `host`, JSON-ready: every directory of procedure §3 with its parents, our files, images
     and addresses. `nonce` keys the digests of this look."""
     directories = layout.directories(host)
     secrets = layout.secret_key(host)
-    files = [layout.compose_file(host), layout.userscript(host)]
+    files = [layout.compose_file(host), layout.userscript(host), layout.kept_script(host)]
     secret_files = [secrets, *(layout.env_file(host, service) for service in SERVICES)]
     places = [directory.path for directory in directories]
     places += [host.storage.nvme, host.storage.ssd, host.stack_dir, layout.userscripts(host), *files, *secret_files]
     places += layout.other_compose_files(host)
-    places += [f"{layout.comfy_mnt(host)}/{name}" for name in ("ComfyUI", "venv")]  # made by the first run (§7)
+    places += [f"{layout.comfy_mnt(host)}/{name}" for name in COMFY_CHECKS]
     comfy, ollama, openwebui = (f"http://127.0.0.1:{host.service(name).port}/" for name in SERVICES)
     return {
         "schema": SCHEMA,
@@ -117,6 +123,7 @@ def matters(host: Host, *, nonce: str) -> dict[str, object]:
         "disks": {"nvme": host.storage.nvme, "ssd": host.storage.ssd},
         "beneath": sorted({host.storage.nvme, host.storage.ssd}),
         "comfy_mnt": layout.comfy_mnt(host),
+        "overrides": list(layout.override_files(host)),
         "ollama_data": layout.ollama_data(host),
         "openwebui_data": layout.openwebui_data(host),
         "login_key": layout.secret_key(host),

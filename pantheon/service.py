@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from pantheon import foreign, layout, owners, stack
+from pantheon import advice, foreign, layout, owners, stack
 from pantheon.facts import Container, Docker, Entry, Facts, Image, TextFile, Unknown, digest
 from pantheon.finding import Finding
 from pantheon.inventory import SERVICES, Host
@@ -21,10 +21,10 @@ JSON_PROGRESS = (2, 29)  # the first Compose with `--progress json`
 
 
 def plan(
-    host: Host, facts: Facts, name: str, *, before: tuple[str, ...] = (), after: tuple[str, ...] = ()
+    host: Host, facts: Facts, name: str, *, before: tuple[str, ...] = (), after: tuple[str, ...] = (), anew: str = ""
 ) -> SectionPlan:
     """The changes for one service. `before` and `after` name the sections that are applied ahead of it and behind it in
-    the same run."""
+    the same run. `anew` says why its container is made anew in any case, for a fix that mends what lies under it."""
     blocked = foreign.stack_findings(host, facts)
     port = foreign.port_finding(host, facts, name)
     if port and not blocked:
@@ -37,7 +37,7 @@ def plan(
         return SectionPlan(name, blocked=tuple(blocked))
     want = stack.wanted(host, name)
     changes = [*_files(host, facts, want), *_half_made(host, facts, name)]
-    made = _container(host, facts, want)
+    made = _container(host, facts, want, anew=anew)
     if made and holder and holder.labels.get("pantheon.service") in after:
         changes.append(_free_port(holder, want.port))
     changes += made
@@ -188,7 +188,7 @@ def _half_made(host: Host, facts: Facts, name: str) -> list[Change]:
     return changes
 
 
-def _container(host: Host, facts: Facts, want: stack.Wanted) -> list[Change]:
+def _container(host: Host, facts: Facts, want: stack.Wanted, *, anew: str = "") -> list[Change]:
     container, back = foreign.named(facts, want.name), []
     if renamed := foreign.renamed(host, facts, want.name):
         rename = Run(
@@ -196,10 +196,10 @@ def _container(host: Host, facts: Facts, want: stack.Wanted) -> list[Change]:
         )
         back = [Change(f"rename {renamed.name} → {want.name}", "it was renamed by hand", (rename,))]
         container = renamed
-    return back + _as_wanted(host, facts, want, container)
+    return back + _as_wanted(host, facts, want, container, anew=anew)
 
 
-def _as_wanted(host: Host, facts: Facts, want: stack.Wanted, container: Container | None) -> list[Change]:
+def _as_wanted(host: Host, facts: Facts, want: stack.Wanted, container: Container | None, *, anew: str) -> list[Change]:
     found = facts.images.get(want.image)
     image = found if isinstance(found, Image) else None
     image_guard = Guard("image", want.image, facts.reading("image", want.image))
@@ -223,7 +223,9 @@ def _as_wanted(host: Host, facts: Facts, want: stack.Wanted, container: Containe
         stops = (want.name,) if container.state == "running" else ()
         steps = (*pull, up("--force-recreate"))
         return [Change(f"recreate{pulled}: {'; '.join(differences)}", "it differs from hosts.toml", steps, stops=stops)]
-    if _crash_loop(container):
+    if anew:
+        return [Change(f"start anew{pulled}", anew, (*pull, up("--force-recreate")), stops=(want.name,))]
+    if is_crash_loop(container):
         # What made it fail may have been put right by now; Docker itself tries again ever more rarely.
         what = f"start anew (restarted {container.restarts} times, exit code {container.exit_code})"
         steps = (*_own_all(host, facts, want), *pull, up("--force-recreate"))
@@ -237,7 +239,14 @@ def _as_wanted(host: Host, facts: Facts, want: stack.Wanted, container: Containe
     return []
 
 
-def _crash_loop(container: Container) -> bool:
+def stop(container: Container) -> Change:
+    """Stops it, so that nothing happens in its directories, and Docker does not start it again by itself."""
+    guard = Guard("container", container.name, container.id)
+    step = Run(("docker", "stop", container.name), guards=(guard,), timeout_s=UP_S)
+    return Change(f"stop {container.name}", "nothing may run in what is mended", (step,), stops=(container.name,))
+
+
+def is_crash_loop(container: Container) -> bool:
     """Docker says Running, too, in the middle of a restart loop (DOMAIN.md): the count tells."""
     return container.state == "restarting" or (
         container.restarts >= 3 and container.health in ("starting", "unhealthy")
