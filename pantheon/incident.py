@@ -45,7 +45,10 @@ class Entry(Protocol):
 
     `diagnose`: findings with ids `ID.something`, each fail with evidence and a mend; ok findings are left out; what
     could not be judged is `unknown`. `plan`: changes that mend every fail that can be mended, `blocked` for what a
-    human must do first; empty, with a reason, when nothing is wrong."""
+    human must do first; empty, with a reason, when nothing is wrong.
+
+    An entry may have `steps(case)` besides: findings on all that it looked at, the good included, which its fix shows
+    in place of its findings (a chain, of which one link is broken)."""
 
     ID: str
     CAUSE: str

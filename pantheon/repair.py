@@ -66,11 +66,14 @@ def fix(host: Host, name: str, choices: Choices, *, options: Options, report: Re
         found = diagnosis.diagnose(case)
         findings = [finding for finding in entry.diagnose(case) if finding.level != "ok"]
         section = entry.plan(case)
+        steps = fixes.steps(entry, case)
         took = time.monotonic() - began
-        if not findings and not section.changes:
+        if not findings and section.is_ready:
+            if steps:
+                report.entry(host, name, steps, "")
             report.nothing_to_fix(host, name, section.reason, took_s=took)
             return 0
-        report.entry(host, name, findings, entry.RISK)
+        report.entry(host, name, steps or findings, entry.RISK)
         mine, others = diagnosis.own(found, name)
         if others and not mine:
             first = tuple(cause.finding for cause in others)

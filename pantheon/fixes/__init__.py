@@ -8,7 +8,10 @@ from typing import TYPE_CHECKING, cast
 from pantheon.symptoms import SYMPTOMS
 
 if TYPE_CHECKING:
-    from pantheon.incident import Entry
+    from collections.abc import Callable
+
+    from pantheon.finding import Finding
+    from pantheon.incident import Case, Entry
 
 
 def load(name: str) -> Entry:
@@ -21,3 +24,10 @@ def load(name: str) -> Entry:
 def entries() -> list[Entry]:
     """All of them, causes before consequences."""
     return [load(name) for name in SYMPTOMS]
+
+
+def steps(entry: Entry, case: Case) -> list[Finding]:
+    """What an entry looked at, in order, the good included: of those that have `steps(case)`, for a chain of which one
+    link is broken. Shown by its fix, whatever that comes to."""
+    made: Callable[[Case], list[Finding]] | None = getattr(entry, "steps", None)
+    return made(case) if made else []

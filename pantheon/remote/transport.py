@@ -19,6 +19,7 @@ from typing import Any
 import paramiko
 from paramiko.auth_handler import AuthOnlyHandler
 from paramiko.common import (
+    CONNECTION_FAILED_CODE,
     cMSG_CHANNEL_DATA,
     cMSG_CHANNEL_OPEN,
     cMSG_CHANNEL_REQUEST,
@@ -100,6 +101,8 @@ class Transport(ServiceRequestingTransport):  # type: ignore[misc]
 
     def __init__(self, sock: Any, **options: Any) -> None:
         super().__init__(sock, packetizer_class=_Packetizer, **options)
+        self._opening = threading.local()  # the channel that a thread is opening
+        self._refusals: dict[int, paramiko.ChannelException] = {}  # by channel, until that thread has met it
         self.banner_timeout = BANNER_S
         self.handshake_timeout = HANDSHAKE_S
         self.auth_timeout = LOGIN_S
@@ -186,11 +189,28 @@ class Transport(ServiceRequestingTransport):  # type: ignore[misc]
         message.add_string(command)
         self._send_user_message(message)
 
+    def open_channel(self, *args: Any, **kwargs: Any) -> Any:
+        """As paramiko's, which keeps one refusal for all: of two channels refused at once it told one thread the
+        other's reason, or none."""
+        try:
+            return super().open_channel(*args, **kwargs)
+        except paramiko.SSHException as error:
+            refused = self._refusals.pop(getattr(self._opening, "channel", -1), None)
+            raise refused or error from None
+
+    def _next_channel(self) -> Any:
+        self._opening.channel = super()._next_channel()
+        return self._opening.channel
+
     def _parse_channel_open_failure(self, m: Any) -> None:
-        channel = self._channels.get(Message(m.get_remainder()).get_int())
+        copy = Message(m.get_remainder())
+        number, code = copy.get_int(), copy.get_int()
+        channel = self._channels.get(number)
+        refused = paramiko.ChannelException(code, CONNECTION_FAILED_CODE.get(code, "(unknown code)"))
+        self._refusals[number] = refused
         super()._parse_channel_open_failure(m)
         if channel is not None and channel.active:  # one that `execute` has taken for open
-            self.refusal = self.get_exception()
+            self.refusal = self._refusals.pop(number, refused)
             channel._unlink()
 
     @property

@@ -15,6 +15,7 @@ from pantheon.plan import Plan
 from pantheon.report.console import Console
 
 if TYPE_CHECKING:
+    from pantheon.clues import Matches
     from pantheon.diagnosis import Diagnosis
 
 
@@ -95,6 +96,15 @@ class Json(Console):
         if self._fix is not None:
             self._fix["running"] = lines
 
+    def matches(self, found: Matches, causes: dict[str, str]) -> None:
+        document = found.as_data()
+        matches: Any = document["matches"]
+        for match in matches:
+            name = match["entry"]
+            match["cause"] = causes.get(name, "")
+            match["next"] = [f"invoke fix.{name}", f"invoke runbook fix.{name}"]
+        write({"result": "text", **document})
+
     def nothing_to_fix(self, host: Host, name: str, reason: str, *, took_s: float) -> None:
         self.settled()
         write(
@@ -104,7 +114,7 @@ class Json(Console):
                 "took_s": round(took_s, 3),
                 "entry": name,
                 "reason": reason,
-                "findings": [],
+                "findings": self._fix["findings"] if self._fix else [],
             }
         )
 
