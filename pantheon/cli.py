@@ -113,13 +113,14 @@ def command(
     changes: bool = False,
     looks: bool = False,
     json: bool = False,
+    alone: str = "",
     interrupt_code: int = 130,
     name: str = "",
     help: dict[str, str] | None = None,  # Invoke's own word for it
 ) -> Callable[[Body], Task[Any]]:
     """A task from a body `(call, ...) -> exit code`. `host` adds the options of a task that contacts a host, `changes`
-    those of one that changes it; one that `looks` begins by looking at it. The body's own parameters stay in front;
-    strings and flags only."""
+    those of one that changes it; one that `looks` begins by looking at it, unless the option `alone` is given, which
+    does without any host. The body's own parameters stay in front; strings and flags only."""
     shared = [
         *(("host", "hosts_file", "ask_sudo_password") if host else ()),
         *(("plan", "yes", "details", "older") if changes else ()),
@@ -131,7 +132,8 @@ def command(
 
         @functools.wraps(body)
         def run(context: Context, *args: Any, **kwargs: Any) -> None:
-            call = Call(title, {key: kwargs.pop(key) for key in shared if key in kwargs}, looks)
+            given = {key: kwargs.pop(key) for key in shared if key in kwargs}
+            call = Call(title, given, looks and kwargs.get(alone) is None)
 
             def work() -> int | None:
                 _ = call.ahead  # before the body imports what it needs to judge what is seen

@@ -22,13 +22,17 @@ URL = "the address that somebody tried, such as https://127.0.0.1:8188"
 @command(
     looks=True,
     json=True,
+    alone="text",
     help={"text": "match a pasted error message or log instead, without any host (- reads standard input)"},
 )
-def diagnose(call: Call, text: str = "") -> int:
+def diagnose(call: Call, text: str | None = None) -> int:
     """What is wrong, the cause first, and the command that mends it."""
+    if text is not None:
+        from pantheon import pasted
+
+        return pasted.diagnose(text, call.given, report=call.report)
     from pantheon import repair
 
-    del text
     return repair.diagnose(call.host, options=call.options, report=call.report)
 
 

@@ -100,7 +100,7 @@ CLUES: tuple[Clue, ...] = (
     Clue("exposed-ports", "without encryption", ("docker",), r"api is accessible on https?://\S+ without encryption"),
     Clue("exposed-ports", "without --tlsverify is insecure", ("docker",)),
     Clue("exposed-ports", "0.0.0.0:", pattern=r"0\.0\.0\.0:\d+->(8188|11434|8080)/tcp"),
-    Clue("exposed-ports", "]:", pattern=r"\[::\]:\d+->(8188|11434|8080)/tcp"),
+    Clue("exposed-ports", "[::]:", pattern=r"\[::\]:\d+->(8188|11434|8080)/tcp"),
     Clue(
         "exposed-ports",
         "listen",
@@ -130,15 +130,15 @@ CLUES: tuple[Clue, ...] = (
     Clue("out-of-memory", "defaultcpuallocator: can't allocate memory", ("", "comfy")),
     Clue("out-of-memory", "runtime: out of memory", ("", "ollama")),
     Clue("out-of-memory", "cannot allocate memory", pattern=r"errno 12|: cannot allocate memory\s*$"),
-    Clue(
-        "out-of-memory",
-        "137",
-        ("", "docker"),
-        r"\bexit(ed)?( with)?( code| status)?[ :=\"]*\(?137\b(?!\.)|\"exitcode"
-        r"\": ?137\b",
-    ),
+    Clue("out-of-memory", "exit 137", pattern=r"\bexit 137\b"),
+    Clue("out-of-memory", "exit code 137", ("", "docker"), r"exit code 137\b"),
+    Clue("out-of-memory", "exit status 137", ("", "docker"), r"exit status 137\b"),
+    Clue("out-of-memory", "exited (137)", ("", "docker")),
+    Clue("out-of-memory", "exited with code 137", ("", "docker"), r"exited with code 137\b"),
+    Clue("out-of-memory", '"exitcode": 137'),
+    Clue("out-of-memory", "exitcode=137", ("docker",)),
     Clue("out-of-memory", '"oomkilled": true'),
-    Clue("out-of-memory", "killed", ("", "comfy"), r"^\S+: line \d+:\s+\d+ killed\s"),  # bash's own words
+    Clue("out-of-memory", "killed      ", ("", "comfy"), r"^\S+: line \d+:\s+\d+ killed\s"),  # bash's own words
     # ---- gpu-lost. What says `version mismatch` is the driver's.
     Clue("gpu-lost", "could not select device driver", ("", "docker")),
     Clue("gpu-lost", "unknown or invalid runtime name: nvidia", ("", "docker")),
@@ -167,20 +167,23 @@ CLUES: tuple[Clue, ...] = (
     Clue("gpu-lost", "inference compute", ("", "ollama"), r"inference compute.*library=cpu\b"),
     Clue("gpu-lost", "gpu is lost", ("", "kernel")),
     Clue("gpu-lost", "unable to determine the device handle"),
-    Clue("gpu-lost", "unexpected error from cudagetdevicecount", ("", "comfy")),
+    # 803 and 804 are the driver's own mismatch.
+    Clue("gpu-lost", "unexpected error from cudagetdevicecount", ("", "comfy"), r"^(?!.*error 80[34])"),
     Clue("gpu-lost", "has fallen off the bus", ("kernel", "")),
     Clue("gpu-lost", "rminitadapter failed", ("kernel", "")),
     # Of the many Xids those of the card itself; 13, 31, 43 and 45 are mostly a program's own fault.
     Clue(
         "gpu-lost",
-        "xid",
+        "nvrm: xid",
         ("kernel", ""),
         r"nvrm: xid \([^)]*\): (48|61|62|64|74|79|92|95|109|119|120|136|140|143|154)\b",
     ),
     # ---- comfy-ownership
     Clue("comfy-ownership", "owned by unexpected user/group", ("comfy", "")),
     Clue("comfy-ownership", "must be running as uid", ("comfy", ""), r"comfy must be running as uid"),
-    Clue("comfy-ownership", "directory", ("comfy", ""), r"directory \S+ not (writeable|readable|executable)"),
+    Clue("comfy-ownership", "not writeable", ("comfy", ""), r"directory \S+ not writeable"),
+    Clue("comfy-ownership", "not readable", ("comfy", ""), r"directory \S+ not readable"),
+    Clue("comfy-ownership", "not executable", ("comfy", ""), r"directory \S+ not executable"),
     Clue("comfy-ownership", "directory /comfy/mnt not found", ("comfy", "")),
     Clue(
         "comfy-ownership",
@@ -269,9 +272,9 @@ CLUES: tuple[Clue, ...] = (
     Clue("browser-access", "err_connection_reset"),
     Clue("browser-access", "err_empty_response"),
     Clue("browser-access", "err_address_unreachable"),
-    Clue("browser-access", "this site can", pattern=r"this site can.t be reached"),
+    Clue("browser-access", "this site can", pattern=r"this site can.{1,3}t be reached"),
     Clue("browser-access", "refused to connect", pattern=r"^\W*\S+ refused to connect\W*$"),
-    Clue("browser-access", "establish a connection to the server at", pattern=r"can.t establish a connection"),
+    Clue("browser-access", "establish a connection to the server at", pattern=r"can.{1,3}t establish a connection"),
     Clue("browser-access", "administratively prohibited: open failed"),
     Clue("browser-access", "open failed: connect failed: connection refused"),
     Clue("browser-access", "cannot listen to port", pattern=r"channel_setup_fwd_listener"),

@@ -27,6 +27,7 @@ from pantheon.report.text import Pull, clean, clock, count, seconds, typed
 from pantheon.symptoms import SYMPTOMS
 
 if TYPE_CHECKING:
+    from pantheon.clues import Matches
     from pantheon.diagnosis import Diagnosis
 
 STYLE = {"✓": "green", "✗": "red", "~": "yellow", "+": "green", "-": "red", "!": "yellow", "?": "magenta"}
@@ -280,6 +281,21 @@ class Console:
         del name
         self.settled()
         self.line("✓", host.name, f"nothing to fix: {reason} ({seconds(took_s)})")
+
+    def matches(self, found: Matches, causes: dict[str, str]) -> None:
+        """What a pasted text speaks of (pasted.py)."""
+        for match in found.found:
+            self.prose("✗ ", f"{match.entry}: {match.symptom}")
+            for line in match.lines:
+                self.prose("    ", line, "dim")
+            if causes.get(match.entry):
+                self.prose("    ", causes[match.entry])
+            self.say(f"    → invoke fix.{match.entry}   (the page: invoke runbook fix.{match.entry})")
+        for text in found.given_up:
+            self.prose("! ", f"very many lines with {text!r}: not all of them were looked at")
+        if not found.found:
+            self.line("✓", "text", "matches no entry of the troubleshooting")
+        self.next(["invoke diagnose"])
 
     def findings(self, host: Host, title: str, findings: list[Finding], *, took_s: float) -> None:
         self.settled()
