@@ -5,7 +5,7 @@ Every entry of the troubleshooting is asked, and the checklist of §8 besides: w
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
 from pantheon import fixes, layout, procedure
@@ -58,12 +58,21 @@ def diagnose(case: Case) -> Diagnosis:
     findings = [finding for entry in fixes.entries() for finding in entry.diagnose(case)]
     host, facts = case.host, case.facts
     rest = procedure.check(host, facts, ("prereqs", "storage")) + checklist.check(host, facts, case.here.http)
-    findings += [finding for finding in rest if not finding.is_good]
+    findings += [_last_resort(case, finding) for finding in rest if not finding.is_good]
     if facts.containers == () and facts.files.get(layout.compose_file(host)) is None:
         bare = (*(f"{name}.*" for name in SERVICES), "storage.*", "stack.*")
         mend = f"invoke bringup --host {host.name}"
         findings.append(Finding("bare", "fail", "nothing of the stack is on this host", mend=mend, explains=bare))
     return rank(list(dict.fromkeys(findings)))
+
+
+def _last_resort(case: Case, finding: Finding) -> Finding:
+    """What the checklist leaves to a diagnosis, when this is one: what the service itself says."""
+    name, mend = finding.id.partition(".")[0], f"invoke diagnose --host {case.host.name}"
+    if finding.mend != mend:
+        return finding
+    log = f"docker logs --tail=50 {name}" if name in SERVICES else "sudo journalctl -b -p err -n 50"
+    return replace(finding, mend=case.host.ssh(log))
 
 
 def rank(findings: list[Finding]) -> Diagnosis:

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from pantheon import firstrun, foreign, memory, procedure
+from pantheon import advice, firstrun, foreign, memory, procedure
 from pantheon.errors import ApplyError, Declined, Interrupted, NotAsItShouldBe
 from pantheon.facts import Facts, Http
 from pantheon.finding import Finding
@@ -265,8 +265,9 @@ def follow(name: str, watched: Watched, frame: dict[str, Any], *, late: bool) ->
         # Docker calls a container that has just died unhealthy too; that is a restart, and counted as one.
         trouble = "it runs but does not get healthy"
     if trouble and not progress.fatal:
+        named = advice.entry([*lines, last, str(container.get("error") or "")])
+        mend = f"invoke fix.{named}" if named else "invoke diagnose"
         trouble += f": {last}" if last else ""
-        mend = "invoke runbook " + name
     label = "ready" if ready else state if state == "restarting" else health or state
     return Watched(label, ready, trouble, mend, progress, base, last)
 

@@ -9,7 +9,7 @@ import secrets
 from collections.abc import Callable
 from typing import Any
 
-from pantheon import __version__
+from pantheon import __version__, advice
 from pantheon.errors import ApplyError, HostChanged, Locked, StepFailed
 from pantheon.inventory import Host
 from pantheon.plan import Change, Plan, Step, step_data
@@ -64,9 +64,9 @@ def apply(
     if "locked" in ended:
         raise locked(host, ended["locked"].get("holder"))
     if "changed" in ended:
-        raise _changed(host, ended["changed"], steps)
+        raise _changed(host, ended["changed"], steps, what)
     if "failed" in ended:
-        raise _failed(host, ended["failed"], steps)
+        raise _failed(host, ended["failed"], steps, what)
     if status:
         why = ended.get("end", {}).get("why")
         raise ApplyError(
@@ -88,19 +88,21 @@ def locked(host: Host, holder: object) -> Locked:
     )
 
 
-def _changed(host: Host, frame: dict[str, Any], steps: list[tuple[Change, Step]]) -> HostChanged:
+def _changed(host: Host, frame: dict[str, Any], steps: list[tuple[Change, Step]], what: str) -> HostChanged:
     change, _ = steps[frame["index"]]
     return HostChanged(
         f"{host.name} is no longer what the plan was made from; stopped before: {change.what}",
         details=[f"{frame['kind']} {frame['target']}: planned on {frame['planned']}, is now {frame['now']}"],
-        next_commands=[f"invoke bringup --host {host.name}"],
+        next_commands=[f"invoke {what} --host {host.name}"],
     )
 
 
-def _failed(host: Host, frame: dict[str, Any], steps: list[tuple[Change, Step]]) -> StepFailed:
+def _failed(host: Host, frame: dict[str, Any], steps: list[tuple[Change, Step]], what: str) -> StepFailed:
+    """The command that failed, its last lines, and the fix that they speak of."""
     change, step = steps[frame["index"]]
+    named = advice.entry(frame["lines"])
     return StepFailed(
         f"{host.name}: step {frame['index'] + 1} of {len(steps)} failed with status {frame['status']}: {change.what}",
         details=[step.show(), *frame["lines"]],
-        next_commands=[f"invoke bringup --host {host.name}"],
+        next_commands=[advice.fix(host.name, named) if named else f"invoke {what} --host {host.name}"],
     )

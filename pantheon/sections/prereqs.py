@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from pantheon import advice
 from pantheon.facts import Docker, Facts, Nvml, Unknown
 from pantheon.finding import Finding, Level
 from pantheon.inventory import Host
@@ -39,7 +40,7 @@ def summary(facts: Facts) -> str:
 
 def check(host: Host, facts: Facts) -> list[Finding]:
     """A finding for each line of section 2, in its order."""
-    return [_os(host, facts), *_gpu(host, facts), _module(host, facts), *_docker(facts), *_toolkit(facts)]
+    return [_os(host, facts), *_gpu(host, facts), _module(host, facts), *_docker(host, facts), *_toolkit(facts)]
 
 
 def _finding(key: str, level: Level, text: str, *, evidence: str = "", mend: str = "") -> Finding:
@@ -95,7 +96,7 @@ def _gpu(host: Host, facts: Facts) -> list[Finding]:
                 "fail",
                 f"nvidia-smi fails with status {smi.status}",
                 evidence=last[0],
-                mend="run `nvidia-smi` on the host; a reboot mends a driver that does not match",
+                mend=advice.command(host.name, smi.output.splitlines()),
             )
         )
     else:
@@ -105,7 +106,7 @@ def _gpu(host: Host, facts: Facts) -> list[Finding]:
 
 def _gpu_mend(host: Host, facts: Facts, reason: str) -> str:
     if "mismatch" in reason.lower():
-        return "the driver was upgraded under the running kernel: reboot the host"
+        return advice.fix(host.name, "driver-mismatch")
     if facts.nvml is None or facts.module_version is None:
         return f"install the driver and reboot: sudo apt install nvidia-driver-{host.gpu.driver}-server"
     # The driver is there and loaded: it, or the card, has got stuck. The kernel's log has the reason (NVRM: Xid).
@@ -148,7 +149,7 @@ def _module(host: Host, facts: Facts) -> Finding:
             "fail",
             "the driver's kernel module and its library differ",
             evidence=evidence,
-            mend="reboot the host: sudo reboot",
+            mend=advice.fix(host.name, "driver-mismatch"),
         )
     if module is None and library is None:
         return _finding(
@@ -173,7 +174,7 @@ def _version(text: str) -> tuple[int, ...]:
     return tuple(map(int, numbers.groups())) if numbers else (0, 0)
 
 
-def _docker(facts: Facts) -> list[Finding]:
+def _docker(host: Host, facts: Facts) -> list[Finding]:
     docker = facts.docker
     if docker is None:
         return [
@@ -201,14 +202,13 @@ def _docker(facts: Facts) -> list[Finding]:
         findings.append(_unknown("docker-snap", "whether Docker is the snap", docker.snap))
     if not isinstance(docker.engine, str):
         reason = docker.engine.reason if isinstance(docker.engine, Unknown) else "the engine does not answer"
-        verb = "restart" if "no answer" in reason else "start"  # it runs, and hangs
         findings.append(
             _finding(
                 "docker",
                 "fail",
                 "Docker Engine does not answer",
                 evidence=reason,
-                mend=f"on the host: sudo systemctl {verb} docker; sudo journalctl -u docker -n 50",
+                mend=advice.fix(host.name, "docker-down"),
             )
         )
     elif _version(docker.engine) < MIN_ENGINE:

@@ -5,7 +5,7 @@ Nothing is ever deleted, no symlink is followed out of the roots, and nothing ou
 
 from __future__ import annotations
 
-from pantheon import layout, owners
+from pantheon import advice, layout, owners
 from pantheon.facts import Container, Facts, Space, Unknown
 from pantheon.finding import Finding
 from pantheon.inventory import SERVICES, Host
@@ -64,7 +64,7 @@ def roots(host: Host, facts: Facts) -> list[Finding]:
         ("ssd", host.storage.ssd, host.storage.ssd_fstype),
     ):
         key, entry = f"{NAME}.{name}-root", facts.paths.get(root)
-        mend = f"mount the disk: sudo mount {root} (is it in /etc/fstab?)"
+        mend = advice.fix(host.name, "mounts-missing")
         if isinstance(entry, Unknown):
             findings.append(Finding(key, "unknown", f"{root}: not known", entry.reason, mend, SOURCE))
         elif entry is None:
@@ -133,7 +133,7 @@ def room(host: Host, facts: Facts, services: tuple[str, ...] = SERVICES) -> list
                 else "no inode free"
             )
             text = f"{label} has too little room: {free}, {gib:.1f} GiB needed"
-            mend = "make room on the host; see `sudo docker system df` and `df -h`"
+            mend = advice.fix(host.name, "disk-pressure")
             findings.append(Finding(f"{NAME}.{key}", "fail", text, mend=mend, source=SOURCE))
     return findings
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from pantheon import foreign, service
+from pantheon import advice, foreign, service
 from pantheon.facts import Command, Container, Facts, Http, Nvml, Port, Unknown
 from pantheon.finding import Finding
 from pantheon.inventory import SERVICES, Host
@@ -22,22 +22,25 @@ def check(host: Host, facts: Facts, here: Mapping[str, Http | Unknown | None]) -
     for name in SERVICES:
         findings += service.check(host, facts, name)
     for name in SERVICES:
-        findings.append(_http(f"{name}.http", f"{name} answers on the host", facts.http.get(name), name))
-        findings.append(_http(f"{name}.http-here", f"{name} answers through SSH", here.get(name), name))
+        there, ask = facts.http.get(name), advice.command(host.name)
+        findings.append(_http(f"{name}.http", f"{name} answers on the host", there, ask))
+        if isinstance(there, Http) and there.status == 200:  # then it is the way that is broken
+            ask = advice.fix(host.name, "browser-access")
+        findings.append(_http(f"{name}.http-here", f"{name} answers through SSH", here.get(name), ask))
     findings += [_log_errors(host, facts), _log_started(host, facts)]
     findings += [_gpu(host, facts, name) for name in ("comfy", "ollama")]
     findings.append(_loopback(host, facts))
     return findings
 
 
-def _http(key: str, text: str, answer: Http | Unknown | None, name: str) -> Finding:
+def _http(key: str, text: str, answer: Http | Unknown | None, mend: str) -> Finding:
     if answer is None or isinstance(answer, Unknown):
         reason = answer.reason if isinstance(answer, Unknown) else "not asked"
         return Finding(key, "unknown", f"{text}: not known", reason, source=SOURCE)
     got = f"{answer.status} {answer.reason}".strip() if answer.status else answer.error
     if answer.status == 200:
         return Finding(key, "ok", text, f"{answer.url}: {got}", source=SOURCE)
-    return Finding(key, "fail", f"{text}: {got}", answer.url, f"docker logs --tail=50 {name}", SOURCE)
+    return Finding(key, "fail", f"{text}: {got}", answer.url, mend, SOURCE)
 
 
 def _log_errors(host: Host, facts: Facts) -> Finding:
@@ -56,7 +59,7 @@ def _log_errors(host: Host, facts: Facts) -> Finding:
             "fail",
             "ComfyUI's log has errors since its start",
             errors[0],
-            f"invoke storage --host {host.name}, then invoke comfy --host {host.name}",
+            advice.command(host.name, errors),
             SOURCE,
         )
     return Finding(key, "ok", good, source=SOURCE)

@@ -18,7 +18,20 @@ ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "pantheon"
 
 # Rooms without I/O: they get facts and give plans and findings.
-PURE_FILES = ["errors", "facts", "finding", "firstrun", "foreign", "grammar", "inventory", "layout", "memory", "plan"]
+PURE_FILES = [
+    "advice",
+    "clues",
+    "errors",
+    "facts",
+    "finding",
+    "firstrun",
+    "foreign",
+    "grammar",
+    "inventory",
+    "layout",
+    "memory",
+    "plan",
+]
 PURE_FILES += ["owners", "procedure", "questions", "service", "stack"]
 PURE = [
     *(PACKAGE / f"{name}.py" for name in PURE_FILES),
