@@ -42,6 +42,9 @@ PARTS: dict[str, Callable[[Object, str], Json]] = {
     "dockerd": dockerd.dockerd,
     "fstab": disks.fstab,
     "beneath": disks.beneath,
+    "touched": disks.touched,
+    "displaced": disks.displaced,
+    "devices": disks.devices,
     "usage": usage.usage,
     "webui": webui.settings,
     "login": webui.login,
@@ -52,7 +55,7 @@ PARTS: dict[str, Callable[[Object, str], Json]] = {
     "holder": holder.holder,
 }
 
-TABLES = ("units", "installed", "beneath", "inside", "overrides")
+TABLES = ("units", "installed", "beneath", "touched", "inside", "overrides")
 
 
 def main(spec: Object, stdin: BinaryIO, stdout: TextIO) -> int:

@@ -58,10 +58,25 @@ class Usage:
 
 @dataclass(frozen=True)
 class FstabLine:
+    """A mount that the host knows how to make: a line of /etc/fstab, or a systemd `unit` of its own. `there`: what is
+    to be mounted is there (None: that cannot be told, as of a server's export)."""
+
     source: str
     target: str
     fstype: str
     options: str
+    unit: str = ""
+    there: bool | None = None
+
+
+@dataclass(frozen=True)
+class Displaced:
+    """A running container of ours that has something else at `target` than what lies at `source` on the host now."""
+
+    container: str
+    source: str
+    target: str
+    why: str
 
 
 @dataclass(frozen=True)
@@ -239,7 +254,10 @@ class Evidence:
     sshd: Maybe[Sshd] = None
     dockerd: Maybe[Dockerd] = None  # None: none runs
     fstab: Maybe[tuple[FstabLine, ...]] = None
-    beneath: dict[str, Maybe[Beneath]] = field(default_factory=dict)
+    beneath: dict[str, Maybe[Beneath]] = field(default_factory=dict)  # None: it is a mount point
+    touched: dict[str, Maybe[Command]] = field(default_factory=dict)  # of mounts: whether they answer; None: no mount
+    displaced: Maybe[tuple[Displaced, ...]] = None
+    devices: Maybe[tuple[str, ...]] = None  # disks and partitions, a line for each, as lsblk shows them
     usage: Maybe[tuple[Usage, ...]] = None
     webui: Maybe[WebuiSettings] = None
     login: Maybe[LoginKey] = None

@@ -122,6 +122,7 @@ def matters(host: Host, *, nonce: str) -> dict[str, object]:
         "installed": ["docker-ce", "docker.io", "containerd.io", "containerd", "nvidia-container-toolkit"],
         "disks": {"nvme": host.storage.nvme, "ssd": host.storage.ssd},
         "beneath": sorted({host.storage.nvme, host.storage.ssd}),
+        "touched": sorted({host.storage.nvme, host.storage.ssd, *(mount.mount for mount in host.atlas)}),
         "comfy_mnt": layout.comfy_mnt(host),
         "overrides": list(layout.override_files(host)),
         "ollama_data": layout.ollama_data(host),
