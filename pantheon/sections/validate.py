@@ -146,7 +146,7 @@ def _loopback(host: Host, facts: Facts) -> Finding:
         "fail",
         "the stack listens beyond loopback",
         ", ".join(dict.fromkeys(open_ports)),
-        f"invoke bringup --host {host.name}",
+        f"invoke fix.exposed-ports --host {host.name}",
         "procedure §5",
     )
 
