@@ -63,7 +63,7 @@ class TestPrerequisites:
             done = untouched.invoke("bringup", "--yes")
         assert done.code == 2, done.seen
         assert "Docker Engine does not answer" in done.out, done.seen
-        assert "systemctl start docker" in done.out, done.seen
+        assert "→ invoke fix.docker-down --host lab" in done.out, done.seen
 
 
 class TestDisks:
@@ -74,7 +74,7 @@ class TestDisks:
                 done = refused(untouched)
                 assert untouched.sh(f"ls -A /mnt/local/{disk}") == ""
             assert f"/mnt/local/{disk} is not a mount point" in done.out, done.seen
-            assert f"sudo mount /mnt/local/{disk}" in done.out, done.seen
+            assert "→ invoke fix.mounts-missing --host lab" in done.out, done.seen
 
     def test_a_disk_with_too_little_room(self, untouched: World) -> None:
         with faults.small_disk(untouched.lab, "/mnt/local/ssd", mib=4):

@@ -49,6 +49,9 @@ HOST_SIDE = [*(PACKAGE / name for name in HOST_FILES), *LOOKS, *COLLECTING, *MEN
 SHIPPED = {"pantheon.looks", "pantheon.probe", "pantheon.writing", "pantheon.collecting"}
 # What a module of the host's side may know of pantheon; the rest of it may know all that is shipped with it.
 KNOWS = {"looks": {"pantheon.looks"}, "collecting": {"pantheon.looks", "pantheon.collecting"}, "mending": set[str]()}
+# Open WebUI's database, where nothing but a copy can be read while changes wait beside it: a folder of its own, gone
+# at the end.
+SCRATCH = {"webui.py": {"shutil.rmtree"}}
 LISTS_TASKS = {"overview.py"}  # the table of commands, which has a row for the tasks of lab/
 HEAVY = {"fabric", "paramiko", "requests", "rich", "pynvml", "pantheon.remote", "pantheon.report", "pantheon.engine"}
 
@@ -173,6 +176,8 @@ def test_gathering_evidence_writes_nothing(path: Path) -> None:
             continue
         if isinstance(node.func, ast.Attribute) and isinstance(node.func.value, ast.Name):
             name = f"{node.func.value.id}.{node.func.attr}"
+            if name in SCRATCH.get(path.name, ()):
+                continue
             assert not (node.func.value.id in ("os", "shutil") and node.func.attr in writers), (
                 f"line {node.lineno}: {name}"
             )
