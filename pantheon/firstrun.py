@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 # In the order of the image's start-up script; the texts are the image's own (DOMAIN.md).
@@ -19,17 +21,30 @@ STAGES = (
 READY = ("Starting server", "To see the GUI go to:")
 
 # A line that says why the start cannot succeed, and the command that mends it.
+OWNERSHIP, FIRST_RUN, GPU = "invoke fix.comfy-ownership", "invoke fix.comfy-first-run", "invoke fix.gpu-lost"
 FATAL = (
-    ("owned by unexpected user/group", "invoke storage"),
-    ("MUST be running as UID", "invoke comfy"),
-    ("not writeable", "invoke storage"),
-    ("not readable", "invoke storage"),
-    ("nvidia-smi not found", "invoke prereqs"),
-    ("Failed to run nvidia-smi", "invoke prereqs"),
-    ("Driver CUDA version", "invoke prereqs"),
-    ("fatal: not a git repository", "invoke runbook comfy"),
-    ("detected dubious ownership", "invoke storage"),
-    ("!! ERROR: ", "invoke runbook comfy"),
+    ("owned by unexpected user/group", OWNERSHIP),
+    ("MUST be running as UID", OWNERSHIP),
+    ("not writeable", OWNERSHIP),
+    ("not readable", OWNERSHIP),
+    ("Directory /comfy/mnt not found", OWNERSHIP),
+    ("detected dubious ownership", OWNERSHIP),
+    ("nvidia-smi not found", GPU),
+    ("Failed to run nvidia-smi", GPU),
+    ("Driver CUDA version", GPU),
+    ("!! ERROR: User script (", "invoke runbook comfy"),
+    ("!! ERROR: BASE_DIRECTORY", "invoke runbook comfy"),
+    ("fatal: not a git repository", FIRST_RUN),
+    ("!! ERROR: ", FIRST_RUN),
+)
+# Said on the way to such a line, and nearer to the cause than what the script makes of it.
+HINTS = (
+    (re.compile(r"no space left on device|disk quota exceeded", re.IGNORECASE), "invoke fix.disk-pressure"),
+    (re.compile(r"stale file handle", re.IGNORECASE), "invoke fix.mounts-missing"),
+    (re.compile(r"permission denied.*/comfy/mnt|/comfy/mnt.*permission denied", re.IGNORECASE), OWNERSHIP),
+    (re.compile(r"read-only file system.*/comfy/mnt|/comfy/mnt.*read-only file system", re.IGNORECASE), OWNERSHIP),
+    (re.compile(r"out of memory|DefaultCPUAllocator", re.IGNORECASE), "invoke fix.out-of-memory"),
+    (re.compile(r"driver on your system is too old|no CUDA-capable device|No CUDA GPUs are"), GPU),
 )
 # What the script prints after the cause, whatever the cause was.
 _CONSEQUENCES = ("!! ERROR: subscript failed", "!! Exiting script")
@@ -44,6 +59,7 @@ class Progress:
     ready: bool = False
     fatal: str = ""
     mend: str = ""
+    hint: str = ""  # the command for what was said last of its cause
 
     @property
     def label(self) -> str:
@@ -58,7 +74,10 @@ def follow(progress: Progress, line: str) -> Progress:
     if not progress.fatal and not text.startswith(_CONSEQUENCES):
         for pattern, mend in FATAL:
             if pattern in text and (text.startswith("!!") or "fatal:" in text):
-                return replace(progress, fatal=text.removeprefix("!! ERROR: "), mend=mend)
+                nearer = progress.hint if pattern == "!! ERROR: " else ""
+                return replace(progress, fatal=text.removeprefix("!! ERROR: "), mend=nearer or mend)
+        hint = next((mend for pattern, mend in HINTS if pattern.search(text)), "")
+        progress = replace(progress, hint=hint or progress.hint)
     for number, (marker, _) in enumerate(STAGES, 1):
         if marker in text:
             if number == 1:  # a new start: what went before does not count
@@ -66,3 +85,28 @@ def follow(progress: Progress, line: str) -> Progress:
             # The script starts itself again as another user and passes its first stages twice.
             return replace(progress, stage=max(number, progress.stage), detail="")
     return replace(progress, detail=text) if text and not text.startswith(("==", "--")) else progress
+
+
+def read(lines: Iterable[str]) -> Progress:
+    """What a whole log says."""
+    progress = Progress()
+    for line in lines:
+        progress = follow(progress, line)
+    return progress
+
+
+def last_words(lines: Iterable[str]) -> list[str]:
+    """The lines that stand right above what the script says at its end: at most five, the newest last. Without such an
+    end (`set -e` says nothing) they are the last of the log."""
+    words: list[str] = []
+    for line in lines:
+        text = line.strip()
+        if "Starting script" in text:
+            words = []
+        if text.startswith("!! ERROR: "):
+            if not text.startswith(_CONSEQUENCES):
+                words.append(text)
+            break
+        if text and not text.startswith(_CONSEQUENCES):
+            words.append(text)
+    return words[-5:]

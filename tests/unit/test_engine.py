@@ -247,7 +247,7 @@ def test_trouble_is_an_error_with_the_next_command(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(gather, "watch", watch)
     with pytest.raises(ApplyError, match="comfy cannot start: Directory /comfy/mnt owned") as caught:
         bring(Recorder(), yes=True)
-    assert caught.value.next_commands[0] == "invoke storage --host prometheus"
+    assert caught.value.next_commands[0] == "invoke fix.comfy-ownership --host prometheus"
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from functools import reduce
 
 import pytest
 
-from pantheon.firstrun import STAGES, Progress, follow
+from pantheon.firstrun import STAGES, Progress, follow, last_words, read
 
 FIRST_RUN = [marker for marker, _ in STAGES]
 
@@ -37,12 +37,15 @@ def test_a_restart_begins_again() -> None:
     [
         (
             "!! ERROR: Directory /comfy/mnt owned by unexpected user/group, expected 1024:1024, actual 0:0",
-            "invoke storage",
+            "invoke fix.comfy-ownership",
         ),
-        ("!! ERROR: comfy MUST be running as UID 1024", "invoke comfy"),
-        ("!! ERROR: Directory /comfy/mnt not writeable", "invoke storage"),
-        ("fatal: not a git repository (or any of the parent directories): .git", "invoke runbook comfy"),
-        ("!! ERROR: Torch installation failed", "invoke runbook comfy"),
+        ("!! ERROR: comfy MUST be running as UID 1024", "invoke fix.comfy-ownership"),
+        ("!! ERROR: Directory /comfy/mnt not writeable", "invoke fix.comfy-ownership"),
+        ("fatal: detected dubious ownership in repository at '/comfy/mnt/ComfyUI'", "invoke fix.comfy-ownership"),
+        ("!! ERROR: Failed to run nvidia-smi", "invoke fix.gpu-lost"),
+        ("fatal: not a git repository (or any of the parent directories): .git", "invoke fix.comfy-first-run"),
+        ("!! ERROR: Torch installation failed", "invoke fix.comfy-first-run"),
+        ("!! ERROR: User script (/comfy/mnt/user_script.bash) failed", "invoke runbook comfy"),
     ],
 )
 def test_fatal_lines_name_what_mends_them(line: str, mend: str) -> None:
@@ -66,3 +69,29 @@ def test_fatal_lines_name_what_mends_them(line: str, mend: str) -> None:
 )
 def test_benign_lines(line: str) -> None:
     assert not after("== Starting script", line).fatal
+
+
+@pytest.mark.parametrize(
+    ("said", "mend"),
+    [
+        ("OSError: [Errno 28] No space left on device", "invoke fix.disk-pressure"),
+        ("PermissionError: [Errno 13] Permission denied: '/comfy/mnt/venv/lib'", "invoke fix.comfy-ownership"),
+        ("touch: cannot touch '/comfy/mnt/x': Read-only file system", "invoke fix.comfy-ownership"),
+        ("torch.OutOfMemoryError: CUDA out of memory.", "invoke fix.out-of-memory"),
+        ("PermissionError: [Errno 13] Permission denied: '/models/x'", "invoke fix.comfy-first-run"),
+        ("ModuleNotFoundError: No module named 'torch'", "invoke fix.comfy-first-run"),
+    ],
+)
+def test_what_was_said_before_it_is_nearer_to_the_cause(said: str, mend: str) -> None:
+    assert read(["== Starting script", said, "!! ERROR: Torch installation failed"]).mend == mend
+
+
+def test_a_hint_alone_is_no_failure() -> None:
+    assert not after("== Starting script", "OSError: [Errno 28] No space left on device").fatal
+
+
+def test_last_words() -> None:
+    log = ["No module named 'old'", "== Starting script", "", *"abcdef", "!! ERROR: ComfyUI failed or exited", "later"]
+    assert last_words(log) == ["c", "d", "e", "f", "!! ERROR: ComfyUI failed or exited"]
+    assert last_words(["fatal: not a git repository", "!! ERROR: subscript failed"]) == ["fatal: not a git repository"]
+    assert last_words([]) == []
