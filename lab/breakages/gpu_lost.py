@@ -36,6 +36,7 @@ def start_without_hook(lab: Lab) -> None:
     """Docker starts while the toolkit is not there."""
     lab.sh(f"mv {HOOK} {HOOK}.away; systemctl reset-failed docker.service; systemctl restart docker")
     lab.sh("systemctl reset-failed docker.service; sleep 0.4")
+    wait_healthy(lab, "openwebui")  # which needs no card, and comes back with the engine
 
 
 def install_too_late(lab: Lab) -> None:
@@ -58,13 +59,14 @@ def put_back(lab: Lab) -> None:
     wait_healthy(lab)
 
 
-def wait_healthy(lab: Lab) -> None:
+def wait_healthy(lab: Lab, *names: str) -> None:
     lab.sh(
         """
-        for name in comfy ollama openwebui; do
-            until [ "$(docker inspect --format '{{.State.Health.Status}}' $name)" = healthy ]; do sleep 0.2; done
+        for name in "$@"; do
+            until [ "$(docker inspect --format '{{.State.Health.Status}}' "$name")" = healthy ]; do sleep 0.2; done
         done
-        """
+        """,
+        *(names or ("comfy", "ollama", "openwebui")),
     )
 
 

@@ -131,7 +131,7 @@ def _first(text: str, otherwise: str = "") -> str:
 
 def _host(case: Case) -> Finding | None:
     """The card, where the host itself has lost it: no container can help it."""
-    host, facts = case.host, case.facts
+    facts = case.facts
     nvml, smi = facts.nvml, facts.nvidia_smi
     if (isinstance(nvml, Nvml) and nvml.gpus) or not _users(case):
         return None
@@ -273,7 +273,7 @@ def _follows(facts: Facts, name: str) -> list[str]:
 
 
 def _container(case: Case, one: _Lost) -> Finding:
-    host, facts = case.host, case.facts
+    facts = case.facts
     text = f"{one.name}: {_TEXTS[one.kind]}, while the host has it"
     evidence = one.said
     if one.kind == "nvml":
@@ -293,7 +293,7 @@ def _container(case: Case, one: _Lost) -> Finding:
 
 
 def _engine(case: Case, lost: list[_Lost]) -> Finding:
-    host, facts = case.host, case.facts
+    facts = case.facts
     names = " and ".join(one.name for one in lost)
     has = case.evidence.engine_has_hook
     snap = facts.docker.snap if isinstance(facts.docker, Docker) else None
