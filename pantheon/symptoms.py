@@ -283,4 +283,31 @@ CLUES: tuple[Clue, ...] = (
     Clue("browser-access", "is not an accepted origin", ("openwebui", ""), r"https?://\S+ is not an accepted origin"),
     Clue("browser-access", "websocket connection to", pattern=r"websocket connection to '?wss?://\S+ failed"),
     Clue("browser-access", "failed to connect to", pattern=r"failed to connect to \S+ port (8188|11434|3000)\b"),
+    # ---- openwebui-ollama. With https in its address the same client says so: that is wrong-version-number.
+    Clue(
+        "openwebui-ollama",
+        "cannot connect to host",
+        ("", "openwebui"),
+        r"cannot connect to host \S+:\d+ ssl:(?!.*wrong.version.number)",
+    ),
+    Clue("openwebui-ollama", "open webui: server connection error", ("", "openwebui")),
+    Clue("openwebui-ollama", "ollama: network problem"),
+    Clue("openwebui-ollama", "webui could not connect to ollama"),
+    # ---- openwebui-logins
+    Clue("openwebui-logins", "your session has expired or the token is invalid", ("", "openwebui")),
+    Clue("openwebui-logins", "webui_secret_key", ("", "openwebui"), r"generating (new )?webui_secret_key"),
+    # ---- wrong-version-number. OpenSSL's words changed with its 3.2, Python and Go have their own, and a registry
+    # without TLS is none of ours.
+    Clue("wrong-version-number", "wrong version number", ("", "comfy", "openwebui"), r"ssl|tls|curl|openssl|https"),
+    Clue("wrong-version-number", "packet length too long", ("", "openwebui"), r"ssl|tls"),
+    Clue("wrong-version-number", "record layer failure", ("", "openwebui"), r"ssl|tls"),
+    Clue("wrong-version-number", "wrong_version_number", ("", "comfy", "openwebui")),
+    Clue("wrong-version-number", "err_ssl_protocol_error"),
+    Clue("wrong-version-number", "ssl_error_rx_record_too_long"),
+    Clue(
+        "wrong-version-number",
+        "server gave http response to https client",
+        ("", "ollama", "openwebui"),
+        r"(8188|11434|3000|8080)\b",
+    ),
 )
