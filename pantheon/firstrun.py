@@ -35,7 +35,14 @@ FATAL = (
     ("!! ERROR: User script (", "invoke runbook comfy"),
     ("!! ERROR: BASE_DIRECTORY", "invoke runbook comfy"),
     ("fatal: not a git repository", FIRST_RUN),
-    ("!! ERROR: ", FIRST_RUN),
+    ("ComfyUI clone failed", FIRST_RUN),
+    ("Virtualenv", FIRST_RUN),
+    ("virtualenv not created", FIRST_RUN),
+    ("Torch installation failed", FIRST_RUN),
+    ("install/upgrade failed", FIRST_RUN),
+    ("Pip upgrade failed", FIRST_RUN),
+    ("Failed to install", FIRST_RUN),
+    ("!! ERROR: ", "invoke runbook comfy"),
 )
 # Said on the way to such a line, and nearer to the cause than what the script makes of it.
 HINTS = (
@@ -44,6 +51,7 @@ HINTS = (
     (re.compile(r"permission denied.*/comfy/mnt|/comfy/mnt.*permission denied", re.IGNORECASE), OWNERSHIP),
     (re.compile(r"read-only file system.*/comfy/mnt|/comfy/mnt.*read-only file system", re.IGNORECASE), OWNERSHIP),
     (re.compile(r"out of memory|DefaultCPUAllocator", re.IGNORECASE), "invoke fix.out-of-memory"),
+    (re.compile(r"^(?!.*custom_nodes).*No module named|compiled with different CUDA major versions"), FIRST_RUN),
     (re.compile(r"driver on your system is too old|no CUDA-capable device|No CUDA GPUs are"), GPU),
 )
 # What the script prints after the cause, whatever the cause was.
@@ -74,7 +82,7 @@ def follow(progress: Progress, line: str) -> Progress:
     if not progress.fatal and not text.startswith(_CONSEQUENCES):
         for pattern, mend in FATAL:
             if pattern in text and (text.startswith("!!") or "fatal:" in text):
-                nearer = progress.hint if pattern == "!! ERROR: " else ""
+                nearer = progress.hint if mend in (FIRST_RUN, FATAL[-1][1]) else ""
                 return replace(progress, fatal=text.removeprefix("!! ERROR: "), mend=nearer or mend)
         hint = next((mend for pattern, mend in HINTS if pattern.search(text)), "")
         progress = replace(progress, hint=hint or progress.hint)

@@ -45,6 +45,7 @@ def test_a_restart_begins_again() -> None:
         ("!! ERROR: Failed to run nvidia-smi", "invoke fix.gpu-lost"),
         ("fatal: not a git repository (or any of the parent directories): .git", "invoke fix.comfy-first-run"),
         ("!! ERROR: Torch installation failed", "invoke fix.comfy-first-run"),
+        ("!! ERROR: ComfyUI failed or exited with an error", "invoke runbook comfy"),
         ("!! ERROR: User script (/comfy/mnt/user_script.bash) failed", "invoke runbook comfy"),
     ],
 )
@@ -83,7 +84,7 @@ def test_benign_lines(line: str) -> None:
     ],
 )
 def test_what_was_said_before_it_is_nearer_to_the_cause(said: str, mend: str) -> None:
-    assert read(["== Starting script", said, "!! ERROR: Torch installation failed"]).mend == mend
+    assert read(["== Starting script", said, "!! ERROR: ComfyUI requirements install/upgrade failed"]).mend == mend
 
 
 def test_a_hint_alone_is_no_failure() -> None:
