@@ -104,7 +104,24 @@ class Mend:
         return f"{self.says} (pantheon/mending/{self.name}.py)"
 
 
-Step = Run | Write | MakeSecret | Mend
+@dataclass(frozen=True)
+class EndRun:
+    """End the run of pantheon that holds the host's lock, so that this plan can take it: the process `pid` that began
+    at `started`, for the run of that id. All three are read again on the host first. Only as the first step of all."""
+
+    pid: int
+    started: str
+    run: str
+    guards: tuple[Guard, ...] = ()
+    timeout_s: int = 60
+
+    def show(self) -> str:
+        return f"end process {self.pid} and what it runs (SIGTERM; SIGKILL if it does not end in {int(END_S)} s)"
+
+
+END_S = 12.0  # how long a run that is asked to end may take to tidy up
+
+Step = Run | Write | MakeSecret | Mend | EndRun
 
 
 @dataclass(frozen=True)
@@ -129,6 +146,7 @@ class SectionPlan:
     blocked: tuple[Finding, ...] = ()
     waits: bool = False
     starts: tuple[str, ...] = ()  # services to be followed until they answer, besides those that the changes stop
+    reboots: bool = False  # the host goes down with the last change, and is waited for (reboot.py)
 
     @property
     def is_ready(self) -> bool:
@@ -154,6 +172,12 @@ class Plan:
     @property
     def stops(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys(name for change in self.changes for name in change.stops))
+
+    @property
+    def ends(self) -> EndRun | None:
+        """The run of somebody else that this plan ends before it begins."""
+        first = next((step for change in self.changes for step in change.steps), None)
+        return first if isinstance(first, EndRun) else None
 
     @property
     def is_empty(self) -> bool:
@@ -208,6 +232,9 @@ def step_data(step: Step, *, reveal: bool) -> dict[str, object]:
             "cwd": "/",
             "guards": guards,
         }
+    if isinstance(step, EndRun):
+        about = {"pid": step.pid, "started": step.started, "run": step.run, "patience_s": END_S}
+        return {"end_run": about, "timeout_s": step.timeout_s, "cwd": "/", "guards": guards}
     if isinstance(step, MakeSecret):
         return {
             "make_secret": step.path,

@@ -10,12 +10,13 @@ import time
 from dataclasses import replace
 from typing import Any, Protocol
 
-from pantheon import diagnosis, engine, fixes, foreign
+from pantheon import diagnosis, engine, fixes, foreign, reboot
 from pantheon.engine import Options
 from pantheon.errors import Interrupted, NotAsItShouldBe
 from pantheon.evidence import Busy
-from pantheon.facts import Maybe, Unknown
+from pantheon.facts import Facts, Maybe, OsRelease, Unknown
 from pantheon.finding import Finding
+from pantheon.fixes.wrong_version_number import https_to
 from pantheon.incident import Case, Choices
 from pantheon.inventory import SERVICES, Host
 from pantheon.plan import Plan
@@ -49,9 +50,13 @@ def examine(connection: Any, host: Host, choices: Choices) -> Case:
     """Everything that is known of the host now."""
     from pantheon.remote import gather
     from pantheon.remote.here import look_from_here
+    from pantheon.remote.tls import try_https
 
     facts, evidence = gather.examine(connection, host)
-    return Case(host, facts, evidence, look_from_here(connection, host), choices)
+    here, concerned = look_from_here(connection, host), https_to(host, facts, evidence, choices.url)
+    if concerned:
+        here = replace(here, https=try_https(connection, host, concerned))
+    return Case(host, facts, evidence, here, choices)
 
 
 def fix(host: Host, name: str, choices: Choices, *, options: Options, report: Report) -> int:
@@ -68,9 +73,9 @@ def fix(host: Host, name: str, choices: Choices, *, options: Options, report: Re
         section = entry.plan(case)
         steps = fixes.steps(entry, case)
         took = time.monotonic() - began
-        if not findings and section.is_ready:
-            if steps:
-                report.entry(host, name, steps, "")
+        if all(finding.level == "warn" for finding in findings) and section.is_ready:
+            if steps or findings:
+                report.entry(host, name, steps or findings, "")
             report.nothing_to_fix(host, name, section.reason, took_s=took)
             return 0
         report.entry(host, name, steps or findings, entry.RISK)
@@ -79,18 +84,28 @@ def fix(host: Host, name: str, choices: Choices, *, options: Options, report: Re
             first = tuple(cause.finding for cause in others)
             section = replace(section, changes=(), blocked=(*section.blocked, *first))
         plan = Plan(host.name, (section,))
+        if section.reboots and not section.changes:
+            report.busy(host, running(case.evidence.busy, SERVICES))
         if plan.blocked or options.plan_only or not plan.changes:
             report.plan(host, plan, [], took_s=took, details=options.details, final=True)
             return _by_hand(plan, findings)
-        engine.free(host, case.facts)
+        if not plan.ends:
+            engine.free(host, case.facts)
         report.busy(host, running(case.evidence.busy, plan.stops))
         report.plan(host, plan, [], took_s=took, details=options.details, final=False)
         engine.agree(host, plan, [], options, report)
         if not choices.now:
             _wait_for_jobs(connection, host, plan, report)
         engine.apply(connection, host, plan, case.facts, what=what, report=report)
+        if section.reboots:
+            reboot.wait(connection, host, before=boot_of(case.facts), report=report)
         _watch_started(connection, host, case, plan, what=what, report=report)
         return _prove(connection, host, name, choices, plan, began=began, report=report)
+
+
+def boot_of(facts: Facts) -> str:
+    """The boot that the host is in, "" where it is not known."""
+    return facts.os.boot_id if isinstance(facts.os, OsRelease) else ""
 
 
 def _by_hand(plan: Plan, findings: list[Finding]) -> int:
