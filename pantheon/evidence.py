@@ -165,8 +165,10 @@ class ComfyTree:
 
 @dataclass(frozen=True)
 class Holder:
-    """Who holds the lock of this host. `state` is the kernel's letter for its process (T stopped, D stuck in the
-    kernel); `client`: the SSH session that it serves is still there; `doing` the command that it runs now."""
+    """Who holds the lock of this host. `started` tells a process from a later one with its number (clock ticks since
+    the boot). `state` is the kernel's letter for it (T stopped, D stuck in the kernel for as long as was looked);
+    `client`: the SSH session that it serves is still there; `gone_s`: for so long it has heard nothing of its
+    workstation, by its own word; `doing` the command that it runs now, secrets masked."""
 
     pid: int
     started: str
@@ -178,6 +180,7 @@ class Holder:
     since: str = ""
     run: str = ""
     ending: bool = False
+    gone_s: float | None = None
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,7 @@ from collections.abc import Callable
 from typing import IO, Any
 
 import pantheon
-from pantheon import probe
+from pantheon import ending, probe
 from pantheon.looks.engine import Engine, Missing
 from pantheon.looks.files import USUAL_PATH
 from pantheon.looks.http import quoted
@@ -98,6 +98,7 @@ class Client:
     def __init__(self, stream: IO[bytes]) -> None:
         self._fd = stream.fileno()
         self.gone = threading.Event()
+        self.on_gone: Callable[[], None] = lambda: None
         for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
             signal.signal(number, lambda *_: self.gone.set())
         threading.Thread(target=self._listen, daemon=True).start()
@@ -108,6 +109,7 @@ class Client:
                 pass
         finally:
             self.gone.set()
+            self.on_gone()
 
 
 class Lock:
@@ -117,6 +119,8 @@ class Lock:
     dead: dict[str, Any] | None = None
 
     def __init__(self) -> None:
+        self._said: dict[str, Any] | None = None
+        self._saying = threading.Lock()
         os.makedirs(os.path.dirname(LOCK), mode=0o755, exist_ok=True)
         self._fd = os.open(LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
 
@@ -144,12 +148,20 @@ class Lock:
 
     def say(self, holder: dict[str, Any]) -> None:
         """Write who holds it. Where /run is full it holds all the same."""
-        with contextlib.suppress(OSError):
+        with self._saying, contextlib.suppress(OSError):
+            self._said = holder
             os.ftruncate(self._fd, 0)
             os.pwrite(self._fd, json.dumps(holder).encode(), 0)
 
+    def add(self, **more: Any) -> None:
+        """Say something besides, as long as it is ours."""
+        if self._said is not None:
+            self.say({**self._said, **more})
+
     def free(self) -> None:
-        os.ftruncate(self._fd, 0)
+        with self._saying:
+            self._said = None
+            os.ftruncate(self._fd, 0)
         fcntl.flock(self._fd, fcntl.LOCK_UN)  # said, not left to close(): a stuck child of the probe has a copy
         os.close(self._fd)
 
@@ -176,16 +188,27 @@ def _locked(spec: dict[str, Any], output: Output, client: Client) -> int:
     lock = Lock()
     run = {key: spec[key] for key in ("who", "what", "version", "plan", "run")} | {"steps": len(spec["steps"])}
     holder = {**run, "since": _now(), "pid": os.getpid()}
+    ended: dict[str, Any] = {}
+    first = spec["steps"][0] if spec["steps"] else {}
+    if "end_run" in first:
+        status, ended = _end_run(first, spec, output)
+        if status:
+            return status
     other = lock.take(holder)
     if other is not None:
         output.send("locked", holder=other)
         return EXIT_LOCKED
     status = EXIT_FAILED
     try:
-        if lock.dead:
-            theirs = {key: lock.dead.get(key) for key in run}
-            _append(output, HISTORY, {"when": lock.dead.get("since"), **theirs, "result": "died"})
-        status = _apply(spec, output, client, on_end=lambda: lock.say({**holder, "ending": True}))
+        # A run that is stuck can say for itself since when its client is gone: its threads go on.
+        client.on_gone = lambda: lock.add(gone=_now())
+        if client.gone.is_set():
+            client.on_gone()
+        if before := ended or lock.dead:
+            theirs = {key: before.get(key) for key in run}
+            how = {"result": "ended", "by": spec["who"]} if ended else {"result": "died"}
+            _append(output, HISTORY, {"when": before.get("since"), **theirs, **how})
+        status = _apply(spec, output, client, on_end=lambda: lock.add(ending=True))
     finally:
         result = {0: "done", EXIT_CHANGED: "changed", EXIT_INTERRUPTED: "interrupted"}.get(status, "failed")
         _append(output, HISTORY, {"when": _now(), **run, "result": result})
@@ -194,9 +217,37 @@ def _locked(spec: dict[str, Any], output: Output, client: Client) -> int:
     return status
 
 
+def _end_run(step: dict[str, Any], spec: dict[str, Any], output: Output) -> tuple[int, dict[str, Any]]:
+    """End the run that holds the lock, and put right what it left half-made: a status other than 0 when that failed,
+    and what the run had said in the lock."""
+    about, began = step["end_run"], time.monotonic()
+    output.send("step", index=0)
+    status, killed = 0, False
+    ended: dict[str, Any] = {}
+    try:
+        ended, killed = ending.end_run(about, lambda line: output.send("out", index=0, line=line))
+    except ending.Other as other:
+        planned = f"process {about['pid']} of run {about['run']}"
+        output.send("changed", index=0, kind="lock", target=LOCK, planned=planned, now=str(other))
+        status = EXIT_CHANGED
+    except ending.Stuck as stuck:
+        output.send("failed", index=0, status=1, lines=list(stuck.args))
+        status = EXIT_FAILED
+    if killed:
+        _mend_names(spec["project"])
+    took = round(time.monotonic() - began, 2)
+    record = {"when": _now(), "run": spec["run"], "step": _record(step), "status": status, "s": took}
+    _append(output, COMMANDS, record, 0o600)
+    if not status:
+        output.send("done", index=0, s=took)
+    return status, ended
+
+
 def _apply(spec: dict[str, Any], output: Output, client: Client, *, on_end: Callable[[], None]) -> int:
     _keep_modules()
     for index, step in enumerate(spec["steps"]):
+        if "end_run" in step:  # done before there was a lock to take
+            continue
         for guard in step["guards"]:
             now = probe.reading(guard["kind"], guard["target"])
             if now != guard["reading"]:
@@ -250,7 +301,7 @@ def _step(index: int, step: dict[str, Any], output: Output, client: Client) -> t
 
 def _record(step: dict[str, Any]) -> dict[str, Any]:
     """What the audit log says of a step: its argv, or the file and its hash; never a file's text."""
-    keys = ("run", "mend", "arguments", "write", "make_secret", "sha256", "mode", "uid", "gid")
+    keys = ("end_run", "run", "mend", "arguments", "write", "make_secret", "sha256", "mode", "uid", "gid")
     return {key: step[key] for key in keys if step.get(key) is not None}
 
 

@@ -83,6 +83,7 @@ def history(host: Host, *, last: str, as_json: bool, options: engine.Options, re
         sign = {"done": "✓", "interrupted": "!"}.get(str(run.get("result")), "✗")
         when, who, what, result, plan = (run.get(key) or "?" for key in ("when", "who", "what", "result", "plan"))
         steps = f", {count(run['steps'], 'step')}" if isinstance(run.get("steps"), int) else ""
+        result = f"{result} by {run['by']}" if run.get("by") else result
         report.prose(f"{sign} ", f"{when}  {who}  {what}{steps}: {result}")
         report.prose("    ", f"plan {plan}, version {run.get('version') or '?'}", "dim")
     return 0

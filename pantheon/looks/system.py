@@ -59,8 +59,14 @@ def groups(root: str, names: Iterable[str]) -> Object:
 
 
 def lock(root: str) -> str | None:
-    """The lock's text when somebody holds it. /proc/locks is read rather than the lock tried: for the moment of a try
-    we would hold it ourselves, and an apply that starts just then would be refused."""
+    """The lock's text when somebody holds it."""
+    held = lock_held(root)
+    return held[1] if held else None
+
+
+def lock_held(root: str) -> tuple[int, str] | None:
+    """Who holds the lock: the process that took it, and the lock's text. /proc/locks is read rather than the lock
+    tried: for the moment of a try we would hold it ourselves, and an apply that starts just then would be refused."""
     path = root + LOCK_FILE
     try:
         about = os.stat(path)
@@ -73,7 +79,7 @@ def lock(root: str) -> str | None:
     for line in locks.splitlines():
         words = line.split()
         if len(words) > 5 and words[1] == "FLOCK" and words[5] == device:
-            return read_text(path, 65536) or "{}"
+            return int(words[4]) if words[4].isdigit() else 0, read_text(path, 65536) or "{}"
     return None
 
 

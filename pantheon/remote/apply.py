@@ -51,7 +51,7 @@ def apply(
         "plan": plan.hash,
         "project": host.project,
         "steps": [step_data(step, reveal=True) for _, step in steps],
-        "state": state,
+        "state": {} if plan.ends else state,  # it ends something, and brings nothing up
     }
     ended: dict[str, dict[str, Any]] = {}
 
@@ -82,9 +82,10 @@ def locked(host: Host, holder: object) -> Locked:
     by, since = said.get("who", "somebody who left no name"), said.get("since")
     about = ", ".join(filter(None, (said.get("what"), f"since {since}" if since else "")))
     pid = f" (pid {said['pid']} on the host)" if said.get("pid") else ""
+    stuck = "fix.stuck-apply" if said.get("gone") and not said.get("ending") else "diagnose"
     return Locked(
         f"{host.name} is being changed by {by}: {about or 'the lock says no more'}{pid}",
-        next_commands=[f"invoke history --host {host.name}"],
+        next_commands=[f"invoke {stuck} --host {host.name}"],
     )
 
 

@@ -23,7 +23,7 @@ def _all_of(package: ModuleType) -> tuple[str, ...]:
 LOOK = ("pynvml", *_all_of(looks), "pantheon.probe")
 COLLECT = (*_all_of(looks), *_all_of(collecting), "pantheon.collect")
 # An apply also carries what the next look needs: it may keep them on the host.
-APPLY = (*dict.fromkeys((*LOOK, *COLLECT)), *_all_of(mending), "pantheon.writing", "pantheon.runner")
+APPLY = (*dict.fromkeys((*LOOK, *COLLECT)), *_all_of(mending), "pantheon.writing", "pantheon.ending", "pantheon.runner")
 MODULES = {"pantheon.probe": LOOK, "pantheon.collect": COLLECT, "pantheon.runner": APPLY}
 
 

@@ -20,7 +20,7 @@ from pantheon.errors import PantheonError
 from pantheon.finding import Finding
 from pantheon.firstrun import STAGES
 from pantheon.inventory import SERVICES, Host
-from pantheon.plan import Change, Mend, Plan, Run, SectionPlan, Step, Write
+from pantheon.plan import Change, EndRun, Mend, Plan, Run, SectionPlan, Step, Write
 from pantheon.report import incidents
 from pantheon.report.journal import Journal
 from pantheon.report.text import Pull, clean, clock, count, seconds, typed
@@ -161,7 +161,8 @@ class Console:
             else:
                 self.line(change.sign, section.name, f"{change.what}: {change.why}")
             for step in change.steps:
-                self.say(f"    {step.show()}" if isinstance(step, Mend | Write) else f"    $ {step.show()}", "cyan")
+                prompt = "" if isinstance(step, EndRun | Mend | Write) else "$ "
+                self.say(f"    {prompt}{step.show()}", "cyan")
                 if isinstance(step, Write):
                     self._diff(step.diff())
 

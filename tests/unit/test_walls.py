@@ -44,9 +44,9 @@ IO |= {"lab", "pantheon.engine", "pantheon.remote", "pantheon.report"}
 LOOKS = sorted((PACKAGE / "looks").glob("*.py"))
 COLLECTING = sorted((PACKAGE / "collecting").glob("*.py"))
 MENDING = sorted((PACKAGE / "mending").glob("*.py"))
-HOST_FILES = ("probe.py", "collect.py", "runner.py", "writing.py", "remote/boot.py")
+HOST_FILES = ("probe.py", "collect.py", "runner.py", "ending.py", "writing.py", "remote/boot.py")
 HOST_SIDE = [*(PACKAGE / name for name in HOST_FILES), *LOOKS, *COLLECTING, *MENDING]
-SHIPPED = {"pantheon.looks", "pantheon.probe", "pantheon.writing", "pantheon.collecting"}
+SHIPPED = {"pantheon.looks", "pantheon.probe", "pantheon.writing", "pantheon.collecting", "pantheon.ending"}
 # What a module of the host's side may know of pantheon; the rest of it may know all that is shipped with it.
 KNOWS = {"looks": {"pantheon.looks"}, "collecting": {"pantheon.looks", "pantheon.collecting"}, "mending": set[str]()}
 # Open WebUI's database, where nothing but a copy can be read while changes wait beside it: a folder of its own, gone
