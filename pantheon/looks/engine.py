@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import struct
@@ -93,9 +94,13 @@ class Engine:
             self.kill_exec(number, argv[0])
             if time.monotonic() >= end:
                 raise Unread(f"no answer within {deadline_s:g} s ({' '.join(argv)} in {name})") from None
+            if STOPPED.search(str(error)):
+                raise Unread(f"{name} stopped in the middle of it") from None
             return {"status": 126, "output": str(error)}
         output.finish()
         text = "\n".join(output.tail)
+        if status == 137 or (status and STOPPED.search(text)):  # of a container in a restart loop it says nothing
+            raise Unread(f"{name} stopped in the middle of it")
         return {"status": -1 if status is None else status, "output": text + "\n" if text else ""}
 
     def kill_exec(self, number: str, name: str) -> None:
@@ -104,6 +109,9 @@ class Engine:
             pid = about.get("Pid") or 0
             if about.get("Running") and pid > 1 and (read_text(f"/proc/{pid}/comm") or "").strip() == name[:15]:
                 os.kill(pid, signal.SIGKILL)
+
+
+STOPPED = re.compile(r"cannot exec in a stopped|container .*is not running|is restarting|procReady not received")
 
 
 class LogLines:
