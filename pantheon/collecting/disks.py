@@ -133,9 +133,8 @@ def _beneath(ground: Ground, root: str, path: str) -> Object | None:
     for name in names[:SHOWN]:
         with suppress(FileNotFoundError):
             entries.append(_entry(root, path, name))
-    files, seen, complete = 0, 0, True
-    for found in _walk(root + path):
-        seen += 1
+    files, complete = 0, True
+    for seen, found in enumerate(_walk(root + path)):
         if found is None or seen > BENEATH_ENTRIES or time.monotonic() > end:
             complete = False
             break
@@ -209,9 +208,9 @@ def _differs(root: str, pid: int, source: str, target: str, *, writable: bool) -
     if (inside.st_dev, inside.st_ino) != (here.st_dev, here.st_ino):
         where = "on another file system" if inside.st_dev != here.st_dev else "in a directory that was replaced"
         return f"it was started {where}"
-    if writable and _read_only(read_text(f"{root}/proc/{pid}/mountinfo") or "", target):
-        if not os.statvfs(root + source).f_flag & os.ST_RDONLY:
-            return "it was started while the disk was read-only"
+    is_stuck = writable and _read_only(read_text(f"{root}/proc/{pid}/mountinfo") or "", target)
+    if is_stuck and not os.statvfs(root + source).f_flag & os.ST_RDONLY:
+        return "it was started while the disk was read-only"
     return ""
 
 
