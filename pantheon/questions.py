@@ -25,7 +25,7 @@ PLAIN_ENV = (
         "ENABLE_PERSISTENT_CONFIG",
     ),
     *("ENABLE_VERSION_UPDATE_CHECK", "ENABLE_COMMUNITY_SHARING", "ENABLE_IMAGE_GENERATION", "IMAGE_GENERATION_ENGINE"),
-    "COMFYUI_BASE_URL",
+    *("COMFYUI_BASE_URL", "COMFY_CMDLINE_BASE", "CORS_ALLOW_ORIGIN", "ENABLE_WEBSOCKET_SUPPORT"),
 )
 
 # Lines worth finding in a whole log, by container name (DOMAIN.md: first-run markers, fatal lines, proof of the GPU)
@@ -46,6 +46,7 @@ LOG_MARKERS = {
         "MUST be running as UID",
         "out of memory",
         "Allocation on device",
+        "non matching host and origin",
     ],
     "ollama": ["Listening on", "inference compute", "Error: ", "out of memory", "requires more system memory"],
     "openwebui": [
@@ -55,6 +56,7 @@ LOG_MARKERS = {
         "Running upgrade",
         "Cannot connect to host",
         "WEBUI_SECRET_KEY",
+        "is not an accepted origin",
     ],
 }
 

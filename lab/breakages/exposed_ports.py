@@ -22,8 +22,8 @@ python3 - <<'END'
 import json
 path = "/etc/docker/daemon.json"
 config = json.load(open(path))
-# tlsverify false: said aloud, dockerd does not hold its start back for 15 seconds.
-config |= {"hosts": ["unix:///var/run/docker.sock", "tcp://0.0.0.0:2375"], "tlsverify": False}
+# tls false: said aloud, dockerd does not hold its start back for 15 seconds.
+config |= {"hosts": ["unix:///var/run/docker.sock", "tcp://0.0.0.0:2375"], "tls": False}
 open(path, "w").write(json.dumps(config, indent=4) + "\\n")
 END
 mkdir -p /etc/systemd/system/docker.service.d
@@ -44,12 +44,17 @@ cat >/etc/systemd/system/docker.service.d/tcp.conf <<'END'
 [Service]
 ExecStart=
 ExecStart=/usr/bin/dockerd -H fd:// \\
-    -H tcp://0.0.0.0:2375 --tlsverify=false \\
+    -H tcp://0.0.0.0:2375 --tls=false \\
     --containerd=/run/containerd/containerd.sock
 END
 systemctl daemon-reload
 systemctl reset-failed docker.service
 systemctl restart docker.service
+"""
+
+IS_CHANGED = """
+ls /var/lib/lab/daemon.json.before /etc/systemd/system/docker.service.d/10-hosts.conf \\
+    /etc/systemd/system/docker.service.d/tcp.conf 2>/dev/null || true
 """
 
 AS_SHIPPED = """
@@ -88,6 +93,8 @@ def open_api_by_unit(lab: Lab) -> None:
 
 
 def close_api(lab: Lab) -> None:
+    if not lab.sh(IS_CHANGED).strip():
+        return
     lab.sh(AS_SHIPPED)
     faults.start_engine(lab)
     lab.sh(HEALTHY)
@@ -117,5 +124,6 @@ BREAKAGES = (
         Proof(("curl", "-sS", "http://127.0.0.1:2375/version"), '"ApiVersion"'),
         by_hand=True,
         heal=close_api,
+        slow=True,
     ),
 )

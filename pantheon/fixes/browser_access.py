@@ -133,7 +133,7 @@ def _host(case: Case, name: str) -> Finding:
     container = foreign.named(case.facts, name)
     published = [f"{p.address or '*'}:{p.port}" for p in container.ports] if container else []
     ports = f"it publishes {', '.join(published) or 'no port'}"
-    evidence = "; ".join([said, ports, *_suspicious(case, name)])
+    evidence = "\n".join([said, ports, *_suspicious(case, name)])
     return _link(case, f"{name}.silent", "fail", text, evidence=evidence)
 
 
@@ -150,14 +150,14 @@ def _forwarding(case: Case) -> Finding:
     if refused:
         which = "" if len(refused) == len(SERVICES) else f" to {', '.join(refused)}"
         text = f"sshd on {host.name} refuses to forward{which}: no tunnel can carry a browser"
-        evidence = "; ".join(part for part in (says, *_why_refused(sshd)) if part)
+        evidence = "\n".join(part for part in (says, *_why_refused(sshd)) if part)
         explains = tuple(f"{name}.http-here" for name in refused)
         return Finding(f"{ID}.{key}", "fail", text, evidence, command(case, ID), SOURCE, explains)
     if not any(isinstance(answer, Http) for answer in case.here.http.values()):
         return _link(case, key, "unknown", f"whether sshd on {host.name} forwards is not known", evidence="not tried")
     if isinstance(sshd, Sshd) and not _allows(sshd):
         text = f"sshd on {host.name} forwards still, and its files forbid it from its next reload on"
-        return _link(case, key, "warn", text, evidence="; ".join((says, *_why_refused(sshd))))
+        return _link(case, key, "warn", text, evidence="\n".join((says, *_why_refused(sshd))))
     return _link(case, key, "ok", f"sshd on {host.name} forwards" + (f" ({says})" if says else ""))
 
 
@@ -262,7 +262,7 @@ def _websocket(case: Case, name: str) -> Finding:
     if not answer.status:  # cut off or slow: that is no refusal
         text = f"{name}: whether it takes a websocket is not known"
         return _link(case, key, "unknown", text, evidence=answer.error)
-    evidence = "; ".join([_said(answer), *_suspicious(case, name), *_log_says(case, name)])
+    evidence = "\n".join([_said(answer), *_suspicious(case, name), *_log_says(case, name)])
     text = f"{name} refuses the websocket of a browser: its page loads and stays dead"
     return _link(case, key, "fail", text, evidence=evidence)
 
@@ -274,7 +274,7 @@ def _browser(case: Case, name: str) -> Finding:
         return _link(case, key, "unknown", f"{name}: whether it takes a browser is not known", evidence=reason)
     if answer.status < 400:
         return _link(case, key, "ok", f"{name} accepts the Host and Origin of a browser ({answer.status})")
-    evidence = "; ".join([_said(answer), *_suspicious(case, name), *_log_says(case, name)])
+    evidence = "\n".join([_said(answer), *_suspicious(case, name), *_log_says(case, name)])
     return _link(case, key, "fail", f"{name} refuses the Host and Origin of a browser", evidence=evidence)
 
 

@@ -1,5 +1,5 @@
-"""Something of the stack, or Docker's own API, listens beyond the host's loopback (procedure §5). Docker publishes
-ports ahead of ufw's rules, so that `ufw status` shows nothing of it."""
+"""Something of the stack, or Docker's own API, listens beyond the host's loopback (procedure §5). Docker's rules for
+published ports come before ufw's, so that `ufw status` shows nothing of them."""
 
 from __future__ import annotations
 
@@ -109,7 +109,8 @@ def _container(case: Case, container: Container) -> Finding:
     text = f"{container.name} is reachable from the network, on {places}"
     if _passes_api_on(container):
         text += ": it passes Docker's API on, which is root on this host for everyone"
-    evidence = f"{_published_by(container)}; {UFW}"
+    host_network = container.networks == ("host",)  # ufw sees that one
+    evidence = _published_by(container) + ("" if host_network else f"\n{UFW}")
     explains = ("stack.loopback",)
     return Finding(f"{ID}.{container.name}", "fail", text, evidence, command(case, ID), SOURCE, explains)
 
@@ -200,15 +201,15 @@ def _api(case: Case) -> list[Finding]:
     addresses = ", ".join(dict.fromkeys(_normal(address) for address, _ in tcp))
     verb = "listens" if listening else "is told to listen, from its next start on,"
     if _asks_for_certificate(case):
-        text = f"Docker's API {verb} on {addresses}: who has a client certificate is root on this host"
+        text = f"Docker's API {verb} on {addresses}: whoever has a client certificate is root on this host"
     else:
-        text = f"Docker's API {verb} on {addresses}, and asks nobody who he is: that is root on this host for everyone"
+        text = f"Docker's API {verb} on {addresses}, without any login: whoever reaches it is root on this host"
     places = [place for _, place in tcp if not place.startswith("dockerd listens")]
     dockerd = case.evidence.dockerd
     lines = list(dockerd.lines) if isinstance(dockerd, Dockerd) else []
     json_too = [f'{DAEMON_JSON}: "hosts"'] if DAEMON_JSON in places else []
     told = [*json_too, *lines] or places or ["where it is told to is not known"]
-    evidence = "; ".join((*dict.fromkeys(told), UFW))
+    evidence = "\n".join(dict.fromkeys(told))
     return [Finding(f"{ID}.docker-api", "fail", text, evidence, command(case, ID), SOURCE, ())]
 
 

@@ -238,6 +238,11 @@ class OpenWebui(App):
         """Engine.IO 4 over a web socket alone; polling is refused, so a tunnel or proxy must carry web sockets."""
         if request.query.get("EIO") != "4" or request.query.get("transport") != "websocket":
             raise Answer(b'"Invalid transport"', 400, "application/json")
+        origin, accepted = request.headers.get("Origin"), os.environ.get("CORS_ALLOW_ORIGIN", "*").split(";")
+        if origin and accepted != ["*"] and origin not in accepted:
+            # Uvicorn's answer where a web socket is closed before it was accepted.
+            print(f"ERROR:engineio.server:{origin} is not an accepted origin.", flush=True)
+            raise Answer(b"", 403, "text/plain")
         client = request.websocket()
         timing = {"pingInterval": 25000, "pingTimeout": 20000, "maxPayload": 1000000}
         with contextlib.suppress(OSError):
