@@ -306,6 +306,7 @@ class Console:
         bad = [finding for finding in findings if not finding.is_good]
         if bad:
             self.line("✗", host.name, f"{len(bad)} of {count(len(findings), 'check')} not as it should be")
+            self.next([f"invoke diagnose --host {host.name}"])
         else:
             self.line("✓", host.name, f"{count(len(findings), 'check')}, all good")
 
