@@ -165,3 +165,9 @@ def test_a_page_that_is_not_there(typed: str, near: str) -> None:
     with pytest.raises(UsageError, match=re.escape(near)) as refused:
         runbooks.show(typed)
     assert refused.value.next_commands == ("invoke runbook list",)
+
+
+def test_the_readme_lists_the_fixes() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| \[`fix\.([a-z-]+)`\]\(runbooks/fix\.([a-z-]+)\.md\) \| (.+) \|$", text, re.MULTILINE)
+    assert rows == [(entry, entry, symptom) for entry, symptom in SYMPTOMS.items()]
