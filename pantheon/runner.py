@@ -120,7 +120,7 @@ class Lock:
 
     def __init__(self) -> None:
         self._said: dict[str, Any] | None = None
-        self._saying = threading.Lock()
+        self._saying = threading.RLock()
         os.makedirs(os.path.dirname(LOCK), mode=0o755, exist_ok=True)
         self._fd = os.open(LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
 
@@ -155,8 +155,9 @@ class Lock:
 
     def add(self, **more: Any) -> None:
         """Say something besides, as long as it is ours."""
-        if self._said is not None:
-            self.say({**self._said, **more})
+        with self._saying:
+            if self._said is not None:
+                self.say({**self._said, **more})
 
     def free(self) -> None:
         with self._saying:

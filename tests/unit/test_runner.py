@@ -30,10 +30,10 @@ ROOT = Path(__file__).resolve().parents[2]
 DRIVER = """
 import json, sys
 from pantheon import runner
-from pantheon.looks import engine
+from pantheon.looks import engine, system
 for module, settings in json.loads(sys.argv[1]).items():
     for name, value in settings.items():
-        setattr({"runner": runner, "engine": engine}[module], name, value)
+        setattr({"runner": runner, "engine": engine, "system": system}[module], name, value)
 sys.exit(runner.main(json.loads(sys.stdin.buffer.readline()), sys.stdin.buffer, sys.stdout))
 """
 LOCKED, CHANGED, TIMEOUT, INTERRUPTED = 75, 76, 124, 130
@@ -64,6 +64,7 @@ class Apply:
         runner = {name: str(path) for name, path in paths.items()} | {"GRACE_S": 0.5, "CALM_S": 0.3}
         runner |= {name: value for name, value in given.items() if name != "SOCKETS"}
         modules = {"runner": runner, "engine": {"SOCKETS": given.get("SOCKETS", [str(tmp_path / "no-docker.sock")])}}
+        modules["system"] = {"LOCK_FILE": runner["LOCK"]}
         self.spec = {
             "run": "r1",
             "who": "me@here",
