@@ -125,8 +125,11 @@ def _complaints(container: Container | None) -> list[str]:
 
 
 def _is_well(container: Container) -> bool:
-    return (
-        container.state == "running" and container.health in ("healthy", None) and not service.is_crash_loop(container)
+    """Whether it can be used, or may still get there. Without a healthcheck, as others start it, the log tells."""
+    if container.state != "running" or service.is_crash_loop(container):
+        return False
+    return container.health == "healthy" or (
+        container.health is None and (not container.restarts or firstrun.read(_lines(container)).ready)
     )
 
 
