@@ -25,6 +25,7 @@ VERSION = "0.3.76"
 PAGE = b"<!DOCTYPE html><html><head><title>ComfyUI</title></head><body><div id='vue-app'></div></body></html>"
 MODEL_ENDINGS = (".ckpt", ".safetensors", ".sft", ".pt", ".pt2", ".bin", ".pth", ".pkl", ".gguf")
 CONTEXT_MIB, MODEL_MIB = 312, 6144
+GIB = 1 << 30
 LOADERS = {
     "CheckpointLoaderSimple": ("ckpt_name", "checkpoints"),
     "LoraLoader": ("lora_name", "loras"),
@@ -112,6 +113,7 @@ class Comfy(App):
         self.work = threading.Condition()
         self.vram = gpu.Vram()
         self.vram.hold(CONTEXT_MIB)
+        self.has_model = False
         super().__init__(
             {
                 "GET /(index.html)?": lambda _: Answer(PAGE),
@@ -180,8 +182,24 @@ class Comfy(App):
     def free(self, request: Request) -> Answer:
         body = request.json
         if body.get("unload_models") or body.get("free_memory"):
-            self.vram.hold(CONTEXT_MIB)
+            self.unload()
         return Answer(b"", kind="text/plain")
+
+    def unload(self) -> None:
+        self.has_model = False
+        self.vram.hold(CONTEXT_MIB)
+
+    def load(self) -> None:
+        """Raises MemoryError with PyTorch's words where the card has no room for the model."""
+        card = gpu.look()
+        if card and not self.has_model and card.free < MODEL_MIB << 20:
+            raise MemoryError(
+                f"CUDA out of memory. Tried to allocate {MODEL_MIB / 1024:.2f} GiB. GPU 0 has a total capacity of "
+                f"{card.total / GIB:.2f} GiB of which {card.free / (1 << 20):.2f} MiB is free. Including non-PyTorch "
+                f"memory, this process has {CONTEXT_MIB:.2f} MiB memory in use."
+            )
+        self.has_model = True
+        self.vram.hold(CONTEXT_MIB + MODEL_MIB)
 
     def run_queue(self) -> None:
         while True:
@@ -196,10 +214,10 @@ class Comfy(App):
     def execute(self, identity: str, nodes: dict[str, Any]) -> None:
         """Puts a model on the card and writes one picture for each node that saves."""
         self.tell("execution_start", {"prompt_id": identity})
-        self.vram.hold(CONTEXT_MIB + MODEL_MIB)
-        time.sleep(0.2)
         outputs: dict[str, object] = {}
         try:
+            self.load()
+            time.sleep(0.2)
             for node, content in nodes.items():
                 if str(content.get("class_type", "SaveImage")).startswith("SaveImage"):
                     prefix = str(content.get("inputs", {}).get("filename_prefix", "ComfyUI"))
@@ -208,6 +226,11 @@ class Comfy(App):
             status = {"status_str": "success", "completed": True}
         except OSError as error:
             print(f"!!! Exception during processing !!! {error}", flush=True)
+            status = {"status_str": "error", "completed": False}
+        except MemoryError as error:
+            print(f"!!! Exception during processing !!! {error}\nTraceback (most recent call last):", flush=True)
+            print(f"torch.OutOfMemoryError: {error}\n\nGot an OOM, unloading all loaded models.", flush=True)
+            self.unload()
             status = {"status_str": "error", "completed": False}
         self.history[identity] = {"outputs": outputs, "status": status}
         self.tell("executing", {"node": None, "prompt_id": identity})
@@ -270,11 +293,37 @@ class Comfy(App):
         self.tell("status", {"status": self.remaining()})
 
 
+def missing(site: Path) -> str:
+    """What the real one says when it cannot import what it needs; "" when it can. Python's words, and torchvision's."""
+    for number, module in ((11, "torch"), (12, "torchvision"), (13, "numpy"), (14, "aiohttp")):
+        if not (site / module).is_dir():
+            where = f'  File "/comfy/mnt/ComfyUI/main.py", line {number}, in <module>\n    import {module}'
+            return f"Traceback (most recent call last):\n{where}\nModuleNotFoundError: No module named '{module}'"
+    cuda = {}
+    for record in site.glob("torch*+cu*.dist-info"):
+        name, _, version = record.name.removesuffix(".dist-info").partition("-")
+        digits = version.rpartition("+cu")[2]
+        cuda[name] = f"{digits[:-1]}.{digits[-1]}"
+    torch, vision = cuda.get("torch", ""), cuda.get("torchvision", "")
+    if torch and vision and torch.split(".")[0] != vision.split(".")[0]:
+        return (
+            "RuntimeError: Detected that PyTorch and torchvision were compiled with different CUDA major versions. "
+            f"PyTorch has CUDA Version={torch} and torchvision has CUDA Version={vision}. "
+            "Please reinstall the torchvision that matches your PyTorch install."
+        )
+    return ""
+
+
 def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: os._exit(143))
     options = parse(sys.argv[1:])
     home = Path.cwd()
     base = options.base_directory or home
+    venv = os.environ.get("VIRTUAL_ENV")
+    complaint = missing(Path(venv) / "lib/python3.12/site-packages") if venv else ""
+    if complaint:
+        print(complaint, file=sys.stderr, flush=True)
+        return 1
     card = gpu.look()
     if card is None:
         print("RuntimeError: Unexpected error from cudaGetDeviceCount().", file=sys.stderr, flush=True)
