@@ -45,6 +45,7 @@ PARTS: dict[str, Callable[[Object, str], Json]] = {
     "touched": disks.touched,
     "displaced": disks.displaced,
     "devices": disks.devices,
+    "rooms": usage.rooms,
     "usage": usage.usage,
     "webui": webui.settings,
     "login": webui.login,

@@ -41,10 +41,36 @@ class Kept:
 
 
 @dataclass(frozen=True)
+class Room:
+    """A disk (a mount, by its `mount` point) and what of ours lies on it: nvme, ssd, images, docker, root, logs, stack.
+    Free for those who are not root."""
+
+    mount: str
+    source: str
+    fstype: str
+    free_bytes: int
+    total_bytes: int
+    free_inodes: int
+    total_inodes: int
+    holds: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A file or directory that can be removed: its path below Usage.place, and when it was last written (whole seconds
+    since 1970)."""
+
+    path: str
+    bytes: int
+    mtime: int
+
+
+@dataclass(frozen=True)
 class Usage:
     """Something that takes room. `kind`: image, build-cache, container-log, venv, partial, outputs, models, journal,
-    apt, other. `place` is a path, or an image's id; `disk` the mount point it lies on. `remade`: it can be made again
-    (pulled, built, downloaded) and nothing uses it. `complete` False: `bytes` is at least this."""
+    apt, log, other; unread: what could not be counted, `detail` says why. `place` is a path, or an image's id; `disk` the mount point it lies on. `remade`: it can be made
+    again (pulled, built, downloaded) and nothing uses it. `complete` False: `bytes` is at least this. `names` are an
+    image's references, `pieces` what of it would be removed."""
 
     kind: str
     name: str
@@ -54,6 +80,8 @@ class Usage:
     remade: bool
     detail: str = ""
     complete: bool = True
+    names: tuple[str, ...] = ()
+    pieces: tuple[Piece, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -261,7 +289,8 @@ class Evidence:
     touched: dict[str, Maybe[Command]] = field(default_factory=dict)  # of mounts: whether they answer; None: no mount
     displaced: Maybe[tuple[Displaced, ...]] = None
     devices: Maybe[tuple[str, ...]] = None  # disks and partitions, a line for each, as lsblk shows them
-    usage: Maybe[tuple[Usage, ...]] = None
+    rooms: Maybe[tuple[Room, ...]] = None
+    usage: Maybe[tuple[Usage, ...]] = None  # largest first
     webui: Maybe[WebuiSettings] = None
     login: Maybe[LoginKey] = None
     comfy: Maybe[ComfyTree] = None
