@@ -172,9 +172,9 @@ def _finding(case: Case, where: str, places: list[Place]) -> Finding:
             f'[hosts.{case.host.name}.{p.owner}.env] {p.key} = "{_plain(p.url, p.leads_to)}"' for p in places
         )
         mend = f"in hosts.toml: {values}; then invoke bringup --host {case.host.name}"
-        text = f"hosts.toml has {owners} speak https to {to}, which speaks http only"
+        text = f"hosts.toml has {owners} speak https to {to}: there is http only"
         return Finding(f"{ID}.inventory", level, text, evidence, mend, SOURCE, explains)
-    text = f"{owners} speaks https to {to}, which speaks http only: in its {where}"
+    text = f"{owners} speaks https to {to} by its {where}: there is http only"
     return Finding(f"{ID}.{where}", "fail", text, evidence, command(case, ID), SOURCE, explains)
 
 
@@ -202,9 +202,8 @@ def _given(case: Case) -> Finding:
     found = webui.address(case.choices.url)
     assert found is not None
     right = f"http://127.0.0.1:{port}{found.rest if found.rest.isprintable() else ''}"
-    text = f"{TITLES[name]} speaks http only: use {right}"
-    mend = f"{right} on the host; from here, the address that invoke tunnel {name} --host {case.host.name} names"
-    return Finding(f"{ID}.url", "fail", text, _proof(case, name), mend, SOURCE)
+    text = f"{TITLES[name]} speaks http only: use {right}, on the host or through `invoke tunnel {name}`"
+    return Finding(f"{ID}.url", "fail", text, _proof(case, name), right, SOURCE)
 
 
 def _reason(case: Case, findings: list[Finding]) -> str:
