@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -49,7 +49,7 @@ def look_from_here(connection: HostConnection, host: Host) -> Here:
     return Here(ports=ports, **found)
 
 
-def at_once(tries: dict[tuple[str, str], Try]) -> dict[tuple[str, str], Any]:
+def at_once(tries: Mapping[tuple[str, str], Try]) -> dict[tuple[str, str], Any]:
     """What each try gave, in the order given. The first error of any of them is raised when all have ended."""
     answers: dict[tuple[str, str], Any] = {}
     failed: list[BaseException] = []
