@@ -24,6 +24,7 @@ from pantheon.symptoms import SYMPTOMS
 
 JOB_S = 3600.0  # how long a running job is waited for
 POLL_S = 1.0
+SILENT = 3  # times that ComfyUI does not answer, after which there is nothing to wait for
 
 
 class Report(engine.Report, Protocol):
@@ -133,37 +134,50 @@ def _jobs(number: int) -> str:
 
 
 def _wait_for_jobs(connection: Any, host: Host, plan: Plan, report: Report) -> None:
-    """Until ComfyUI's queue has no running job, if it is about to be stopped."""
+    """Until ComfyUI's queue is empty, if it is about to be stopped: it keeps its queue in memory alone. Raises
+    Interrupted, and NotAsItShouldBe when that takes longer than JOB_S."""
     if "comfy" not in plan.stops:
         return
-    deadline = time.monotonic() + JOB_S
+    deadline, silent = time.monotonic() + JOB_S, 0
     try:
-        while (jobs := _comfy_jobs(connection, host)) and time.monotonic() < deadline:
-            report.waiting_for(host, f"comfy has {jobs} running job{'s' if jobs != 1 else ''}; --now does not wait")
+        while True:
+            jobs = _comfy_jobs(connection, host)
+            silent = silent + 1 if jobs is None else 0
+            if jobs == 0 or silent >= SILENT:
+                return
+            if time.monotonic() > deadline:
+                break
+            if jobs:
+                report.waiting_for(
+                    host, f"comfy has {jobs} job{'s' if jobs != 1 else ''} to finish; --now does not wait"
+                )
             time.sleep(POLL_S)
     except KeyboardInterrupt:
         raise Interrupted(f"{host.name}: interrupted while waiting for ComfyUI's job; nothing was changed") from None
     finally:
         report.settled()
-    if jobs:
-        raise NotAsItShouldBe(
-            f"{host.name}: ComfyUI's job is still running after {JOB_S / 60:.0f} minutes; nothing was changed",
-            next_commands=["the same command with --now, which ends the job"],
-        )
+    raise NotAsItShouldBe(
+        f"{host.name}: ComfyUI's job is still running after {JOB_S / 60:.0f} minutes; nothing was changed",
+        next_commands=["the same command with --now, which ends the job"],
+    )
 
 
-def _comfy_jobs(connection: Any, host: Host) -> int:
-    """Jobs that ComfyUI is working on; 0 where it does not answer: then nothing can be lost."""
+def _comfy_jobs(connection: Any, host: Host) -> int | None:
+    """Jobs that ComfyUI is working on or has waiting; 0 where nothing listens or it answers otherwise: then nothing can
+    be lost; None where it listens and is silent, which it is under load too. (/prompt tells their number; /queue holds
+    whole workflows, and may be larger than what is read of an answer.)"""
     import json
 
     from pantheon.remote.forward import http_through
 
-    answer = http_through(connection, f"http://127.0.0.1:{host.comfy.port}/queue", timeout_s=5)
+    answer = http_through(connection, f"http://127.0.0.1:{host.comfy.port}/prompt", timeout_s=5)
+    if answer.status == 0 and "no answer within" in answer.error:
+        return None
     try:
-        queue = json.loads(answer.body) if answer.status == 200 else {}
-        return len(queue.get("queue_running") or ())
-    except (ValueError, AttributeError, TypeError):
+        left = json.loads(answer.body)["exec_info"]["queue_remaining"] if answer.status == 200 else 0
+    except (ValueError, KeyError, TypeError, RecursionError):
         return 0
+    return left if isinstance(left, int) and not isinstance(left, bool) and left > 0 else 0
 
 
 def _watch_started(connection: Any, host: Host, case: Case, plan: Plan, *, what: str, report: Report) -> None:

@@ -91,8 +91,9 @@ def quoted(text: str) -> str:
     )
 
 
-def http_get(url: str) -> Object:
-    """facts.Http of a GET on loopback. No answer is an answer too: status 0 and what went wrong."""
+def http_get(url: str, limit: int = BODY_BYTES) -> Object:
+    """facts.Http of a GET on loopback, with at most `limit` bytes of its body. No answer is an answer too: status 0 and
+    what went wrong."""
     out: Object = {"url": url, "status": 0, "reason": "", "body": "", "error": "", "ms": 0.0}
     began = time.monotonic()
     found = re.fullmatch(r"http://(127\.0\.0\.1|localhost|\[::1\])(?::(\d{1,5}))?(/[^\s]*)?", url)
@@ -108,7 +109,7 @@ def http_get(url: str) -> Object:
             line.settimeout(HTTP_S)
             line.connect((address, int(found[2] or 80)))
             end = began + HTTP_S
-            out["status"], out["reason"], body = exchange(line, head, b"", end, limit=BODY_BYTES)
+            out["status"], out["reason"], body = exchange(line, head, b"", end, limit=limit)
             out["body"] = body.decode("utf-8", "replace")
     except TimeoutError:
         out["error"] = f"no answer within {HTTP_S:g} s"

@@ -104,7 +104,7 @@ class World:
 
         def http_through(connection: object, url: str, **given: Any) -> Http:
             jobs = self.queue.pop(0) if len(self.queue) > 1 else self.queue[0]
-            body = json.dumps({"queue_running": [1] * jobs, "queue_pending": []})
+            body = json.dumps({"exec_info": {"queue_remaining": jobs}})
             return Http(url, 200, "OK", body, "", 1.0)
 
         other = SimpleNamespace(diagnose=lambda given: list(others))
@@ -243,7 +243,7 @@ def test_a_running_job_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     world.queue = [1, 1, 0]
     assert fix(report, yes=True) == 0
     assert report.running == ["comfy: 1 job running, 2 waiting"]
-    assert report.waited == ["comfy has 1 running job; --now does not wait"] * 2
+    assert report.waited == ["comfy has 1 job to finish; --now does not wait"] * 2
     assert len(world.applied) == 1
 
 
