@@ -24,6 +24,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+NOBODY = "65534:65534"
 CONTAINER = "openwebui"
 INSIDE = "/app/backend/data/webui.db"
 SECRET = "WEBUI_SECRET_KEY"  # noqa: S105 - a name, not a secret
@@ -107,13 +108,17 @@ def settings(spec: Object, root: str) -> Json:
 
 def from_inside(root: str) -> Object | None:
     """What the container's own Python reads; None where there is none to ask."""
-    try:
-        done = Engine(root).run_in(
-            CONTAINER, ["python3", "-I", "-S", "-c", READ, f"file:{INSIDE}?mode=ro"], READ_S
-        )  # the server reads and writes it meanwhile, as it does with its own connections
-    except (Unread, Missing, OSError, ValueError, KeyError):
-        return None
-    return document(done) if done["status"] == 0 else None
+    argv = ["python3", "-I", "-S", "-c", READ, f"file:{INSIDE}?mode=ro"]
+    # The server reads and writes it meanwhile, as it does with its own connections. As root SQLite would give the files
+    # beside it their owner anew, which is theirs already: not even that is for a look to do.
+    for user in (NOBODY, ""):
+        try:
+            done = Engine(root).run_in(CONTAINER, argv, READ_S, user)
+        except (Unread, Missing, OSError, ValueError, KeyError):
+            return None
+        if done["status"] == 0:
+            return document(done)
+    return None
 
 
 def from_here(path: str, size: int) -> Object:

@@ -81,10 +81,11 @@ class Engine:
         query += "&follow=1" if follow else ""
         self.ask("GET", f"/containers/{quoted(name)}/logs?{query}", end=end, sink=lines.feed)
 
-    def run_in(self, name: str, argv: list[str], deadline_s: float) -> Object:
-        """facts.Command of `argv` inside a running container. Killed, by its own process id, when it does not end."""
+    def run_in(self, name: str, argv: list[str], deadline_s: float, user: str = "") -> Object:
+        """facts.Command of `argv` inside a running container, as its own user or as `user` ("uid:gid"). Killed, by its
+        own process id, when it does not end."""
         end = time.monotonic() + deadline_s
-        ask = {"AttachStdout": True, "AttachStderr": True, "Cmd": argv}
+        ask = {"AttachStdout": True, "AttachStderr": True, "Cmd": argv, "User": user}
         number = json.loads(self.ask("POST", f"/containers/{quoted(name)}/exec", body=ask, end=end))["Id"]
         output = LogLines(tty=False, keep=200)
         try:
