@@ -194,7 +194,7 @@ else
   pip_install torch torchvision torchaudio || error_exit "Torch installation failed"
   cd ComfyUI
   printf "\n== Installing/Updating from ComfyUI's requirements\n"
-  pip_install $(cat requirements.txt) || error_exit "ComfyUI requirements install/upgrade failed"
+  pip_install_from requirements.txt || error_exit "ComfyUI requirements install/upgrade failed"
   printf '\n== Installing Huggingface Hub\n'
   pip_install huggingface_hub || error_exit "HuggingFace Hub install/upgrade failed"
 fi
@@ -207,7 +207,7 @@ if [ ! -d "$nodes/ComfyUI-Manager" ]; then
   echo "!! Legacy ComfyUI Manager not found, using new ComfyUI Manager"
   echo "== Using new ComfyUI Manager"
   echo "== Installing/Updating from ComfyUI Manager's requirements"
-  pip_install $(cat manager_requirements.txt) || error_exit "ComfyUI Manager requirements install/upgrade failed"
+  pip_install_from manager_requirements.txt || error_exit "ComfyUI Manager requirements install/upgrade failed"
   COMFY_CMDLINE_EXTRA="$COMFY_CMDLINE_EXTRA --enable-manager"
 else
   echo "== Using legacy ComfyUI Manager"

@@ -19,9 +19,16 @@ git() {
   esac
 }
 
+# "comfy_offline": 1 in the lab's file: no name resolves, in the words of git and pip.
+offline() { [ "$(setting comfy_offline)" == 1 ]; }
+
 clone() { # address, folder
   echo "Cloning into '$2'..." >&2
   stage
+  if offline; then
+    echo "fatal: unable to access '$1/': Could not resolve host: github.com" >&2
+    return 128
+  fi
   mkdir "$2" || return 128
   mkdir "$2"/{.git,models,input,output,custom_nodes,app,comfy}
   mkdir "$2"/models/{checkpoints,clip,clip_vision,configs,controlnet,diffusion_models,embeddings,loras,text_encoders,unet,upscale_models,vae,vae_approx}
@@ -29,6 +36,7 @@ clone() { # address, folder
   for kind in "$2"/models/*; do : >"$kind/put_$(basename "$kind")_here"; done
   printf 'ref: refs/heads/master\n' >"$2/.git/HEAD"
   printf '%s\n' "$1" >"$2/.git/stand-in-origin"
+  : >"$2/.git/index"
   printf '%s\n' comfyui-frontend-package torch torchvision torchaudio numpy pillow aiohttp >"$2/requirements.txt"
   echo comfyui_manager >"$2/manager_requirements.txt"
   printf '__version__ = "0.3.76"\n' >"$2/comfyui_version.py"
@@ -38,7 +46,7 @@ clone() { # address, folder
 
 # git's own two reasons to refuse a folder; both leave with 128, which `set -e` makes the end.
 origin() { # get-url|set-url, origin, [address]
-  if [ ! -d .git ]; then
+  if [ ! -s .git/HEAD ]; then
     echo "fatal: not a git repository (or any parent up to mount point /comfy)" >&2
     echo "Stopping at filesystem boundary (GIT_DISCOVERY_ACROSS_FILESYSTEM not set)." >&2
     return 128
@@ -65,11 +73,12 @@ ACTIVATE
 
 packages=/comfy/mnt/venv/lib/python3.12/site-packages
 
-# What is there already is said and costs nothing: so a restart is quick though pip runs at every start.
+# What pip has a record of is said and costs nothing: so a restart is quick though pip runs at every start. A package whose
+# files are gone counts as installed, as with the real one.
 pip_install() {
   local name fresh=""
   for name in "$@"; do
-    if [ -d "$packages/$name" ]; then
+    if compgen -G "$packages/${name//-/_}-*.dist-info/top_level.txt" >/dev/null; then
       echo "Requirement already satisfied: $name in ./venv/lib/python3.12/site-packages"
     else
       echo "Collecting $name"
@@ -79,10 +88,43 @@ pip_install() {
   if [ -z "$fresh" ]; then return 0; fi
   stage
   for name in $fresh; do
+    if offline; then
+      echo "WARNING: Retrying (Retry(total=0, connect=None, read=None, redirect=None, status=None)) after connection broken by 'NewConnectionError(\"HTTPSConnection(host='pypi.org', port=443): Failed to establish a new connection: [Errno -3] Temporary failure in name resolution\")': /simple/$name/"
+      echo "ERROR: Could not find a version that satisfies the requirement $name (from versions: none)"
+      echo "ERROR: No matching distribution found for $name"
+      return 1
+    fi
     if [ "$name" == torch ]; then download_torch; fi
-    mkdir "$packages/$name" || return 1
+    install_one "$name" || return 1
   done
   echo "Successfully installed$fresh"
+}
+
+pip_install_from() { # a file of requirements
+  if [ ! -f "$1" ]; then
+    echo "ERROR: Could not open requirements file: [Errno 2] No such file or directory: '$1'"
+    return 1
+  fi
+  pip_install $(cat "$1")
+}
+
+version_of() {
+  case "$1" in
+  torch | torchaudio) echo 2.9.1+cu130 ;;
+  torchvision) echo 0.24.1+cu130 ;;
+  *) echo 1.0 ;;
+  esac
+}
+
+record_of() { echo "$packages/${1//-/_}-$(version_of "$1").dist-info"; }
+
+install_one() {
+  local folder=$packages/${1//-/_} record
+  record=$(record_of "$1")
+  mkdir -p "$folder" "$record" || return 1
+  : >"$folder/__init__.py"
+  if [ "$1" == torch ]; then printf '%s\n' "__version__ = '2.9.1+cu130'" "cuda: Optional[str] = '13.0'" >"$folder/version.py"; fi
+  basename "$folder" >"$record/top_level.txt"
 }
 
 # pip into a pipe writes one line for each file, before it fetches it.
