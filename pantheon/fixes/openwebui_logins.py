@@ -21,7 +21,7 @@ ID = "openwebui-logins"
 CAUSE = "the key of Open WebUI's sessions is missing, was changed, or is kept inside the container"
 RISK = (
     "Open WebUI stops for about a minute. Accounts and chats are not touched, and no key is shown. A session that was "
-    "signed with another key than the one that is kept ends: its user logs in once more"
+    "signed with another key than the one that is kept ends: its user logs in once more."
 )
 SOURCE = "DOMAIN.md"
 FILE = "WEBUI_SECRET_KEY_FILE"

@@ -19,7 +19,7 @@ ID = "openwebui-ollama"
 CAUSE = "Open WebUI is told of another address than http://ollama:11434, or does not reach that one"
 RISK = (
     "Open WebUI stops for about a minute, and Ollama too where it hangs. Accounts, chats and models are not touched: "
-    "of the database only the wrong addresses change, and a copy is kept beside it"
+    "of the database only the wrong addresses change, and a copy is kept beside it."
 )
 SOURCE = "procedure §4"
 RESTART_S = 120

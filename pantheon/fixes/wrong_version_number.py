@@ -21,7 +21,7 @@ ID = "wrong-version-number"
 CAUSE = "https is spoken to a service that speaks http only: OpenSSL reads its plain answer as a wrong version number"
 RISK = (
     "Open WebUI stops for about a minute where its own settings are wrong; of its database only these addresses "
-    "change, and a copy is kept beside it. Nothing gets a certificate, and nothing is published"
+    "change, and a copy is kept beside it. Nothing gets a certificate, and nothing is published."
 )
 SOURCE = "procedure §9"
 TITLES = {"comfy": "ComfyUI", "ollama": "Ollama", "openwebui": "Open WebUI"}
