@@ -42,7 +42,7 @@ BREAKAGES = (
         "removed",
         "the key's file is gone, and the container was stopped",
         key_removed,
-        Proof(("docker", "start", "openwebui"), "no such file or directory"),
+        Proof(("docker", "start", "openwebui"), "bind source path does not exist"),
     ),
     Breakage(
         ENTRY,
