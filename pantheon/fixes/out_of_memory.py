@@ -172,7 +172,7 @@ def _raise_limit(case: Case, name: str, found: _Kills) -> str:
         return f"in hosts.toml, raise {line}, then invoke {name} --host {case.host.name}"
     look = case.host.ssh("'ps aux --sort=-rss | head'")
     line = f'[hosts.{case.host.name}.{name}] memory = "16g"'
-    return f"in hosts.toml, limit what may eat it, such as {line}, or give the host more memory or swap; who has it: {look}"
+    return f"in hosts.toml, limit what may eat it ({line}), or give the host more memory or swap; who has it: {look}"
 
 
 # ---- memory of the card

@@ -159,10 +159,10 @@ static void read_file(struct gpu_state *s)
 
 /* A stand-in service that "uses" the card names a thread `vram N MiB`. A thread's name is the one thing of a process that
  * everybody on the host may read and that goes with it when it dies, whatever its user and container. */
-static void add_thread(struct gpu_state *s, const char *pid, const char *thread)
+static void add_thread(struct gpu_state *s, const char *proc, const char *pid, const char *thread)
 {
-    char path[600], name[32] = "";
-    snprintf(path, sizeof path, "/proc/%s/task/%s/comm", pid, thread);
+    char path[1200], name[32] = "";
+    snprintf(path, sizeof path, "%s/%s/task/%s/comm", proc, pid, thread);
     int fd = open(path, O_RDONLY | O_CLOEXEC);
     if (fd < 0)
         return;
@@ -177,20 +177,26 @@ static void add_thread(struct gpu_state *s, const char *pid, const char *thread)
 
 static void read_services(struct gpu_state *s)
 {
-    DIR *proc = opendir("/proc");
+    /* In a container the hook shows the host's processes there: the card's memory is one for all. */
+    char folder[512], stat[530];
+    snprintf(folder, sizeof folder, "%s/proc", directory());
+    snprintf(stat, sizeof stat, "%s/stat", folder);
+    if (access(stat, F_OK))
+        strcpy(folder, "/proc");
+    DIR *proc = opendir(folder);
     if (!proc)
         return;
     for (struct dirent *process; (process = readdir(proc));) {
         if (!isdigit((unsigned char)*process->d_name))
             continue;
-        char path[300];
-        snprintf(path, sizeof path, "/proc/%s/task", process->d_name);
+        char path[800];
+        snprintf(path, sizeof path, "%s/%s/task", folder, process->d_name);
         DIR *tasks = opendir(path);
         if (!tasks)
             continue;
         for (struct dirent *task; (task = readdir(tasks));)
             if (isdigit((unsigned char)*task->d_name) && strcmp(task->d_name, process->d_name))
-                add_thread(s, process->d_name, task->d_name);
+                add_thread(s, folder, process->d_name, task->d_name);
         closedir(tasks);
     }
     closedir(proc);

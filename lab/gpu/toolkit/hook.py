@@ -47,6 +47,8 @@ def mount_script(root: str, container: str) -> str:
     lines += [
         'mount --bind "$1"/run/lab run/lab',
         f'mount --bind "$1"/run/lab/containers/{container} run/lab/self',
+        # The card's memory is one for all: what other containers hold of it is read from the host's processes.
+        'mount --bind "$1"/proc run/lab/proc',
         "mount -o remount,bind,ro run/lab",
     ]
     return "\n".join(lines)
@@ -129,7 +131,8 @@ def prestart(state: dict[str, object], root: str) -> None:
         return
     rootfs = os.path.join(bundle, spec["root"]["path"])
     container = re.sub(r"[^\w.-]", "", str(state["id"]))
-    os.makedirs(f"{root}/run/lab/self", exist_ok=True)
+    for name in ("self", "proc"):  # where a container finds its own folder, and the host's processes
+        os.makedirs(f"{root}/run/lab/{name}", exist_ok=True)
     own = f"{root}/run/lab/containers/{container}"
     os.makedirs(own, exist_ok=True)
     if os.path.exists(f"{own}/gpu-fault"):
