@@ -12,6 +12,7 @@ import pytest
 from pantheon import advice, diagnosis, fixes, procedure
 from pantheon.engine import Watched, follow
 from pantheon.errors import HostChanged, StepFailed
+from pantheon.evidence import Room
 from pantheon.facts import Docker, Facts, Http, Space, Unknown
 from pantheon.finding import Finding
 from pantheon.incident import Case
@@ -166,6 +167,9 @@ def full() -> Facts:
     return replace(facts, images={**facts.images, HOST.comfy.image: None}, spaces={**facts.spaces, "images": tight})
 
 
+ROOMS = (Room("/", "/dev/sda2", "ext4", 1 << 20, 400 << 30, 1000, 2000, ("images", "docker", "root")),)
+
+
 NAMED: list[Callable[[], Facts]] = [
     unmounted,
     full,
@@ -181,7 +185,7 @@ NAMED: list[Callable[[], Facts]] = [
 
 @pytest.mark.parametrize("facts", NAMED)
 def test_a_fix_that_the_checklist_names_finds_something(facts: Callable[[], Facts]) -> None:
-    case: Case = world.case(facts())
+    case: Case = world.case(facts(), rooms=ROOMS if facts is full else None)
     found = procedure.check(HOST, case.facts, ("prereqs", "storage")) + validate.check(HOST, case.facts, OK)
     bad: list[Finding] = [finding for finding in found if not finding.is_good]
     assert bad
