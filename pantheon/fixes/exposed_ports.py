@@ -28,6 +28,7 @@ SOURCE = "procedure §5"
 DAEMON_JSON = "/etc/docker/daemon.json"
 API_PORTS = ("2375", "2376")
 UFW = "`ufw status` does not show it: Docker's rules come before ufw's"
+OLD_ENGINE = "this engine is older than 28: neighbours on the same segment reach ports on 127.0.0.1 too"
 
 
 def diagnose(case: Case) -> list[Finding]:
@@ -111,8 +112,17 @@ def _container(case: Case, container: Container) -> Finding:
         text += ": it passes Docker's API on, which is root on this host for everyone"
     host_network = container.networks == ("host",)  # ufw sees that one
     evidence = _published_by(container) + ("" if host_network else f"\n{UFW}")
+    if _lets_neighbours_in(case.facts):
+        evidence += f"\n{OLD_ENGINE}"
     explains = ("stack.loopback",)
     return Finding(f"{ID}.{container.name}", "fail", text, evidence, command(case, ID), SOURCE, explains)
+
+
+def _lets_neighbours_in(facts: Facts) -> bool:
+    """Said where something is open anyway; on its own it is no fault of a container, and only the page tells of it."""
+    version = facts.docker.engine if isinstance(facts.docker, Docker) else None
+    major = version.partition(".")[0] if isinstance(version, str) else ""
+    return major.isdigit() and int(major) < 28
 
 
 def _published_by(container: Container) -> str:
@@ -208,9 +218,15 @@ def _api(case: Case) -> list[Finding]:
     dockerd = case.evidence.dockerd
     lines = list(dockerd.lines) if isinstance(dockerd, Dockerd) else []
     json_too = [f'{DAEMON_JSON}: "hosts"'] if DAEMON_JSON in places else []
-    told = [*json_too, *lines] or places or ["where it is told to is not known"]
+    told = [*json_too, *lines] or places or [_told_by_nobody(dockerd)]
     evidence = "\n".join(dict.fromkeys(told))
     return [Finding(f"{ID}.docker-api", "fail", text, evidence, command(case, ID), SOURCE, ())]
+
+
+def _told_by_nobody(dockerd: object) -> str:
+    if isinstance(dockerd, Dockerd) and not _has_tcp_flag(dockerd.argv):
+        return "nothing tells it to any more: it was not restarted since"
+    return "where it is told to is not known"
 
 
 def _normal(address: str) -> str:

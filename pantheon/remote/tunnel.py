@@ -121,7 +121,7 @@ def _silent(tunnel: Tunnel, host: Host) -> HostError:
         return NotReached(
             f"{tunnel.endpoint.label}: the SSH server does not allow forwarding",
             details=tunnel.said(),
-            next_commands=["set AllowTcpForwarding yes in the host's sshd_config"],
+            next_commands=[f"invoke fix.browser-access --host {host.name}"],
         )
     return NotReached(
         f"{tunnel.endpoint.label}: {service} does not answer on port {host.service(service).port} there",

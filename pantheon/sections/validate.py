@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from pantheon import advice, foreign, service
 from pantheon.facts import Command, Container, Facts, Http, Nvml, Port, Unknown
 from pantheon.finding import Finding
+from pantheon.here import NOT_ALLOWED
 from pantheon.inventory import SERVICES, Host
 
 NAME = "validate"
@@ -41,6 +43,13 @@ def _http(key: str, text: str, answer: Http | Unknown | None, mend: str) -> Find
     if answer.status == 200:
         return Finding(key, "ok", text, f"{answer.url}: {got}", source=SOURCE)
     return Finding(key, "fail", f"{text}: {got}", answer.url, mend, SOURCE)
+
+
+def _http_here(host: Host, answer: Http | Unknown | None, name: str) -> Finding:
+    finding = _http(f"{name}.http-here", f"{name} answers through SSH", answer, name)
+    if isinstance(answer, Http) and answer.error == NOT_ALLOWED:
+        return replace(finding, mend=f"invoke fix.browser-access --host {host.name}")
+    return finding
 
 
 def _log_errors(host: Host, facts: Facts) -> Finding:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from pantheon.facts import Command, Facts, Http, Listener, Port, Unknown
+from pantheon.here import NOT_ALLOWED
 from pantheon.sections import validate
 from tests.unit.world import HOST, container, finished, having
 
@@ -104,3 +105,12 @@ def test_a_card_that_the_host_has_lost_is_not_mended_by_a_restart() -> None:
     about = next(one for one in validate.check(HOST, facts, {}) if one.id == "comfy.gpu")
     assert about.evidence == "nvidia-smi inside: Failed to initialize NVML: Driver/library version mismatch"
     assert "invoke prereqs --host prometheus" in about.mend
+
+
+def test_what_an_entry_mends_names_it() -> None:
+    exposed = validate.check(HOST, comfy(ports=(Port("8188/tcp", "", 8188),)), {})
+    mends = {finding.id: finding.mend for finding in exposed}
+    assert mends["stack.loopback"] == "invoke fix.exposed-ports --host prometheus"
+    refused = {name: Http("", 0, "", "", NOT_ALLOWED, 1.0) for name in OK}
+    mends = {finding.id: finding.mend for finding in validate.check(HOST, finished(), refused)}
+    assert mends["comfy.http-here"] == "invoke fix.browser-access --host prometheus"

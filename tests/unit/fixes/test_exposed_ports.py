@@ -167,7 +167,9 @@ def test_containers_of_others_that_stop_with_docker_are_said() -> None:
 
 
 def test_a_fix_that_was_cut_short_restarts_docker() -> None:
-    (change,) = exposed_ports.plan(case(with_api(LISTENS), dockerd=QUIET)).changes
+    made = case(with_api(LISTENS), dockerd=QUIET)
+    assert "not restarted since" in exposed_ports.diagnose(made)[0].evidence
+    (change,) = exposed_ports.plan(made).changes
     assert [step.show() for step in change.steps] == ["systemctl restart docker.service"]
 
 
@@ -232,3 +234,12 @@ def test_two_faults_at_once_are_mended_together() -> None:
     section = exposed_ports.plan(made)
     assert len(section.changes) == 2
     assert section.starts == ("comfy", "ollama", "openwebui")
+
+
+@pytest.mark.parametrize(("engine", "is_told"), [("27.5.1", True), ("28.0.0", False), ("29.1.3", False), (None, False)])
+def test_an_old_engine_is_told_of_where_something_is_open(engine: str | None, is_told: bool) -> None:
+    facts = published()
+    assert isinstance(facts.docker, Docker)
+    facts = replace(facts, docker=replace(facts.docker, engine=engine))
+    assert ("neighbours" in exposed_ports.diagnose(case(facts))[0].evidence) == is_told
+    assert ids(case(replace(finished(), docker=facts.docker))) == []
