@@ -149,7 +149,7 @@ def test_bare_invoke_prints_the_table() -> None:
 def test_every_command_of_the_table_exists() -> None:
     listed = invoke("--list").stdout
     procedure = ["bringup", "prereqs", "storage", "comfy", "ollama", "openwebui", "validate", "tunnel"]
-    around = ["runbook", "facts", "history", "hosts", "trust"]
+    around = ["diagnose", "runbook", "facts", "history", "hosts", "trust"]
     lab = ["lab.up", "lab.down", "lab.reset", "lab.status", "lab.shell", "lab.break", "lab.drill"]
     for word in (*procedure, *around, *lab):
         assert f"  {word} " in listed, word
@@ -157,12 +157,12 @@ def test_every_command_of_the_table_exists() -> None:
 
 
 @pytest.mark.parametrize("task", ["bringup", "prereqs", "storage", "comfy", "ollama", "openwebui", "validate", "tunnel",
-                                  "facts", "history", "trust"])  # fmt: skip
+                                  "facts", "history", "trust", "diagnose", "fix.gpu-lost"])  # fmt: skip
 def test_every_task_that_contacts_a_host_takes_host(task: str) -> None:
     assert "--host=STRING" in invoke("--help", task).stdout
 
 
-@pytest.mark.parametrize("task", ["bringup", "storage", "comfy", "ollama", "openwebui"])
+@pytest.mark.parametrize("task", ["bringup", "storage", "comfy", "ollama", "openwebui", "fix.comfy-ownership"])
 def test_every_task_that_changes_a_host_takes_plan_yes_details(task: str) -> None:
     text = invoke("--help", task).stdout
     for option in ("--plan", "--yes", "--details", "--json"):
