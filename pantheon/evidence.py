@@ -42,8 +42,8 @@ class Kept:
 
 @dataclass(frozen=True)
 class Room:
-    """A disk (a mount, by its `mount` point) and what of ours lies on it: nvme, ssd, images, docker, root, logs, stack.
-    Free for those who are not root."""
+    """A file system by the first of its mount points, and what of ours lies on it: nvme, ssd, comfy, ollama, openwebui,
+    outputs, models, images, docker, logs, stack, root. Free for those who are not root."""
 
     mount: str
     source: str
@@ -68,9 +68,10 @@ class Piece:
 @dataclass(frozen=True)
 class Usage:
     """Something that takes room. `kind`: image, build-cache, container-log, venv, partial, outputs, models, journal,
-    apt, log, other; unread: what could not be counted, `detail` says why. `place` is a path, or an image's id; `disk` the mount point it lies on. `remade`: it can be made
-    again (pulled, built, downloaded) and nothing uses it. `complete` False: `bytes` is at least this. `names` are an
-    image's references, `pieces` what of it would be removed."""
+    apt, log, other; unread: it could not be counted, `detail` says why. `place` is a path, or an image's id; `disk` the
+    Room.mount that it lies on. `remade`: it can be made again (pulled, built, downloaded) and nothing uses it.
+    `complete` False: `bytes` is at least this. `names` are an image's references, `pieces` what of it would be
+    removed."""
 
     kind: str
     name: str

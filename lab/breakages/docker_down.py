@@ -35,7 +35,7 @@ def back(lab: Lab) -> None:
 
 def wait_healthy(lab: Lab) -> None:
     for name in ("ollama", "comfy", "openwebui"):
-        see(lab, Proof(("docker", "inspect", "-f", "{{.State.Health.Status}}", name), "healthy"))
+        see(lab, Proof(("docker", "inspect", "-f", "={{.State.Health.Status}}", name), "=healthy"))
 
 
 def stop_containerd(lab: Lab) -> None:

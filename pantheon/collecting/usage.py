@@ -28,6 +28,13 @@ MOST_PIECES, MOST_ITEMS, MOST_LOGS = 1000, 100, 200
 LEAST = 64 * 1024  # what is smaller is not worth a line
 LARGE_LOG = 50 << 20
 STORE = "/var/lib/containerd"
+DATA = {
+    "comfy": "comfy_mnt",
+    "ollama": "ollama_data",
+    "openwebui": "openwebui_data",
+    "outputs": "outputs",
+    "models": "models",
+}
 
 OLLAMA_PARTIAL = re.compile(r"models/blobs/sha256-[0-9a-f]{64}-partial(-\d+)?")
 INCOMPLETE = re.compile(r"(?:HF|cache)/.*\.incomplete")
@@ -39,17 +46,17 @@ Take = Callable[[str, str, int, int], None]  # path below the top, kind of entry
 def rooms(spec: Object, root: str) -> Json:
     """evidence.Evidence.rooms"""
     ground = Ground(root)
-    out: dict[str, Object] = {}
+    out: dict[int, Object] = {}
     for name, path in places(spec, root).items():
         with suppress(Unread, OSError):
             real, found = ground.walk(path, follow_last=True)
             mount = ground.mounts.of(real)
             if found is None or mount is None or ground.mounts.remote(mount):
                 continue
-            room = out.get(mount["target"])
+            room = out.get(found.st_dev)
             if room is None and (space := ground.space(real)):
                 about = {key: shown(mount[key]) for key in ("source", "fstype")}
-                room = out[mount["target"]] = {"mount": shown(mount["target"]), **about, **space, "holds": []}
+                room = out[found.st_dev] = {"mount": shown(mount["target"]), **about, **space, "holds": []}
             if room is not None:
                 room["holds"].append(name)
     return list(out.values())
@@ -61,6 +68,7 @@ def places(spec: Object, root: str) -> dict[str, str]:
     docker = data_root(root)
     return {
         **{name: str(path) for name, path in disks.items()},
+        **{name: str(spec[key]) for name, key in DATA.items() if spec.get(key)},
         "images": STORE if os.path.isdir(root + STORE) else docker,
         "docker": docker,
         "logs": "/var/log",
@@ -80,8 +88,7 @@ def usage(spec: Object, root: str) -> Json:
         except FileNotFoundError:
             pass  # no such log, no such tree
         except Exception as error:
-            about = {"complete": False, "detail": why(error)}
-            found.append(item("unread", part[0], "/", 0, **about))
+            found.append(item("unread", part[0], "/", 0, complete=False, detail=why(error)))
 
     ground = Ground(root)
     parts: list[tuple[str, Callable[[], list[Object]]]] = [
@@ -97,12 +104,29 @@ def usage(spec: Object, root: str) -> Json:
         ("apt", lambda: packages(root, end)),
     ]
     work.each(parts, add)
+    mounts: dict[int, str] = {}
+    for path in places(spec, root).values():
+        with suppress(Unread, OSError):
+            real, about = ground.walk(path, follow_last=True)
+            mount = ground.mounts.of(real)
+            if about is not None and mount is not None:
+                mounts.setdefault(about.st_dev, shown(mount["target"]))
     for one in found:
         place = one.pop("at", one["place"])
-        mount = ground.mounts.of(place if place.startswith("/") else "/")
-        one["disk"] = shown(mount["target"]) if mount else "/"
+        one["disk"] = _disk(ground, place, mounts)
     large = [one for one in found if one["bytes"] >= LEAST or one["kind"] == "unread"]
     return sorted(large, key=lambda one: (-one["bytes"], one["place"]))[:MOST_ITEMS]
+
+
+def _disk(ground: Ground, place: str, mounts: dict[int, str]) -> str:
+    """The Room.mount on which a path lies."""
+    with suppress(Unread, OSError):
+        real, about = ground.walk(place if place.startswith("/") else "/", follow_last=True)
+        mount = ground.mounts.of(real)
+        if about is not None and about.st_dev in mounts:
+            return mounts[about.st_dev]
+        return shown(mount["target"]) if mount else "/"
+    return "/"
 
 
 def item(kind: str, name: str, place: str, size: int, *, remade: bool = False, **more: Json) -> Object:
