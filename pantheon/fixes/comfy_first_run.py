@@ -61,7 +61,7 @@ GAVE_UP = re.compile(
 KEPT_SCRIPT = """\
 #!/bin/bash
 # Written by pantheon (fix.comfy-first-run). Brings back what people had put into a ComfyUI that was set aside as
-# broken: whatever the new one does not have. The image runs this at every start; each ComfyUI set aside is gone through once.
+# broken: whatever the new one does not have. Runs at every start; each ComfyUI set aside is gone through once.
 shopt -s nullglob dotglob
 new=/comfy/mnt/ComfyUI
 

@@ -87,7 +87,7 @@ def _troubles(case: Case) -> list[Trouble]:
         return []  # what lies there now is not comfy-mnt but what stands in its place: mounts-missing
     found = [trouble for directory in _trees(case) for trouble in _directory(case, directory)]
     container = _ours(case)
-    if container is not None:
+    if container is not None and not container.unread:  # of one that Docker would not show, hardly anything is known
         found = [*_mounts(case, container), *_user(case, container), *_wanted(case, container), *found]
         if not found and _failing(container) and (lines := _complaints(container)):
             found = [Trouble(_complaint(case, lines), recreate=True)]
