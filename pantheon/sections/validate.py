@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from pantheon import advice, foreign, service
-from pantheon.facts import Command, Container, Facts, Http, Nvml, Port, Unknown
+from pantheon.facts import Command, Container, Facts, Http, Port, Unknown
 from pantheon.finding import Finding
 from pantheon.here import NOT_ALLOWED
 from pantheon.inventory import SERVICES, Host
@@ -109,22 +109,24 @@ def _gpu(host: Host, facts: Facts, name: str) -> Finding:
     seen = container.gpu_seen if container else None
     if _fell_back(container):
         evidence = "its log says library=cpu, and nothing of CUDA"
-        mend = f"restart it on the host: docker restart {name}"
-        return Finding(key, "fail", f"{name} computes on the CPU", evidence, mend, SOURCE)
+        return Finding(key, "fail", f"{name} computes on the CPU", evidence, _gpu_mend(host), SOURCE)
     if isinstance(seen, Command) and seen.status == 0 and "GPU 0" in seen.output:
         return Finding(key, "ok", f"{name} sees the GPU", seen.output.splitlines()[0].split(" (UUID")[0], source=SOURCE)
     if isinstance(seen, Command):
         said = (seen.output.strip().splitlines() or [f"exit {seen.status}"])[0]
         text, evidence = f"{name} does not see the GPU", f"nvidia-smi inside: {said}"
-        mend = f"restart it on the host: docker restart {name}"
-        if not isinstance(facts.nvml, Nvml) or not facts.nvml.gpus:
-            mend = f"the host itself has no usable GPU: invoke prereqs --host {host.name}"
-        return Finding(key, "fail", text, evidence, mend, SOURCE)
+        return Finding(key, "fail", text, evidence, _gpu_mend(host, said), SOURCE)
     if container is None:
         reason = _no_container(facts)
     else:
         reason = seen.reason if isinstance(seen, Unknown) else "the container does not run"
     return Finding(key, "unknown", f"whether {name} sees the GPU: not known", reason, source=SOURCE)
+
+
+def _gpu_mend(host: Host, said: str = "") -> str:
+    """The entry that tells apart what keeps the card from a container; a driver at odds with itself is another's."""
+    entry = "driver-mismatch" if "version mismatch" in said else "gpu-lost"
+    return f"invoke fix.{entry} --host {host.name}"
 
 
 def _fell_back(container: Container | None) -> bool:

@@ -104,7 +104,13 @@ def test_a_card_that_the_host_has_lost_is_not_mended_by_a_restart() -> None:
     facts = replace(comfy(gpu_seen=Command(18, output)), nvml=Unknown("version mismatch"))
     about = next(one for one in validate.check(HOST, facts, {}) if one.id == "comfy.gpu")
     assert about.evidence == "nvidia-smi inside: Failed to initialize NVML: Driver/library version mismatch"
-    assert "invoke prereqs --host prometheus" in about.mend
+    assert about.mend == "invoke fix.driver-mismatch --host prometheus"
+
+
+def test_a_container_without_its_card_has_a_fix_of_its_own() -> None:
+    lost = comfy(gpu_seen=Command(255, "Failed to initialize NVML: Unknown Error\n"))
+    about = next(one for one in validate.check(HOST, lost, {}) if one.id == "comfy.gpu")
+    assert about.mend == "invoke fix.gpu-lost --host prometheus"
 
 
 def test_what_an_entry_mends_names_it() -> None:
