@@ -29,7 +29,7 @@ from pantheon.facts import (
     Tree,
     digest,
 )
-from pantheon.here import Here
+from pantheon.here import Here, LocalPort
 from pantheon.incident import Case, Choices
 from pantheon.inventory import SERVICES, Host
 from pantheon.questions import questions
@@ -220,5 +220,18 @@ def having(facts: Facts, **containers: Container | None) -> Facts:
 def case(facts: Facts, *, host: Host = HOST, here: Here | None = None, **evidence: Any) -> Case:
     """A case on these facts; `evidence` by the fields of evidence.Evidence, `choices` besides."""
     choices = evidence.pop("choices", Choices())
-    answered = {name: answer for name, answer in facts.http.items() if name in SERVICES}
-    return Case(host, facts, Evidence(**evidence), here or Here(http=answered), choices)
+    return Case(host, facts, Evidence(**evidence), here or seen_here(host, facts), choices)
+
+
+def seen_here(host: Host, facts: Facts) -> Here:
+    """What a workstation sees where nothing but the services themselves decides: each answers as on the host."""
+    http = {name: answer for name, answer in facts.http.items() if name in SERVICES}
+    browser: dict[str, Any] = {name: http[name] for name in ("comfy", "openwebui") if name in http}
+    websocket: dict[str, Any] = {
+        name: replace(answer, status=101, reason="Switching Protocols")
+        if isinstance(answer, Http) and answer.status == 200
+        else answer
+        for name, answer in browser.items()
+    }
+    ports = {name: LocalPort(host.service(name).port, "", host.service(name).port) for name in SERVICES}
+    return Here(http=dict(http), browser=browser, websocket=websocket, ports=dict(ports))
