@@ -30,13 +30,13 @@ INSIDE = "/app/backend/data/webui.db"
 SECRET = "WEBUI_SECRET_KEY"  # noqa: S105 - a name, not a secret
 READ_S = 3.0
 MOST_BYTES = 256 << 20  # of a database that is copied to be read
-URLS, URL_CHARS = 16, 300
+URL_CHARS = 300
 
 # Runs in the container's Python or in the host's. Both shapes of the table: a row for each setting, or (until the
 # release of June 2026) one document.
 READ = r"""
 import json, re, sqlite3, sys
-MOST = 8 << 20
+MOST, URLS, CHARS = 8 << 20, 16, 300
 base = sqlite3.connect(sys.argv[1], uri=True, timeout=1)
 tables = {row[0] for row in base.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
 columns = {row[1] for row in base.execute("PRAGMA table_info(config)")}
@@ -60,7 +60,7 @@ def texts(key):
         return None
     if not isinstance(found, list) or not all(isinstance(one, str) for one in found):
         raise SystemExit(f"{key} is no list of addresses")
-    return [clean(one) for one in found]
+    return [clean(one)[:CHARS] for one in found[:URLS]]
 def switch(key):
     found = value(key)
     return found if isinstance(found, bool) else None
@@ -75,16 +75,18 @@ if "user" in tables:
     users = base.execute('SELECT count(*) FROM "user"').fetchone()[0]
 if "alembic_version" in tables:
     revision = (base.execute("SELECT version_num FROM alembic_version").fetchone() or [None])[0]
-print(json.dumps({
+answer = json.dumps({
     "ollama_enabled": switch("ollama.enable"),
     "ollama_urls": urls,
     "ollama_off": off,
     "openai_enabled": switch("openai.enable"),
     "openai_urls": texts("openai.api_base_urls"),
-    "comfyui_url": clean(comfy) if isinstance(comfy, str) else None,
+    "comfyui_url": clean(comfy)[:CHARS] if isinstance(comfy, str) else None,
     "users": users,
-    "revision": str(revision) if revision is not None else None,
-}))
+    "revision": str(revision)[:CHARS] if revision is not None else None,
+})
+for at in range(0, len(answer), 1000):  # longer lines are cut on their way
+    print(answer[at:at + 1000])
 """
 
 
@@ -100,7 +102,7 @@ def settings(spec: Object, root: str) -> Json:
     found = from_inside(root) or from_here(path, size)
     for name in ("ollama_urls", "ollama_off", "openai_urls"):
         if found[name] is not None:
-            found[name] = [plain(url)[:URL_CHARS] for url in found[name][:URLS]]
+            found[name] = [plain(str(url))[:URL_CHARS] for url in found[name]]
     for name in ("comfyui_url", "revision"):
         found[name] = plain(found[name])[:URL_CHARS] if found[name] is not None else None
     return {"path": path[len(root) :], "bytes": size, **found}
@@ -116,8 +118,8 @@ def from_inside(root: str) -> Object | None:
             done = Engine(root).run_in(CONTAINER, argv, READ_S, user)
         except (Unread, Missing, OSError, ValueError, KeyError):
             return None
-        if done["status"] == 0:
-            return document(done)
+        if done["status"] == 0 and (found := document(done)):
+            return found
     return None
 
 
@@ -159,16 +161,17 @@ def ask(uri: str) -> Object:
     if done["status"]:
         last = (done["output"].strip().splitlines() or [f"exit {done['status']}"])[-1]
         raise Unread(f"webui.db: {plain(last)[:200]}")
-    return document(done)
-
-
-def document(done: Object) -> Object:
-    try:
-        found = json.loads(done["output"])
-        assert isinstance(found, dict)
-    except (ValueError, AssertionError):
-        raise Unread("webui.db: what read it gave no answer") from None
+    if not (found := document(done)):
+        raise Unread("webui.db: what read it gave no answer")
     return found
+
+
+def document(done: Object) -> Object | None:
+    try:
+        found = json.loads(done["output"].replace("\n", ""))
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) else None
 
 
 # ---- the key of the sessions
