@@ -29,7 +29,7 @@ BROWSED = ("comfy", "openwebui")
 # Settings that can keep a browser out, by service, as the container has them.
 SUSPECTS = {
     "comfy": ("COMFY_CMDLINE_BASE", "COMFY_CMDLINE_EXTRA"),
-    "openwebui": ("CORS_ALLOW_ORIGIN", "ENABLE_WEBSOCKET_SUPPORT"),
+    "openwebui": ("CORS_ALLOW_ORIGIN",),
 }
 
 
@@ -262,9 +262,19 @@ def _websocket(case: Case, name: str) -> Finding:
     if not answer.status:  # cut off or slow: that is no refusal
         text = f"{name}: whether it takes a websocket is not known"
         return _link(case, key, "unknown", text, evidence=answer.error)
+    if _polls(case, name):
+        text = f"{name} takes no websocket, as ENABLE_WEBSOCKET_SUPPORT says: its page polls instead"
+        return _link(case, key, "warn", text, evidence=_said(answer))
     evidence = "\n".join([_said(answer), *_suspicious(case, name), *_log_says(case, name)])
     text = f"{name} refuses the websocket of a browser: its page loads and stays dead"
     return _link(case, key, "fail", text, evidence=evidence)
+
+
+def _polls(case: Case, name: str) -> bool:
+    """Open WebUI without websockets tells its page to poll: somebody's choice, and no fault."""
+    container = foreign.named(case.facts, name)
+    value = container.env.get("ENABLE_WEBSOCKET_SUPPORT") if container else None
+    return value is not None and (value.value or "").lower() == "false"
 
 
 def _browser(case: Case, name: str) -> Finding:

@@ -131,6 +131,40 @@ def fix(report: Any, *, choices: Choices | None = None, **options: Any) -> int:
 # ---- the flow
 
 
+def with_steps(monkeypatch: pytest.MonkeyPatch, entry: Entry) -> Finding:
+    step = Finding(f"{NAME}.step", "ok", "the first link works")
+    entry.steps = lambda given: [step, *entry.diagnose(given)]
+    return step
+
+
+def test_the_links_of_a_chain_are_shown_the_good_ones_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    entry, report = Entry([[WRONG]]), Seen()
+    step = with_steps(monkeypatch, entry)
+    World(monkeypatch, entry)
+    assert fix(report, plan_only=True) == 2
+    assert report.entries[0][1] == [step, WRONG]
+
+
+def test_a_whole_chain_is_shown_where_nothing_is_to_be_mended(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    entry, report = Entry([[]]), Seen()
+    step = with_steps(monkeypatch, entry)
+    World(monkeypatch, entry)
+    assert fix(report) == 0
+    assert report.events == ["look", "entry", "nothing to fix"]
+    assert report.entries == [(NAME, [step], "")]
+    assert fix(Json()) == 0
+    assert [finding["id"] for finding in json.loads(capsys.readouterr().out)["findings"]] == [step.id]
+
+
+def test_what_is_in_the_way_is_said_without_a_finding_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A chain may break where another entry mends it."""
+    world, report = World(monkeypatch, Entry([[]], [SectionPlan(NAME, blocked=(ROOT_CAUSE,))])), Seen()
+    assert fix(report, yes=True) == 2
+    assert world.applied == []
+
+
 def test_what_is_not_there_is_not_mended(monkeypatch: pytest.MonkeyPatch) -> None:
     world, report = World(monkeypatch, Entry([[]])), Seen()
     assert fix(report, yes=True) == 0

@@ -263,6 +263,15 @@ def test_an_origin_that_is_refused() -> None:
     assert [cause.entry for cause in diagnosis.diagnose(made).causes] == ["browser-access"]
 
 
+def test_websockets_that_somebody_switched_off_are_no_fault() -> None:
+    facts = with_env(HOST, "openwebui", ENABLE_WEBSOCKET_SUPPORT="False")
+    made = case(facts, here=here(websocket={"openwebui": answer(403, reason="Forbidden")}))
+    assert told(made) == []
+    assert [finding.id for finding in browser_access.steps(made) if finding.level == "warn"] == [
+        "browser-access.openwebui.websocket"
+    ]
+
+
 def test_what_its_log_says_of_it_is_evidence() -> None:
     said = "WARNING: request with non matching host and origin 127.0.0.1:8188 != evil, returning 403"
     facts = having(finished(), comfy=container(HOST, "comfy", log_markers=("Starting server", said)))
