@@ -183,6 +183,7 @@ def finished(host: Host = HOST) -> Facts:
     script = layout.userscript(host)
     key = layout.secret_key(host)
     files: dict[str, Any] = {
+        **facts.files,
         layout.compose_file(host): text_file(layout.compose_file(host), stack.compose_text(host), 0o644),
         script: text_file(script, stack.USERSCRIPT_TEXT, 0o755),
         key: TextFile(key, "", 0, 0, 0o600, 64, None),
