@@ -114,7 +114,8 @@ def usage(spec: Object, root: str) -> Json:
     for one in found:
         place = one.pop("at", one["place"])
         one["disk"] = _disk(ground, place, mounts)
-    large = [one for one in found if one["bytes"] >= LEAST or one["kind"] == "unread"]
+    # What the cache shares with images that nobody uses is its own once they are gone: it counts however small it is.
+    large = [one for one in found if one["bytes"] >= LEAST or one["kind"] in ("unread", "build-cache")]
     return sorted(large, key=lambda one: (-one["bytes"], one["place"]))[:MOST_ITEMS]
 
 
@@ -151,9 +152,9 @@ def images(spec: Object, root: str, end: float) -> list[Object]:
     named = {_id(engine, str(reference)) for reference in (spec.get("images") or {}).values()}
     pulled = _pulled(store["at"])
     out = [_image(one, used, named, pulled, store) for one in found.get("Images") or ()]
-    cache = [one for one in found.get("BuildCache") or () if not one.get("InUse") and not one.get("Shared")]
+    cache = [one for one in found.get("BuildCache") or () if not one.get("InUse")]
     if cache:
-        size = sum(int(one.get("Size") or 0) for one in cache)
+        size = sum(int(one.get("Size") or 0) for one in cache if not one.get("Shared"))
         out.append(item("build-cache", "build cache", "build cache", size, remade=True, **store))
     return out
 
