@@ -55,6 +55,10 @@ CLUES: tuple[Clue, ...] = (
     Clue("mounts-missing", "can't find uuid=", pattern=r"mount: "),
     Clue("mounts-missing", "dependency failed for", pattern=r"dependency failed for (/mnt/|mnt-|local file systems)"),
     Clue("mounts-missing", "failed to mount", pattern=r"failed to mount (/mnt/|mnt-)"),
+    # A disk that fails: the kernel makes it read-only.
+    Clue("mounts-missing", "remounting filesystem read-only", ("kernel",)),
+    Clue("mounts-missing", "i/o error", ("kernel",), r"i/o error,? .*\bdev\b"),
+    Clue("mounts-missing", "ext4-fs error", ("kernel",)),
     # ---- disk-pressure. inotify, cgroups and semaphores say so too when they are at a limit that is no disk's.
     Clue(
         "disk-pressure",
