@@ -115,6 +115,9 @@ class Engine:
 STOPPED = re.compile(r"cannot exec in a stopped|container .*is not running|is restarting|procReady not received")
 
 
+MOST_FOUND = 200  # lines with a marker that are kept: the newest, and the oldest of each marker
+
+
 class LogLines:
     """Puts Docker's log stream together: frames of stdout and stderr to clean lines, in bounded memory. A line comes
     in several frames when it is long; only its first 64 KiB are kept."""
@@ -123,7 +126,8 @@ class LogLines:
         self.tty = tty
         self.tail: deque[str] = deque(maxlen=keep)
         self.markers = tuple(markers)
-        self.found: deque[str] = deque(maxlen=200)
+        self.found: deque[str] = deque(maxlen=MOST_FOUND)
+        self.firsts: dict[str, str] = {}  # the oldest line of each marker, which newer ones of another may push out
         self.most = most
         self.bytes = self.count = 0
         self.held = b""
@@ -168,6 +172,8 @@ class LogLines:
         self.tail.append(text)
         if self.markers and any(marker in text for marker in self.markers):
             self.found.append(text)
+            if len(self.firsts) < len(self.markers):
+                self.firsts.update((m, text) for m in self.markers if m in text and m not in self.firsts)
 
     def finish(self) -> None:
         """The last lines have no end when their writer was cut off."""

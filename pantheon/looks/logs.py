@@ -88,9 +88,10 @@ def read_log(engine: Engine, found: Object, markers: list[str] | None, *, keep: 
         lines.found.extend(line for line in newest.found if line not in lines.found)
     if reason:
         return {"log": unknown(reason), "log_markers": unknown(reason) if markers is not None else None}
+    oldest = [line for line in dict.fromkeys(lines.firsts.values()) if line not in lines.found]
     complete = not lines.cut and lines.count < tail and not rotated_away(root, found, since)
     return {
         "log": [without(line, secrets) for line in lines.tail],
-        "log_markers": None if markers is None else [without(line, secrets) for line in lines.found],
+        "log_markers": None if markers is None else [without(line, secrets) for line in (*oldest, *lines.found)],
         "log_complete": complete,
     }

@@ -47,6 +47,16 @@ def test_a_log_in_bounded_memory() -> None:
     assert not lines.cut
 
 
+def test_the_oldest_line_of_each_marker_outlives_a_flood_of_another(host: FakeHost, docker: FakeDocker) -> None:
+    text = b"Generating key\n" + b"".join(b"ERROR %d\n" % number for number in range(5000))
+    docker.container("openwebui", log=(200, framed(text)))
+    found = host.look({"log_tail": 5, "log_markers": {"openwebui": ["ERROR", "Generating", "never"]}})
+    markers = container_of(found, "openwebui").log_markers
+    assert isinstance(markers, tuple)
+    assert markers[:3] == ("Generating key", "ERROR 0", "ERROR 4800")
+    assert len(markers) == 202
+
+
 def test_a_log_of_random_bytes() -> None:
     rng = random.Random(1)
     for _ in range(200):
