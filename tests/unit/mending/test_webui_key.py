@@ -1,0 +1,87 @@
+"""The key of Open WebUI's sessions put back, the one in use where there is one, and never shown."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pantheon.mending import webui_key
+
+
+@pytest.fixture(autouse=True)
+def _as_somebody(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.chown", lambda *_: None)
+    monkeypatch.setattr(webui_key, "pid_of", lambda _: 10)
+
+
+@pytest.mark.parametrize(
+    ("kept", "used", "carry", "then"),
+    [
+        (b"0ld\n", b"us3d", True, b"us3d\n"),
+        (b"0ld\n", b"0ld", True, b"0ld\n"),
+        (b"0ld\n", b"us3d", False, b"0ld\n"),
+        (b"0ld\n", b"", True, b"0ld\n"),
+        (b"", b"us3d", True, b"us3d\n"),
+        (None, b"us3d", False, b"us3d\n"),
+    ],
+    ids=range(6),
+)
+def test_which_key_stays(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    kept: bytes | None,
+    used: bytes,
+    carry: bool,
+    then: bytes,
+) -> None:
+    monkeypatch.setattr(webui_key, "key_in_use", lambda *_: used)
+    path = tmp_path / "key"
+    if kept is not None:
+        path.write_bytes(kept)
+    for _ in range(2):  # again, it changes nothing
+        webui_key.mend("openwebui", str(path), carry=carry)
+        assert path.read_bytes() == then
+    assert path.stat().st_mode & 0o777 == 0o600
+    copies = [copy.read_bytes() for copy in tmp_path.glob("key.before-*")]
+    assert copies == ([b"0ld\n"] if kept and then != kept else [])
+    said = capsys.readouterr().out
+    assert "0ld" not in said
+    assert "us3d" not in said
+
+
+def test_a_new_key_where_there_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(webui_key, "key_in_use", lambda *_: b"")
+    path = tmp_path / "key"
+    path.touch()
+    webui_key.mend("openwebui", str(path), carry=True)
+    assert len(path.read_bytes()) == 65
+    assert [found.name for found in tmp_path.iterdir()] == ["key"]
+
+
+def test_no_key_is_written_through_a_link(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(webui_key, "key_in_use", lambda *_: b"used")
+    (tmp_path / "target").write_text("mine")
+    (tmp_path / "key").symlink_to(tmp_path / "target")
+    with pytest.raises(OSError, match="symbolic links"):
+        webui_key.mend("openwebui", str(tmp_path / "key"), carry=True)
+    assert (tmp_path / "target").read_text() == "mine"
+
+
+def test_the_server_is_found_below_its_container(tmp_path: Path) -> None:
+    for pid, parent, environment in (
+        (10, 1, b"WEBUI_SECRET_KEY=\0"),
+        (11, 10, b"PATH=/bin\0"),
+        (12, 11, b"WEBUI_SECRET_KEY=a=b\0"),
+        (13, 1, b"WEBUI_SECRET_KEY=another's\0"),
+    ):
+        folder = tmp_path / str(pid)
+        folder.mkdir()
+        (folder / "stat").write_text(f"{pid} (a) b) S {parent} 0 0")
+        (folder / "environ").write_bytes(environment)
+    (tmp_path / "self").mkdir()
+    (tmp_path / "99").mkdir()  # gone between two readings
+    assert webui_key.family(str(tmp_path), 10) == [10, 11, 12]
+    assert webui_key.key_in_use(str(tmp_path), 10) == b"a=b"
+    assert webui_key.key_in_use(str(tmp_path), 0) == b""
