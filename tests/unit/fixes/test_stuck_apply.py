@@ -11,6 +11,7 @@ from pantheon.facts import Unknown
 from pantheon.fixes import stuck_apply
 from pantheon.incident import Case, Choices
 from pantheon.plan import EndRun, Plan
+from pantheon.remote.apply import locked
 from tests.unit import world
 
 AT_WORK = Holder(
@@ -103,3 +104,16 @@ def test_what_cannot_be_told_is_unknown() -> None:
     (found,) = stuck_apply.diagnose(seen)
     assert (found.level, found.evidence) == ("unknown", "/proc/locks cannot be read")
     assert stuck_apply.plan(seen).is_ready
+
+
+@pytest.mark.parametrize(
+    ("said", "command"),
+    [
+        ({"who": "ana@laptop"}, "diagnose"),
+        ({"who": "ana@laptop", "gone": "2026-11-21T22:00:00Z"}, "fix.stuck-apply"),
+        ({"who": "ana@laptop", "gone": "2026-11-21T22:00:00Z", "ending": True}, "diagnose"),
+        (None, "diagnose"),
+    ],
+)
+def test_a_command_that_finds_the_host_held_names_the_next_one(said: dict[str, object] | None, command: str) -> None:
+    assert locked(world.HOST, said).next_commands == (f"invoke {command} --host prometheus",)
