@@ -20,11 +20,7 @@ GIB = 1 << 30
 LIMITED = replace(HOST, comfy=Comfy(memory="4g"))
 WHEN = "2026-11-21T01:02:03Z"
 TORCH = "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 6.00 GiB. GPU 0 has a total capacity of 20 GiB"
-    "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 6.00 GiB. GPU 0 has a total capacity of 19.99 GiB"
-)
-LLAMA = (
-    "ggml_backend_cuda_buffer_type_alloc_buffer: allocating 5000.00 MiB on device 0: cudaMalloc failed: out of memory"
-)
+LLAMA = "ggml_backend_cuda_alloc_buffer: allocating 5000.00 MiB on device 0: cudaMalloc failed: out of memory"
 DRIVER = "torch.OutOfMemoryError: Allocation on device 0 would exceed allowed memory. (out of memory)"
 COMFY, OLLAMA = GpuProcess(11, "python3", 312, "comfy"), GpuProcess(12, "ollama", 19000, "ollama")
 THEIRS = GpuProcess(13, "python3 train.py", 19000, "")
