@@ -292,7 +292,7 @@ CLUES: tuple[Clue, ...] = (
         "openwebui-ollama",
         "cannot connect to host",
         ("", "openwebui"),
-        r"cannot connect to host \S+:\d+ ssl:(?!.*wrong.version.number)",
+        r"cannot connect to host (?!\S+:443\b)\S+:\d+ ssl:(?!.*wrong.version.number)",
     ),
     Clue("openwebui-ollama", "open webui: server connection error", ("", "openwebui")),
     Clue("openwebui-ollama", "ollama: network problem"),
