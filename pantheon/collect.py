@@ -12,7 +12,21 @@ import os
 import time
 from collections.abc import Callable
 
-from pantheon.collecting import busy, comfy, disks, dockerd, holder, inside, kernel, packages, sshd, units, usage, webui
+from pantheon.collecting import (
+    busy,
+    comfy,
+    disks,
+    dockerd,
+    history,
+    holder,
+    inside,
+    kernel,
+    packages,
+    sshd,
+    units,
+    usage,
+    webui,
+)
 from pantheon.looks import work
 from pantheon.looks.files import USUAL_PATH
 from pantheon.looks.text import Json, Object
@@ -47,9 +61,11 @@ PARTS: dict[str, Callable[[Object, str], Json]] = {
     "devices": disks.devices,
     "rooms": usage.rooms,
     "usage": usage.usage,
+    "unfinished": history.unfinished,
     "webui": webui.settings,
     "login": webui.login,
     "comfy": comfy.tree,
+    "comfy_before": comfy.before,
     "overrides": comfy.overrides,
     "inside": inside.commands,
     "busy": busy.busy,

@@ -292,9 +292,11 @@ class Evidence:
     devices: Maybe[tuple[str, ...]] = None  # disks and partitions, a line for each, as lsblk shows them
     rooms: Maybe[tuple[Room, ...]] = None
     usage: Maybe[tuple[Usage, ...]] = None  # largest first
+    unfinished: Maybe[str] = None  # the last run of pantheon here, where it broke off or failed: `fix.mounts-missing`
     webui: Maybe[WebuiSettings] = None
     login: Maybe[LoginKey] = None
     comfy: Maybe[ComfyTree] = None
+    comfy_before: Maybe[tuple[str, ...]] = None  # last lines of ComfyUI's start before this one; None: it is the first
     overrides: dict[str, Maybe[tuple[str, ...]]] = field(default_factory=dict)  # their lines about /comfy/mnt, by path
     inside: dict[str, Maybe[Command]] = field(default_factory=dict)
     busy: Maybe[Busy] = None

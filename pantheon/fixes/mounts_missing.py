@@ -192,23 +192,28 @@ def _beside(case: Case, good: list[Disk]) -> list[Displaced]:
 def _not_started(case: Case, good: list[Disk]) -> list[Finding]:
     """Containers that could not be started while the disk was away, and that nobody started since."""
     out = []
-    for container, path in _failed(case):
-        is_back = isinstance(case.facts.paths.get(path), Entry)
-        if is_back and any(f"{path}/".startswith(f"{disk.path}/") for disk in good):
-            text = f"{container.name} could not start while its disk was away"
-            explains = (f"{container.name}.*", "openwebui-ollama.*", "browser-access.*", "openwebui.*")
-            name = f"{ID}.not-started-{container.name}"
-            out.append(Finding(name, "fail", text, container.error[-300:], command(case, ID), SOURCE, explains))
+    for container, why in _failed(case, good):
+        text = f"{container.name} was not started again after its disk was away"
+        explains = (f"{container.name}.*", "openwebui-ollama.*", "browser-access.*", "openwebui.*")
+        key = f"{ID}.not-started-{container.name}"
+        out.append(Finding(key, "fail", text, why, command(case, ID), SOURCE, explains))
     return out
 
 
-def _failed(case: Case) -> list[tuple[Container, str]]:
-    """Our containers that are down because a directory on one of the disks was missing, with that directory."""
+def _failed(case: Case, good: list[Disk]) -> list[tuple[Container, str]]:
+    """Our containers that are down because of a disk that is there by now, and why that is known: Docker's word, or a
+    run of this fix that broke off before it came to them."""
+    places = tuple(f"{disk.path}/" for disk in good)
+    broke_off = case.evidence.unfinished == f"fix.{ID}"
     out = []
     for container in _ours(case):
         found = NO_SOURCE.search(container.error)
-        if found and container.state not in ("running", "restarting"):
-            out.append((container, found[1]))
+        if container.state not in ("exited", "created", "dead") or not places:
+            continue
+        if found and f"{found[1]}/".startswith(places) and isinstance(case.facts.paths.get(found[1]), Entry):
+            out.append((container, container.error[-300:]))
+        elif broke_off and any(f"{mount.source}/".startswith(places) for mount in container.mounts):
+            out.append((container, f"{container.state}, exit code {container.exit_code}; the last fix.{ID} broke off"))
     return out
 
 
@@ -297,7 +302,7 @@ def _concerned(case: Case, wrong: list[Disk], good: list[Disk]) -> tuple[list[st
     beside = {one.container for one in _beside(case, good)}
     away = tuple(f"{disk.path}/" for disk in wrong)
     restart, start = [], []
-    failed = {container.name for container, _ in _failed(case)}
+    failed = {container.name for container, _ in _failed(case, good)}
     for container in sorted(_ours(case), key=lambda c: (c.name == "openwebui", c.name)):  # it needs Ollama
         uses = any(f"{mount.source}/".startswith(away) for mount in container.mounts) if away else False
         if container.state in ("running", "restarting") and (uses or container.name in beside):
