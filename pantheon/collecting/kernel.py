@@ -78,7 +78,7 @@ def memory(spec: Object, root: str) -> Json:
 _OOM = re.compile(r"oom-kill:constraint=(?P<constraint>\w+).*?,task_memcg=(?P<group>[^,]*),.*?pid=(?P<pid>\d+)")
 _KILLED = re.compile(
     r"(?P<why>Memory cgroup out of memory|Out of memory(?: \([^)]*\))?):? Kill(?:ed)? process (?P<pid>\d+)"
-    r" \((?P<name>.*?)\)(?:,| )"
+    r"(?:, UID \d+,)? \((?P<name>.*)\),? (?:total-vm|score)"
 )
 _RSS = re.compile(r"(?:anon|file|shmem)-rss:(\d+)kB")
 _ID = re.compile(r"[0-9a-f]{64}")
