@@ -9,14 +9,18 @@ from __future__ import annotations
 import os
 import re
 import stat
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
+from pantheon.looks.engine import Engine, LogLines, Missing, pairs_of
 from pantheon.looks.files import Ground, read_text
-from pantheon.looks.text import Json, Object, Unread, masked, plain, shown, unknown, why
+from pantheon.looks.logs import start_of_log
+from pantheon.looks.text import SECRET_NAME, Json, Object, Unread, masked, plain, shown, unknown, why, without
 
 MOST_PACKAGES = 5000
 MOST_NAMED = 20
+LOG_S, BEFORE_LINES, BEFORE_BYTES = 3.0, 120, 16 << 20
 DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 TORCHES = ("torch", "torchvision", "torchaudio")
 
@@ -55,6 +59,26 @@ def overrides(spec: Object, root: str) -> Json:
         lines = [masked(plain(line)).strip() for line in (text or "").splitlines() if "/comfy/mnt" in line]
         found[path] = None if text is None else [line for line in lines if not line.startswith("#")][:MOST_NAMED]
     return found
+
+
+def before(spec: Object, root: str) -> Json:
+    """evidence.Evidence.comfy_before. Docker makes one that has failed start again at once, and what it died of stands
+    in the log of the start before this one."""
+    del spec
+    engine, end = Engine(root), time.monotonic() + LOG_S
+    try:
+        found = engine.get("/containers/comfy/json")
+    except Missing:
+        return None
+    since = start_of_log(found["State"])
+    if not found.get("RestartCount") or not since:
+        return None
+    secrets = [value for name, value in pairs_of(found["Config"]) if len(value) >= 6 and SECRET_NAME.search(name)]
+    lines = LogLines(tty=bool(found["Config"].get("Tty")), keep=BEFORE_LINES, most=BEFORE_BYTES)
+    query = f"stdout=1&stderr=1&tail=5000&until={since:.9f}"
+    engine.ask("GET", f"/containers/{found['Id']}/logs?{query}", end=end, sink=lines.feed)
+    lines.finish()
+    return [without(line, secrets) for line in lines.tail]
 
 
 def clone(top: int) -> Object:

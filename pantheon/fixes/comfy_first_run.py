@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
-from pantheon import firstrun, foreign, layout, service
+from pantheon import layout, service, starting
 from pantheon.evidence import ComfyTree
 from pantheon.facts import Container, Entry, Nvml, Space, TextFile
 from pantheon.finding import Finding
@@ -108,7 +108,7 @@ def diagnose(case: Case) -> list[Finding]:
 
 def plan(case: Case) -> SectionPlan:
     troubles = _troubles(case)
-    container = _ours(case)
+    container = starting.ours(case)
     if not troubles or container is None:
         return SectionPlan(ID, reason="ComfyUI's first run is done, or under way")
     host, facts = case.host, case.facts
@@ -131,14 +131,14 @@ def plan(case: Case) -> SectionPlan:
 
 
 def _troubles(case: Case) -> list[Trouble]:
-    container, tree = _ours(case), case.evidence.comfy
-    if container is None or _is_well(container) or not _is_mounted(case):
+    container, tree = starting.ours(case), case.evidence.comfy
+    if container is None or starting.is_well(container) or not _is_mounted(case):
         return []
-    lines = _lines(container)
-    failing, cut_short = _failing(container, lines), _cut_short(container, tree)
+    lines = starting.lines(case, container)
+    failing, cut_short = starting.is_failing(case, container), _cut_short(container, tree)
     if not failing and not cut_short:
         return []  # under way, or stopped by somebody who may start it again
-    words = firstrun.last_words(container.log if isinstance(container.log, tuple) else ())
+    words = starting.last_words(case, container)
     found: list[Trouble] = []
     if isinstance(tree, ComfyTree):
         found = [*_clone(case, tree), *_venv(case, tree, lines), *_modules(case, tree, words)]
@@ -231,35 +231,10 @@ def _trouble(
 # ---- what is there
 
 
-def _ours(case: Case) -> Container | None:
-    container = foreign.named(case.facts, "comfy")
-    return container if container is not None and foreign.is_ours(case.host, container) else None
-
-
 def _is_mounted(case: Case) -> bool:
     """Else what lies there is not comfy-mnt but what stands in its place: mounts-missing."""
     entry = case.facts.paths.get(case.host.storage.nvme)
     return isinstance(entry, Entry) and (entry.is_mount or not case.host.storage.require_mounts)
-
-
-def _is_well(container: Container) -> bool:
-    return container.state == "running" and container.health == "healthy" and not service.is_crash_loop(container)
-
-
-def _lines(container: Container) -> list[str]:
-    """What is at hand of its log since its last start."""
-    log = [lines for lines in (container.log_markers, container.log) if isinstance(lines, tuple)]
-    return list(dict.fromkeys(line for lines in log for line in lines))
-
-
-def _failing(container: Container, lines: list[str]) -> bool:
-    """Whether it cannot go on. A first run that is under way is well."""
-    if container.state in ("restarting", "dead") or service.is_crash_loop(container):
-        return True
-    said = firstrun.read(lines)
-    return (container.state == "running" and container.restarts > 0 and not said.ready) or (
-        bool(said.fatal) and not said.ready
-    )
 
 
 def _cut_short(container: Container, tree: object) -> bool:

@@ -11,7 +11,7 @@ import re
 import shlex
 from dataclasses import dataclass, replace
 
-from pantheon import firstrun, foreign, layout, owners, service, stack
+from pantheon import foreign, layout, owners, service, stack, starting
 from pantheon.facts import Container, Entry, Image, Mount, Tree
 from pantheon.finding import Finding
 from pantheon.incident import Case, command
@@ -66,12 +66,14 @@ def plan(case: Case) -> SectionPlan:
     if blocked:
         return SectionPlan(ID, blocked=blocked)
     host, facts = case.host, case.facts
-    container = _ours(case)
+    container = starting.ours(case)
     changes: list[Change] = []
     for directory in _trees(case):
-        deep = facts.partly_seen(directory.path) and any(INSIDE.search(line) for line in _complaints(container))
+        deep = facts.partly_seen(directory.path) and any(INSIDE.search(line) for line in _complaints(case, container))
         changes += owners.mend(host, facts, directory, all_inside=deep)
-    anew = container is not None and (_failing(container) or any(trouble.recreate for trouble in troubles))
+    anew = container is not None and (
+        starting.is_failing(case, container) or any(trouble.recreate for trouble in troubles)
+    )
     if container is None or not anew:
         return SectionPlan(ID, tuple(changes))
     files = service.common(host, facts)
@@ -86,10 +88,10 @@ def _troubles(case: Case) -> list[Trouble]:
     if not _on_its_disk(case, case.host.storage.nvme):
         return []  # what lies there now is not comfy-mnt but what stands in its place: mounts-missing
     found = [trouble for directory in _trees(case) for trouble in _directory(case, directory)]
-    container = _ours(case)
+    container = starting.ours(case)
     if container is not None and not container.unread:  # of one that Docker would not show, hardly anything is known
         found = [*_mounts(case, container), *_user(case, container), *_wanted(case, container), *found]
-        if not found and _failing(container) and (lines := _complaints(container)):
+        if not found and starting.is_failing(case, container) and (lines := _complaints(case, container)):
             found = [Trouble(_complaint(case, lines), recreate=True)]
     return _foreign(case) + found
 
@@ -107,40 +109,10 @@ def _trees(case: Case) -> list[Directory]:
     return [directory for directory in trees if _on_its_disk(case, owners.root_of(case.host, directory))]
 
 
-def _ours(case: Case) -> Container | None:
-    container = foreign.named(case.facts, "comfy")
-    return container if container is not None and foreign.is_ours(case.host, container) else None
-
-
-def _lines(container: Container) -> list[str]:
-    """What is at hand of its log since its last start."""
-    log = [lines for lines in (container.log_markers, container.log) if isinstance(lines, tuple)]
-    return list(dict.fromkeys(line for lines in log for line in lines))
-
-
-def _complaints(container: Container | None) -> list[str]:
-    lines = _lines(container) if container else []
+def _complaints(case: Case, container: Container | None) -> list[str]:
+    lines = starting.lines(case, container) if container else []
     # Of a custom node's own trouble ComfyUI goes on to run.
     return [line for line in lines if COMPLAINTS.search(line) and "custom_nodes" not in line]
-
-
-def _is_well(container: Container) -> bool:
-    """Whether it can be used, or may still get there. Without a healthcheck, as others start it, the log tells."""
-    if container.state != "running" or service.is_crash_loop(container):
-        return False
-    return container.health == "healthy" or (
-        container.health is None and (not container.restarts or firstrun.read(_lines(container)).ready)
-    )
-
-
-def _failing(container: Container) -> bool:
-    """Whether it cannot go on as it is. A first run that is under way is well; one that was stopped is not asked."""
-    if _is_well(container):
-        return False
-    if container.state in ("restarting", "dead") or service.is_crash_loop(container):
-        return True
-    said = firstrun.read(_lines(container))
-    return container.health == "unhealthy" or (bool(said.fatal) and not said.ready)
 
 
 # ---- the directories
@@ -255,13 +227,13 @@ def _mounts(case: Case, container: Container) -> list[Trouble]:
         evidence = f"{at.name or at.source} at {MNT}"
     elif not at.writable:
         text, name, evidence = f"{MNT} is mounted read-only", "read-only-mount", f"{at.source}:{MNT}:ro"
-    elif inside and not _is_well(container):
+    elif inside and not starting.is_well(container):
         text, name, evidence = (
             f"something is mounted inside {MNT}, and Docker makes the way to it as root",
             "sub-mounts",
             parts,
         )
-    elif at.source != layout.comfy_mnt(case.host) and not _is_well(container):
+    elif at.source != layout.comfy_mnt(case.host) and not starting.is_well(container):
         text, name, evidence = f"{MNT} is another directory than hosts.toml says", "elsewhere", at.source
     else:
         return []
@@ -283,7 +255,7 @@ def _user(case: Case, container: Container) -> list[Trouble]:
     want = stack.wanted(case.host, "comfy")
     image = case.facts.images.get(want.image)
     right = want.user or (image.user if isinstance(image, Image) else container.user)
-    if container.user == right or _is_well(container):
+    if container.user == right or starting.is_well(container):
         return []
     text = f"comfy runs as user {container.user or '(of the image)'}, and {MNT} belongs to {owners.OWNER}"
     evidence = f"user: {container.user or 'not set'}, wanted {right or 'not set'}{_origin(case, container)}"
@@ -318,11 +290,11 @@ def _foreign(case: Case) -> list[Trouble]:
     for container in case.facts.containers if isinstance(case.facts.containers, tuple) else ():
         repositories = {foreign.repository(case.host.comfy.image), *COMFY_REPOSITORIES}
         is_comfy = container.name == "comfy" or foreign.repository(container.image) in repositories
-        if not is_comfy or foreign.is_ours(case.host, container) or _is_well(container):
+        if not is_comfy or foreign.is_ours(case.host, container) or starting.is_well(container):
             continue
         at = next((mount for mount in container.mounts if mount.target == MNT), None)
         inside = [mount for mount in container.mounts if mount.target.startswith(f"{MNT}/")]
-        lines = _complaints(container)
+        lines = _complaints(case, container)
         if lines or (inside and at is None):
             found.append(Trouble(_not_ours(case, container, lines), by_hand=True))
     return found
@@ -372,7 +344,7 @@ def _finding(
     """What follows from it: the checklist's word on the directory, and, while comfy is not well, all about comfy."""
     explains = [f"storage.{name}" for name in places]
     container = foreign.named(case.facts, "comfy")
-    if container is not None and not _is_well(container):
+    if container is not None and not starting.is_well(container):
         explains += [
             "comfy.*",
             "comfy-first-run.*",
@@ -380,6 +352,6 @@ def _finding(
             "browser-access.comfy*",
             "wrong-version-number.comfy*",
         ]
-        if lines := _complaints(container):
+        if lines := _complaints(case, container):
             evidence = f"{evidence}; the log: {lines[0]}" if lines[0] not in evidence else evidence
     return Finding(key, "fail", text, evidence, mend or command(case, ID), SOURCE, tuple(explains))

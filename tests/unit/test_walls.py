@@ -32,7 +32,7 @@ PURE_FILES = [
     "memory",
     "plan",
 ]
-PURE_FILES += ["owners", "procedure", "questions", "service", "stack"]
+PURE_FILES += ["owners", "procedure", "questions", "service", "stack", "starting"]
 PURE = [
     *(PACKAGE / f"{name}.py" for name in PURE_FILES),
     *sorted((PACKAGE / "sections").glob("*.py")),
