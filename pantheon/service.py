@@ -17,6 +17,7 @@ SOURCE = "procedure §4-§6"
 PULL_S = 2 * 3600
 UP_S = 600
 LAST_WORDS = 20  # lines of a log that say why a container has stopped
+FOLLOWS = {"ollama": ("openwebui-ollama.down",)}  # findings that follow from a service that is not up
 JSON_PROGRESS = (2, 29)  # the first Compose with `--progress json`
 
 
@@ -285,11 +286,8 @@ def check(host: Host, facts: Facts, name: str) -> list[Finding]:
         return [Finding(f"{name}.up", "unknown", f"{name}: not known", reason, mend, "procedure §8")]
     container = foreign.named(facts, name)
     if container is None:
-        return [
-            Finding(
-                f"{name}.up", "fail", f"{name} is not there", "", f"invoke {name} --host {host.name}", "procedure §8"
-            )
-        ]
+        text, mend = f"{name} is not there", f"invoke {name} --host {host.name}"
+        return [Finding(f"{name}.up", "fail", text, "", mend, "procedure §8", FOLLOWS.get(name, ()))]
     if not foreign.is_ours(host, container):
         return [f for f in foreign.stack_findings(host, facts) if f.id == f"stack.foreign.{name}"]
     return [_up(host, container)]
@@ -316,7 +314,7 @@ def _up(host: Host, container: Container) -> Finding:
         mend = _gone(host, container)
         last = container.log[-1] if isinstance(container.log, tuple) and container.log else container.error
         evidence = f"{evidence}; {last}" if last else evidence
-    return Finding(key, "fail", text, evidence, mend, source)
+    return Finding(key, "fail", text, evidence, mend, source, FOLLOWS.get(name, ()))
 
 
 def _gone(host: Host, container: Container) -> str:
