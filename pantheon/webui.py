@@ -24,7 +24,7 @@ UPGRADE, READY = "Running upgrade", "Application startup complete"
 HERE = ("localhost", "host.docker.internal", "::1", "0.0.0.0")  # noqa: S104 - an address that is met, not bound
 
 _URL = re.compile(
-    r"\s*(?:(?P<scheme>[a-z][a-z0-9+.-]*):/*)?(?:[^@/?#\s]*@)?"
+    r"\s*(?:(?P<scheme>[a-z][a-z0-9+.-]*):/+)?(?:[^@/?#\s]*@)?"
     r"(?:\[(?P<six>[0-9a-f:.]+)\]|(?P<host>[^:/?#\s\[\]@]+))(?::(?P<port>\d{1,5}))?(?P<rest>[/?#]\S*)?\s*",
     re.IGNORECASE,
 )

@@ -245,6 +245,8 @@ def test_an_ollama_that_is_down_is_its_own_cause() -> None:
         ("http://host.docker.internal:3000", "openwebui"),
         ("10.0.99.10:8188", "comfy"),
         ("http://me:pw@comfy:1", "comfy"),
+        ("localhost:8188", "comfy"),
+        ("http:/comfy", "comfy"),
         ("http://localhost", ""),
         ("http://localhost:8080", ""),
         ("http://ollama.example.com:11434", ""),
