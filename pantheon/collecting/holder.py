@@ -8,12 +8,13 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass
 
-from pantheon.looks import system
+from pantheon.looks import system, work
 from pantheon.looks.files import read_text
 from pantheon.looks.text import Json, Object, Unread, masked_argv, plain, seconds
 
 SAMPLES, APART_S = 4, 0.08  # how often, and how far apart, a process must be stuck in the kernel to count as that
 ARGV_CHARS = 300
+DOING_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,8 @@ def holder(spec: Object, root: str) -> Json:
         if system.lock_held(root) is None:
             return None
         raise Unread(f"the process that holds the lock (pid {pid}) cannot be seen")
+    # The command line of a process that is stuck in the kernel may not be readable either.
+    command = work.Part("doing", doing, root, table, process, deadline_s=DOING_S).result(time.monotonic() + DOING_S)
     said = said_in(text)
     gone = seconds(word(said, "gone"))
     return {
@@ -48,7 +51,7 @@ def holder(spec: Object, root: str) -> Json:
         "started": process.started,
         "state": lasting_state(root, process),
         "client": any(above.name.startswith("sshd") for above in ancestors(table, process)),
-        "doing": doing(root, table, process),
+        "doing": command if isinstance(command, str) else "",
         **{key: word(said, key) for key in ("who", "what", "since", "run")},
         "ending": said.get("ending") is True,
         "gone_s": max(0.0, round(time.time() - gone, 1)) if gone else None,
@@ -130,6 +133,9 @@ def openers(root: str) -> list[int]:
             with suppress(OSError):
                 for fd in os.listdir(folder):
                     with suppress(OSError):
+                        # Only what is called so is looked at: a stat of a file on a dead NFS server never returns.
+                        if not os.readlink(f"{folder}/{fd}").endswith(system.LOCK_FILE):
+                            continue
                         about = os.stat(f"{folder}/{fd}")
                         if (about.st_dev, about.st_ino) == (lock.st_dev, lock.st_ino):
                             out.append(int(name))

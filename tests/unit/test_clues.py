@@ -56,6 +56,7 @@ def test_there_are_enough_of_them() -> None:
 
 def test_every_clue_can_be_met() -> None:
     """Its text in lower letters, its pattern a good one, and a name of an entry."""
+    assert len({(clue.entry, clue.text) for clue in CLUES}) == len(CLUES), "one pattern for each text of an entry"
     for clue in CLUES:
         assert clue.text == clue.text.lower(), clue
         assert clue.entry in SYMPTOMS, clue

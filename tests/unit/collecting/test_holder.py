@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -146,3 +147,13 @@ def test_parents_in_a_ring_end(root: Root) -> None:
     assert root.look()["client"] is False
     table = holder.processes(str(root.path))
     assert len(holder.descendants(table, table[40])) == 1
+
+
+def test_a_command_line_that_cannot_be_read(root: Root, monkeypatch: pytest.MonkeyPatch) -> None:
+    at_work(root)
+    root.hold(40)
+    monkeypatch.setattr(holder, "DOING_S", 0.05)
+    monkeypatch.setattr(holder, "doing", lambda *_: threading.Event().wait(1) or "late")
+    assert root.look()["doing"] == ""
+    monkeypatch.setattr(holder, "doing", lambda *_: 1 / 0)
+    assert root.look()["doing"] == ""
