@@ -15,6 +15,21 @@ from pantheon.inventory import SERVICES
 from pantheon.sections import validate as checklist
 from pantheon.symptoms import SYMPTOMS
 
+# What follows from what within the checklist itself: a service that is not up does not answer.
+FOLLOWS = (
+    ("*.up", "{0}.*"),
+    ("*.http", "{0}.http-here"),
+    ("*.log-errors", "{0}.log-started"),
+    ("stack.foreign.*", "{2}.*"),
+    ("stack.containers", "*.up"),
+    ("prereqs.gpu", "*.gpu"),
+    ("prereqs.gpu", "prereqs.nvidia-smi"),
+    ("prereqs.docker", "stack.*"),
+    ("prereqs.docker", "*.up"),
+    ("prereqs.docker", "prereqs.runtime"),
+    ("prereqs.docker", "prereqs.compose"),
+)
+
 
 @dataclass(frozen=True)
 class Cause:
@@ -67,7 +82,10 @@ def diagnose(case: Case) -> Diagnosis:
 
 
 def _last_resort(case: Case, finding: Finding) -> Finding:
-    """What the checklist leaves to a diagnosis, when this is one: what the service itself says."""
+    """A finding of the checklist, with what follows from it there; and where it leaves the rest to a diagnosis, which
+    this is, with what the service itself says."""
+    follows = tuple(pattern for key, pattern in FOLLOWS if fnmatchcase(finding.id, key))
+    finding = replace(finding, explains=(*finding.explains, *(p.format(*finding.id.split(".")) for p in follows)))
     name, mend = finding.id.partition(".")[0], f"invoke diagnose --host {case.host.name}"
     if finding.mend != mend:
         return finding

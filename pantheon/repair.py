@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from pantheon import diagnosis, engine, fixes, foreign, reboot
 from pantheon.engine import Options
-from pantheon.errors import Interrupted, NotAsItShouldBe
+from pantheon.errors import ApplyError, Interrupted, NotAsItShouldBe
 from pantheon.evidence import Busy
 from pantheon.facts import Facts, Maybe, OsRelease, Unknown
 from pantheon.finding import Finding
@@ -100,8 +100,12 @@ def fix(host: Host, name: str, choices: Choices, *, options: Options, report: Re
         engine.apply(connection, host, plan, case.facts, what=what, report=report)
         if section.reboots:
             reboot.wait(connection, host, before=boot_of(case.facts), report=report)
-        _watch_started(connection, host, case, plan, what=what, report=report)
-        return _prove(connection, host, name, choices, plan, began=began, report=report)
+        trouble = None
+        try:
+            _watch_started(connection, host, case, plan, what=what, report=report)
+        except ApplyError as failed:
+            trouble = failed  # of this fault, or of another one that was there besides: the proof tells
+        return _prove(connection, host, name, choices, plan, began=began, report=report, trouble=trouble)
 
 
 def boot_of(facts: Facts) -> str:
@@ -196,13 +200,24 @@ def _watch_started(connection: Any, host: Host, case: Case, plan: Plan, *, what:
 
 
 def _prove(
-    connection: Any, host: Host, name: str, choices: Choices, plan: Plan, *, began: float, report: Report
+    connection: Any,
+    host: Host,
+    name: str,
+    choices: Choices,
+    plan: Plan,
+    *,
+    began: float,
+    report: Report,
+    trouble: ApplyError | None = None,
 ) -> int:
-    """Look again: the entry's symptom must be gone, and its plan empty."""
+    """Look again: the entry's symptom must be gone, and its plan empty. `trouble` kept a service from coming up: it is
+    raised where that is this entry's, or where nothing else that is wrong would say so."""
     case = examine(connection, host, choices)
     entry = fixes.load(name)
     left = [finding for finding in entry.diagnose(case) if not finding.is_good]
     todo = entry.plan(case).changes
+    if trouble and (left or todo):
+        raise trouble
     if left or todo:
         raise NotAsItShouldBe(
             f"{host.name}: the changes were made, and {SYMPTOMS[name]} is not gone",
@@ -210,6 +225,8 @@ def _prove(
             next_commands=[f"invoke diagnose --host {host.name}"],
         )
     found = diagnosis.diagnose(case)
+    if trouble and not found.causes:
+        raise trouble
     findings = [cause.finding for cause in found.causes] + list(found.unknown)
     report.done(host, plan, findings, took_s=time.monotonic() - began)
     return 0 if found.is_good else 2

@@ -66,7 +66,7 @@ class TestHealthy:
         assert [run.code for pair in pairs for run in pair] == [0] * 8, pairs[0][0].seen
         quickest, plain = (min(run.took_s for run in runs) for runs in zip(*pairs, strict=True))
         print(f"diagnose: {quickest:.2f} s, bringup that finds nothing to do: {plain:.2f} s")
-        assert quickest < max(2.0, 2.5 * plain)
+        assert quickest < max(2.0, 4 * plain)
 
     def test_as_data(self, brought_up: World) -> None:
         document = brought_up.invoke("diagnose", "--json").json
@@ -177,7 +177,7 @@ class TestLooksLikeAnother:
         """What Docker or a hand made in the place of the disk belongs to root; the disk itself is as it was."""
         world = spare
         owners = world.sh(f"stat -c %u:%g {COMFY_MNT}")
-        world.sh("docker stop -t 1 comfy ollama openwebui >/dev/null; umount /mnt/local/nvme")
+        world.sh("docker stop -t 1 comfy ollama >/dev/null; umount /mnt/local/nvme")
         world.sh(f"mkdir -p {COMFY_MNT} && chown 0:0 {COMFY_MNT}")
         found = world.invoke("diagnose", "--json")
         assert entries(found) == ["mounts-missing"], found.seen

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from pantheon import diagnosis, fixes
 from pantheon.diagnosis import rank
+from pantheon.facts import Http
 from pantheon.finding import Finding
 from pantheon.symptoms import SYMPTOMS
 from tests.unit import world
@@ -25,6 +28,18 @@ def test_a_fix_plans_nothing_on_a_healthy_host() -> None:
 def test_a_bare_host_has_one_cause() -> None:
     found = diagnosis.diagnose(world.case(world.fresh()))
     assert [cause.finding.id for cause in found.causes] == ["bare"]
+
+
+def test_a_service_that_is_stopped_is_one_cause() -> None:
+    """By hand, with nothing wrong: no entry's, and all that its silence brings stands below it."""
+    silent = Http("http://127.0.0.1:3000/", 0, "", "", "connection refused", 1.0)
+    stopped = world.container(world.HOST, "openwebui", state="exited", health="unhealthy", exit_code=0)
+    facts = world.having(world.finished(), openwebui=stopped)
+    facts = replace(facts, http={**facts.http, "openwebui": silent})
+    found = diagnosis.diagnose(world.case(facts))
+    assert [(cause.entry, cause.finding.id) for cause in found.causes] == [("", "openwebui.up")]
+    assert found.causes[0].finding.mend == "invoke openwebui --host prometheus"
+    assert [finding.id for finding in found.causes[0].consequences] == ["openwebui.http", "openwebui.http-here"]
 
 
 def fail(name: str, *explains: str) -> Finding:

@@ -13,7 +13,7 @@ from rich.console import Console as RichConsole
 
 from pantheon import diagnosis, engine, fixes, repair
 from pantheon.engine import Options
-from pantheon.errors import Declined, Interrupted, Locked, NotAsItShouldBe
+from pantheon.errors import ApplyError, Declined, Interrupted, Locked, NotAsItShouldBe
 from pantheon.evidence import Busy, Loaded
 from pantheon.facts import Facts, Http, Unknown
 from pantheon.finding import Finding
@@ -252,6 +252,33 @@ def test_a_plan_that_is_not_empty_afterwards_is_a_failure(monkeypatch: pytest.Mo
     with pytest.raises(NotAsItShouldBe) as failed:
         fix(Seen(), yes=True)
     assert failed.value.details == ("still to do: comfy-mnt owner 0:0 → 1024:1024",)
+
+
+OTHER = Finding("exposed-ports.comfy", "fail", "comfy listens on 0.0.0.0")
+
+
+def failing(monkeypatch: pytest.MonkeyPatch, world: World) -> None:
+    def watch(*_: Any, **__: Any) -> None:
+        raise ApplyError("prometheus: comfy cannot start: its words", next_commands=["invoke fix.gpu-lost"])
+
+    monkeypatch.setattr(engine, "watch", watch)
+
+
+def test_a_service_that_another_fault_keeps_down_is_no_failure_of_this_fix(monkeypatch: pytest.MonkeyPatch) -> None:
+    world, report = World(monkeypatch, Entry([[WRONG], []]), OTHER), Seen()
+    failing(monkeypatch, world)
+    assert fix(report, yes=True) == 2
+    assert report.events[-1] == "done"
+    assert report.bad == ["exposed-ports.comfy"]
+
+
+@pytest.mark.parametrize("entry", [Entry([[WRONG]]), Entry([[WRONG], []])], ids=["still there", "nothing else"])
+def test_a_service_that_does_not_come_up_is_a_failure(monkeypatch: pytest.MonkeyPatch, entry: Entry) -> None:
+    world = World(monkeypatch, entry)
+    failing(monkeypatch, world)
+    with pytest.raises(ApplyError, match="comfy cannot start: its words"):
+        fix(Seen(), yes=True)
+    assert len(world.applied) == 1
 
 
 def test_what_could_not_be_judged_is_said_and_not_mended(monkeypatch: pytest.MonkeyPatch) -> None:
