@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
-from pantheon import fixes, layout, procedure
+from pantheon import fixes, foreign, layout, procedure
 from pantheon.finding import Finding
 from pantheon.incident import Case
 from pantheon.inventory import SERVICES
@@ -89,6 +89,9 @@ def _last_resort(case: Case, finding: Finding) -> Finding:
     name, mend = finding.id.partition(".")[0], f"invoke diagnose --host {case.host.name}"
     if finding.mend != mend:
         return finding
+    container = foreign.named(case.facts, name)
+    if finding.id == f"{name}.up" and container is not None and container.state in ("created", "exited"):
+        return replace(finding, mend=f"invoke {name} --host {case.host.name}")  # nothing speaks against its start
     log = f"docker logs --tail=50 {name}" if name in SERVICES else "sudo journalctl -b -p err -n 50"
     return replace(finding, mend=case.host.ssh(log))
 

@@ -16,6 +16,7 @@ from pantheon.plan import Change, Guard, MakeSecret, Run, SectionPlan, Step, Wri
 SOURCE = "procedure §4-§6"
 PULL_S = 2 * 3600
 UP_S = 600
+ASKED = (0, 130, 143)  # exit codes of a process that was asked to end
 LAST_WORDS = 20  # lines of a log that say why a container has stopped
 FOLLOWS = {"ollama": ("openwebui-ollama.down",)}  # findings that follow from a service that is not up
 JSON_PROGRESS = (2, 29)  # the first Compose with `--progress json`
@@ -321,7 +322,7 @@ def _gone(host: Host, container: Container) -> str:
     """What mends a container that does not run: the fix of what it died of, or its start where somebody stopped it."""
     if container.oom_killed:
         return advice.fix(host.name, "out-of-memory")
-    if container.state == "restarting" or container.exit_code or container.error:
+    if container.state == "restarting" or container.exit_code not in ASKED or container.error:
         return advice.command(host.name, (*_last_words(container), container.error))
     return f"invoke {container.name} --host {host.name}"
 

@@ -58,6 +58,9 @@ def test_the_entry_that_lines_speak_of(lines: list[str], entry: str) -> None:
 SERVICE: list[tuple[dict[str, Any], str]] = [
     ({"state": "exited", "exit_code": 137, "oom_killed": True}, "invoke fix.out-of-memory --host prometheus"),
     ({"state": "exited", "exit_code": 0}, "invoke comfy --host prometheus"),
+    ({"state": "exited", "exit_code": 143}, "invoke comfy --host prometheus"),  # docker stop
+    ({"state": "exited", "exit_code": 137}, "invoke diagnose --host prometheus"),
+    ({"state": "exited", "exit_code": 1}, "invoke diagnose --host prometheus"),
     ({"state": "created", "exit_code": 128, "error": NO_RUNTIME}, "invoke fix.gpu-lost --host prometheus"),
     ({"state": "restarting", "exit_code": 1, "log": (OWNER, "!! Exiting script (ID: 1)")},
      "invoke fix.comfy-ownership --host prometheus"),
@@ -92,6 +95,9 @@ def test_a_diagnosis_does_not_send_to_a_diagnosis() -> None:
     found = diagnosis.diagnose(world.case(odd))
     commands = [cause.finding.mend for cause in found.causes]
     assert commands == ["ssh ops@10.0.99.10 docker logs --tail=50 openwebui"]
+    odd = having(finished(), openwebui=container(HOST, "openwebui", state="exited", exit_code=3, log=("odd",)))
+    found = diagnosis.diagnose(world.case(odd))
+    assert [cause.finding.mend for cause in found.causes] == ["invoke openwebui --host prometheus"]
 
 
 # ---- a bring-up that fails
