@@ -224,11 +224,12 @@ def _look_at(name: str, container: Container) -> _Lost | None:
         error = " ".join(container.error.split())
         if SELECT in error:
             return _Lost(name, "engine", error)
+        at = error.find("nvidia-container-cli")  # what stands before it is how Docker came to ask
+        if at < 0 or "version mismatch" in error:
+            return None
         if "unsatisfied condition: cuda" in error:
-            return _Lost(name, "cuda", error)
-        if "nvidia-container-cli" in error and "version mismatch" not in error:
-            return _Lost(name, "device" if "unknown device" in error else "refused", error)
-        return None
+            return _Lost(name, "cuda", error[at:])
+        return _Lost(name, "device" if "unknown device" in error else "refused", error[at:])
     if container.state != "running":
         return None
     cpu = _fell_back(container)

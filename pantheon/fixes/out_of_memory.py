@@ -280,7 +280,7 @@ def _free(case: Case, full: _Full) -> Change:
     told = {"ports": ports, "ids": {c.id: c.name for c in up}}
     step = Mend("free_vram", told, f"unload the models of {names}", guards, timeout_s=1200)
     what = f"free the card's memory: {names} unload their models (now {_shares(case, full)})"
-    return Change(what, f"{full.who}: {_short(full.line)}", (step,))
+    return Change(what, f"{full.who} ran out of it", (step,))
 
 
 # ---- what only a human can do

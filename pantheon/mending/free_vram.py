@@ -150,7 +150,8 @@ def settle(ids: dict[str, str]) -> str:
 def main(told: dict[str, object]) -> int:
     ports, ids = dict(told.get("ports") or {}), dict(told.get("ids") or {})  # type: ignore[call-overload]
     end = time.monotonic() + float(told.get("patience_s") or 900)  # type: ignore[arg-type]
-    print(f"before: {holders(ids)}", flush=True)
+    before = holders(ids)
+    print(f"before: {before}", flush=True)
     failed = []
     for name, free in (("ollama", free_ollama), ("comfy", free_comfy)):
         if name not in ports:
@@ -161,10 +162,13 @@ def main(told: dict[str, object]) -> int:
             failed.append(f"{name}: {error}")
         except OSError as error:
             failed.append(f"{name} on 127.0.0.1:{ports[name]}: {why(error)}")
-    print(f"after: {settle(ids)}", flush=True)
+    after = settle(ids)
     if failed:
+        print(f"after: {after}", flush=True)
         print("; ".join(failed), flush=True)
-    return 1 if failed else 0
+        return 1
+    print(f"after: {after} (before: {before})", flush=True)
+    return 0
 
 
 if __name__ == "__main__":

@@ -327,7 +327,7 @@ class _Applying:
             for step in change.steps
         ]
         self._left = {s.name: sum(len(change.steps) for change in s.changes) for s in self._sections}
-        self._current = self._detail = ""
+        self._current = self._detail = self._result = ""
         self._pull = Pull()
 
     def on_event(self, frame: dict[str, Any]) -> None:
@@ -338,12 +338,16 @@ class _Applying:
             if section != self._current:
                 self._plain("·", section, change.what)
             self._current, self._detail, self._pull = section, _doing(change, step), Pull()
+            self._result = ""
         elif kind == "out":
+            self._result = frame["line"]
             self._detail = self._pull.line(frame["line"]) or self._detail
         elif kind == "warning":
             self._console.line("!", self._host, frame["text"])
         elif kind == "done":
-            section, _, _ = self._steps[frame["index"]]
+            section, _, step = self._steps[frame["index"]]
+            if isinstance(step, Mend) and self._result:  # its last line says what came of it
+                self._console.line("·", section, self._result)
             self._left[section] -= 1
             if not self._left[section]:
                 self._plain("✓", section, self._count(section))
