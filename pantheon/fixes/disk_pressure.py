@@ -204,7 +204,9 @@ def _remove(item: Usage) -> Change | None:
         pieces = [{"path": piece.path, "mtime": piece.mtime} for piece in item.pieces]
         arguments: dict[str, object] = {"rule": item.kind, "root": item.place, "items": pieces}
         first = f"{item.place}/{item.pieces[0].path}"
-        what = first if item.kind == "venv" else f"{item.name}: {len(pieces)} files, such as {first}"
+        what = first
+        if item.kind == "partial":
+            what = f"{item.name}: {len(pieces)} file{'s' if len(pieces) != 1 else ''}, such as {first}"
         why = "an old environment; another is in use" if item.kind == "venv" else "downloads that broke off"
         paths = ", ".join(piece.path for piece in item.pieces[:3]) + (", .." if len(pieces) > 3 else "")
         says = f"remove {paths} in {item.place}: exactly these {len(pieces)}, each looked at once more"

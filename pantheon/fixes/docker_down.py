@@ -121,6 +121,8 @@ def _line_of(case: Case, said: str) -> str:
     except ValueError as error:
         number = int(getattr(error, "lineno", 0))
         shown = lines[number - 1].strip()[:80] if 0 < number <= len(lines) else ""
+        if shown[:1] in ("}", "]") and number > 1:  # a comma too many stands in the line above
+            shown += f" after {lines[number - 2].strip()[:80]}"
         return f"line {number}, column {getattr(error, 'colno', 0)}: {shown}"
     # Valid JSON with something in it that the engine does not know: it names the key.
     for name in re.findall(r"[\w-]+", said.rpartition(":")[2]):

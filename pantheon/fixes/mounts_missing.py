@@ -144,7 +144,7 @@ def _what_lies(case: Case, disk: Disk) -> list[str]:
     names = ", ".join(found.entries[:5]) + (", .." if found.count > 5 else "")
     if found.files:
         least = "" if found.complete else "at least "
-        return [f"in its place on the root disk: {least}{found.files} files ({names})"]
+        return [f"in its place on the root disk: {least}{_files(found.files)} ({names})"]
     return [f"in its place: empty directories that Docker or somebody made ({names})"]
 
 
@@ -378,10 +378,14 @@ def _in_the_way(case: Case, disk: Disk, key: str) -> list[Finding]:
     aside = shlex.quote(f"{disk.path}.on-the-root-disk")
     path = shlex.quote(disk.path)
     stop = f"sudo docker stop {' '.join(users)} && " if users else ""
-    text = f"{found.files} files lie in {disk.path} on the root disk: mounting would hide them"
+    text = f"{_files(found.files)} in {disk.path} on the root disk: mounting would hide what was written there"
     then = command(case, ID)
     mend = f"on the host: {stop}sudo mv {path} {aside} && sudo mkdir {path}; then {then}; what is in {aside} is yours"
     return [Finding(f"{key}-beneath", "fail", text, ", ".join(found.entries[:10]), mend, SOURCE)]
+
+
+def _files(count: int) -> str:
+    return f"{count} file{'s' if count != 1 else ''}"
 
 
 def _kernel_is_known(case: Case) -> bool:
