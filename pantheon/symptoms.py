@@ -251,6 +251,7 @@ CLUES: tuple[Clue, ...] = (
         r"^\W*signature verification failed|jwt"
         r"|invalidsignature",
     ),
+    Clue("openwebui-logins", "bind source path does not exist", ("", "docker"), r"not exist: ?\S*webui_secret_key"),
     # ---- wrong-version-number
     Clue("wrong-version-number", "wrong version number", pattern=r"^\W*wrong version number\W*$|ssl|tls|eproto|https"),
     Clue("wrong-version-number", "wrong_version_number", pattern=r"ssl"),

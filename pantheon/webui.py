@@ -124,7 +124,12 @@ def told_urls(webui: Container) -> tuple[str, ...]:
     """Ollama's addresses in the environment. The image's own `/ollama` stands for host.docker.internal."""
     several = told(webui, "OLLAMA_BASE_URLS") or told(webui, "OLLAMA_BASE_URL") or "/ollama"
     several = several.replace("/ollama", "http://host.docker.internal:11434") if several == "/ollama" else several
-    return tuple(url.strip() for url in several.split(";") if url.strip())
+    return tuple(clean(url.strip()) for url in several.split(";") if url.strip())
+
+
+def clean(url: str) -> str:
+    """As the evidence shows it: without its login (collecting/webui.py)."""
+    return re.sub(r"\?.*", "?***", re.sub(r"(?<=://)[^/@\s]*@", "***@", url))
 
 
 @dataclass(frozen=True)

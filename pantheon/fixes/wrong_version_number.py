@@ -125,7 +125,7 @@ def _in_the_environment(host: Host, facts: Facts, evidence: Evidence, name: str)
     told = {key: value.value for key, value in container.env.items() if value.value} if container else {}
     found = []
     for key, value in sorted({**wanted, **told}.items()):
-        for url in _HTTPS.findall(value) if value and not is_secret_name(key) else ():
+        for url in map(webui.clean, _HTTPS.findall(value)) if value and not is_secret_name(key) else ():
             if to := _leads_to(host, url):
                 where = "inventory" if host.service(name).env.get(key) == wanted.get(key) == value else "environment"
                 found.append(Place(where, name, key, url, to, _counts(container, evidence, key)))
