@@ -26,8 +26,8 @@ def is_failing(case: Case, container: Container) -> bool:
         return False
     if container.state in ("restarting", "dead") or service.is_crash_loop(container):
         return True
-    said = firstrun.read(lines(case, container))
-    return container.health == "unhealthy" or (bool(said.fatal) and not said.ready)
+    said, before = firstrun.read(_now(container)), firstrun.read(_before(case, container))
+    return container.health == "unhealthy" or (not said.ready and bool(said.fatal or before.fatal))
 
 
 def lines(case: Case, container: Container) -> list[str]:

@@ -275,7 +275,7 @@ def test_the_hook_has_nothing_to_do(tmp_path: Path) -> None:
 def test_between_two_starts_the_one_before_tells() -> None:
     """Docker has started it again already, and this start has not come as far yet."""
     before = ("== Starting script", "== Cloning ComfyUI", *OFFLINE)
-    now: dict[str, Any] = {"state": "running", "health": "starting", "restarts": 1}
+    now: dict[str, Any] = {"state": "running", "health": "starting", "restarts": 2}
     missing = tree(clone="missing", venv="missing")
 
     def ids_after(*log: str) -> list[str]:
@@ -283,6 +283,7 @@ def test_between_two_starts_the_one_before_tells() -> None:
         return [finding.id for finding in fix.diagnose(case(facts, comfy=missing, comfy_before=before))]
 
     assert ids_after() == ["comfy-first-run.network"]
+    assert ids_after("=== Starting script", "== Testing write access") == ["comfy-first-run.network"]
     assert ids_after("== Starting script", "== Cloning ComfyUI") == ["comfy-first-run.network"]
     assert ids_after("== Starting script", "== Creating virtualenv") == []  # it has got over it
     assert ids(failing("== Starting script", **now), missing) == []
