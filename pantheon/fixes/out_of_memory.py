@@ -232,7 +232,8 @@ def _vram(case: Case, full: _Full) -> Finding:
 def _short(line: str) -> str:
     found = VRAM.search(line)
     start = found.start() if found else 0
-    return line[start : start + 110].strip()
+    text = line[start:].strip()
+    return text if len(text) <= 110 else text[:110].rpartition(" ")[0] + " ..."
 
 
 def _shares(case: Case, full: _Full) -> str:
