@@ -45,7 +45,7 @@ def diagnose(case: Case) -> list[Finding]:
     if force is None:
         return _unread(case, found)
     if found.state == "running" and not force.used:
-        return [_switched_off(case, found, force)]
+        return [_switched_off(case, force)]
     tried = _try(case, force.used, running=found.state == "running")
     if tried.wrong:
         return [_wrong_address(case, force, tried)]
@@ -120,14 +120,13 @@ def _dead_one(url: str, says: str) -> Finding:
     return Finding(f"{ID}.other", "warn", text, says, "Open WebUI, Admin Settings, Connections", SOURCE)
 
 
-def _switched_off(case: Case, found: Container, force: webui.InForce) -> Finding:
+def _switched_off(case: Case, force: webui.InForce) -> Finding:
     """A user with another provider may have meant it."""
     kept = case.evidence.webui
     other = isinstance(kept, WebuiSettings) and force.where == "database" and kept.openai_enabled is True
     evidence = f"ollama.enable is {str(force.enabled).lower()} in its {force.where}"
     if force.enabled:
         evidence = f"none of {len(force.urls)} addresses is switched on in its {force.where}"
-    del found
     text = "Open WebUI's connection to Ollama is switched off"
     return Finding(f"{ID}.switched-off", "warn" if other else "fail", text, evidence, command(case, ID), SOURCE)
 
@@ -219,12 +218,11 @@ def _settings(case: Case, found: Container) -> SectionPlan:
     made = (webui.change(case, changes, "the database beats the environment (DOMAIN.md)"),) if changes else ()
     if force.where == "database":
         return SectionPlan(ID, made, starts=("openwebui",))
-    told = stack.wanted(case.host, "openwebui").env
-    for name in ("OLLAMA_BASE_URLS", "ENABLE_OLLAMA_API", "ENABLE_PERSISTENT_CONFIG"):
-        if name in told and name != "ENABLE_PERSISTENT_CONFIG" and webui.told(found, name) == told[name]:
-            text = f"hosts.toml says so: [hosts.{case.host.name}.openwebui.env] {name} = {told[name]!r}"
-            mend = f"take that line out of hosts.toml, then invoke openwebui --host {case.host.name}"
-            return SectionPlan(ID, blocked=(Finding(f"{ID}.inventory", "fail", text, mend=mend),))
+    name, told = "OLLAMA_BASE_URLS" if force.enabled else "ENABLE_OLLAMA_API", stack.wanted(case.host, "openwebui").env
+    if name in told and webui.told(found, name) == told[name]:
+        text = f"hosts.toml says so: [hosts.{case.host.name}.openwebui.env] {name} = {webui.clean(told[name])!r}"
+        mend = f"take that line out of hosts.toml, then invoke openwebui --host {case.host.name}"
+        return SectionPlan(ID, blocked=(Finding(f"{ID}.inventory", "fail", text, mend=mend),))
     section = service.as_in_hosts_toml(case.host, case.facts, "openwebui")
     changes_too = (*made, *section.changes) if not section.blocked else ()
     return replace(section, name=ID, changes=changes_too)

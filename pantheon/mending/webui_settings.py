@@ -15,12 +15,17 @@ import os
 import re
 import shutil
 import signal
-import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from typing import Any
+
+try:
+    import sqlite3
+except ImportError:  # Debian and Ubuntu have it in a package of its own
+    print("this host's python3 has no sqlite3, and nothing was changed: sudo apt install libpython3-stdlib", flush=True)
+    sys.exit(1)
 
 STOP_S = 180
 ROOM = 16 << 20  # what must be left free beside the copy

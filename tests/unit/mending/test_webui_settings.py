@@ -173,3 +173,13 @@ def test_a_path_with_odd_characters(tmp_path: Path, bin: Path) -> None:
     webui_db.make(path, webui_db.settings(ollama__base_urls=["http://localhost:11434"])).close()
     assert run(path, TO_RIGHT).returncode == 0
     assert webui_db.read(path)["ollama.base_urls"] == [RIGHT]
+
+
+def test_a_python_without_sqlite_is_one_line(bin: Path) -> None:
+    text = Path(webui_settings.__file__).read_text(encoding="utf-8")
+    without = f"import sys\nsys.modules['sqlite3'] = None\nexec({text!r})"
+    argv = [sys.executable, "-IBS", "-c", without, "{}"]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=30, check=False)
+    assert (done.returncode, done.stderr) == (1, "")
+    assert "has no sqlite3, and nothing was changed" in done.stdout
+    assert not (bin / "asked").exists()
