@@ -74,8 +74,8 @@ def engine_log(spec: Object, root: str) -> Json:
     found = work.command([*argv, "-u", "docker.service"], LOG_S, LOG_BYTES)
     if found["status"]:
         raise Unread(f"journalctl: exit {found['status']}: {found['output'][:200]}")
-    lines = [masked(plain(line)) for line in found["output"].splitlines()]
-    return list(reversed(clued(lines, spec.get("clues") or (), "docker")[:KEEP]))
+    lines = found["output"].splitlines()[:LOG_LINES]
+    return [masked(line) for line in reversed(clued(lines, spec.get("clues") or (), "docker")[:KEEP])]
 
 
 def clued(lines: Iterable[str], clues: Iterable[Object], where: str) -> list[str]:
