@@ -66,7 +66,7 @@ def before(spec: Object, root: str) -> Json:
     """evidence.Evidence.comfy_before. Docker makes one that has failed start again at once, and what it died of stands
     in the log of the start before this one."""
     del spec
-    engine, end = Engine(root), time.monotonic() + LOG_S
+    engine = Engine(root)
     try:
         found = engine.get("/containers/comfy/json")
         if 0 <= time.time() - seconds(found["State"].get("StartedAt") or "") < YOUNG_S:
@@ -79,7 +79,8 @@ def before(spec: Object, root: str) -> Json:
         return None
     secrets = [value for name, value in pairs_of(found["Config"]) if len(value) >= 6 and SECRET_NAME.search(name)]
     lines = LogLines(tty=bool(found["Config"].get("Tty")), keep=BEFORE_LINES, most=BEFORE_BYTES)
-    query = f"stdout=1&stderr=1&tail=5000&until={since:.9f}"
+    query = f"stdout=1&stderr=1&tail=2000&until={since:.9f}"
+    end = time.monotonic() + LOG_S
     engine.ask("GET", f"/containers/{found['Id']}/logs?{query}", end=end, sink=lines.feed)
     lines.finish()
     return [without(line, secrets) for line in lines.tail]
