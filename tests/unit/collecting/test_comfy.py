@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +14,7 @@ from pantheon.collecting import comfy
 from pantheon.evidence import ComfyTree
 from pantheon.facts import decode
 from pantheon.looks.text import Unread
+from tests.unit.looks.fakes import FakeDocker, framed
 
 MNT = "/mnt/nvme/comfy mnt"
 SPEC: dict[str, Any] = {"comfy_mnt": MNT}
@@ -200,3 +204,35 @@ def test_what_overrides_say(root: Path) -> None:
     assert set(found["/opt/d.yaml"]) == {"unknown"}
     read = evidence.parse({"schema": 1, "overrides": found})
     assert read.overrides["/opt/a.yaml"] == ("- /srv:/comfy/mnt/l",)
+
+
+@pytest.fixture
+def docker() -> Iterator[tuple[FakeDocker, str]]:
+    root = Path(tempfile.mkdtemp(prefix="p"))  # the path of a socket has room for 107 bytes
+    server = FakeDocker(root / "var/run/docker.sock")
+    yield server, str(root)
+    server.shutdown()
+    server.server_close()
+    shutil.rmtree(root)
+
+
+LOG = framed(b"=== Starting script\n", b"the key is hunter22\x1b[2J\n", b"!! ERROR: Torch installation failed\n")
+
+
+@pytest.mark.parametrize(
+    ("restarts", "expected"),
+    [(0, None), (3, ["=== Starting script", "the key is ***", "!! ERROR: Torch installation failed"])],
+)
+def test_the_start_before_this_one(docker: tuple[FakeDocker, str], restarts: int, expected: object) -> None:
+    server, root = docker
+    started = {"StartedAt": "2026-11-21T10:00:00.5Z", "FinishedAt": "2026-11-21T09:59:00Z"}
+    made = server.container("comfy", log=(200, LOG), State=started, Config={"Env": ["HF_TOKEN=hunter22"]})
+    made["RestartCount"] = restarts
+    assert comfy.before({}, root) == expected
+    asked = [path for path in server.asked if "/logs?" in path]
+    assert bool(asked) is bool(expected)
+    assert all("until=1795255200.45" in path for path in asked)
+
+
+def test_no_comfyui_at_all(docker: tuple[FakeDocker, str]) -> None:
+    assert comfy.before({}, docker[1]) is None
