@@ -164,7 +164,7 @@ def _module(host: Host, facts: Facts) -> Finding:
             "fail",
             "the NVIDIA kernel module is not loaded",
             evidence="/sys/module/nvidia/version: not there",
-            mend="reboot the host: sudo reboot",
+            mend=advice.fix(host.name, "driver-mismatch"),
         )
     return _unknown("module", "kernel module against library", module if isinstance(module, Unknown) else library)
 
