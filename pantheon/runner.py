@@ -55,7 +55,7 @@ COMMANDS = LOG_DIR + "/commands.jsonl"
 SILENCE_S = 20.0  # without a heartbeat for so long the client counts as gone
 GRACE_S = 3.0  # between SIGTERM and SIGKILL
 MEND_S, CALM_S = 6.0, 3.0  # how long names are mended at most; how long none must have been odd
-ENDING_S = 15.0  # how long a run waits for one that is being ended
+ENDING_S, SILENT_S = 15.0, 1.0  # how long a run waits for one that is being ended; for one that does not say who it is
 FAREWELL_S = 10.0  # how long a client that reads slowly is waited for at the end
 BURST_LINES, LINES_PER_S = 300, 10  # of a step's output that are passed on: a large pull says 100 000 lines an hour
 MOST_WAITING = 1000  # frames for a client that reads slowly
@@ -125,16 +125,18 @@ class Lock:
         self._fd = os.open(LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
 
     def take(self, holder: dict[str, Any]) -> dict[str, Any] | None:
-        """None when the lock is ours now, else who has it. A run that is being ended is waited for."""
-        deadline = time.monotonic() + ENDING_S
+        """None when the lock is ours now, else who has it. A run that is being ended is waited for, and one that says
+        nothing, for a moment: it has just taken the lock, or is about to free it."""
+        began = time.monotonic()
         while True:
             try:
                 fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 other = self._read()
-                if not other.get("ending") or time.monotonic() > deadline:
+                patience_s = ENDING_S if other.get("ending") else 0.0 if other else SILENT_S
+                if time.monotonic() >= began + patience_s:
                     return other
-                time.sleep(0.1)
+                time.sleep(0.1 if other else 0.01)
             else:
                 self.dead = self._read() or None
                 self.say(holder)
@@ -147,11 +149,12 @@ class Lock:
         return {}
 
     def say(self, holder: dict[str, Any]) -> None:
-        """Write who holds it. Where /run is full it holds all the same."""
+        """Write who holds it, so that whoever reads it finds it whole. Where /run is full it holds all the same."""
+        data = json.dumps(holder).encode()
         with self._saying, contextlib.suppress(OSError):
             self._said = holder
-            os.ftruncate(self._fd, 0)
-            os.pwrite(self._fd, json.dumps(holder).encode(), 0)
+            os.pwrite(self._fd, data.ljust(os.fstat(self._fd).st_size), 0)
+            os.ftruncate(self._fd, len(data))
 
     def add(self, **more: Any) -> None:
         """Say something besides, as long as it is ours."""
