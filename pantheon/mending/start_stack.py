@@ -1,6 +1,6 @@
 """Waits until the engine answers, then starts the containers of the stack that were up and did not come back.
 
-Arguments: {"project": NAME, "names": [NAME, ...] or null, "deadline_s": SECONDS}. `names` are started in that order;
+Arguments: {"project": NAME, "names": [NAME, ...] or null, "deadline_s": SECONDS, "calm_s": SECONDS}. `names` are started in that order;
 null means every container with the label pantheon.project=NAME. A container that runs, or that the engine is just
 starting by itself, is left alone, and so is whatever has not our label.
 """
@@ -66,9 +66,9 @@ def place(name: str) -> int:
     return ORDER.index(name) if name in ORDER else len(ORDER)
 
 
-def start(project: str, names: list[str] | None) -> None:
+def start(project: str, names: list[str] | None, calm_s: float) -> None:
     """Raises Failed with the engine's own words for the containers that it cannot start."""
-    end = time.monotonic() + CALM_S
+    end = time.monotonic() + calm_s
     while True:
         states = ours(project)
         wanted = sorted(states if names is None else [name for name in names if name in states], key=place)
@@ -90,10 +90,10 @@ def start(project: str, names: list[str] | None) -> None:
 
 
 def main(arguments: dict[str, object]) -> int:
-    names = arguments.get("names")
+    names, calm_s = arguments.get("names"), float(str(arguments.get("calm_s", CALM_S)))
     try:
         wait(float(str(arguments.get("deadline_s") or 60)))
-        start(str(arguments["project"]), [str(name) for name in names] if isinstance(names, list) else None)
+        start(str(arguments["project"]), [str(name) for name in names] if isinstance(names, list) else None, calm_s)
     except Failed as error:
         print(error, flush=True)
         return 1

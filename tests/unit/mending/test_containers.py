@@ -77,7 +77,7 @@ def docker(tmp_path: Path) -> Docker:
 
 
 def stack(*names: str) -> dict[str, Any]:
-    return {"project": "pantheon-ai", "names": list(names) or None, "deadline_s": 5}
+    return {"project": "pantheon-ai", "names": list(names) or None, "deadline_s": 5, "calm_s": 0.1}
 
 
 def test_it_waits_and_starts_what_is_down_in_order(docker: Docker) -> None:
