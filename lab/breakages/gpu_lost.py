@@ -121,6 +121,7 @@ BREAKAGES = (
         Proof(ERROR, SELECT),
         by_hand=True,
         heal=put_back,
+        slow=True,
     ),
     Breakage(
         "gpu-lost",
