@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from pantheon import layout, service, starting
 from pantheon.evidence import ComfyTree
-from pantheon.facts import Container, Entry, Nvml, Space, TextFile
+from pantheon.facts import Container, Entry, Nvml, Space, TextFile, Unknown
 from pantheon.finding import Finding
 from pantheon.incident import Case, command
 from pantheon.plan import Change, Guard, Mend, SectionPlan, Step, Write
@@ -53,6 +53,7 @@ DEAD_VENV = re.compile(
     r"virtualenv not created, please erase|Virtualenv activation failed"
     r"|/comfy/mnt/venv/bin/\S*: ?(bad interpreter|cannot execute|No such file)|venv/bin/\S+: .*bad interpreter"
 )
+SIGNS = re.compile("|".join(("fatal: not a git repository", CUDA.pattern, NO_MODULE.pattern, DEAD_VENV.pattern)))
 GAVE_UP = re.compile(
     r"!! ERROR: (ComfyUI clone failed|Virtualenv creation failed|Pip upgrade failed|Torch installation failed"
     r"|Failed to install|ComfyUI requirements|HuggingFace Hub|ComfyUI Manager requirements)"
@@ -107,7 +108,7 @@ def diagnose(case: Case) -> list[Finding]:
 
 
 def plan(case: Case) -> SectionPlan:
-    troubles = _troubles(case)
+    troubles = [trouble for trouble in _troubles(case) if trouble.finding.level == "fail"]
     container = starting.ours(case)
     if not troubles or container is None:
         return SectionPlan(ID, reason="ComfyUI's first run is done, or under way")
@@ -148,6 +149,9 @@ def _troubles(case: Case) -> list[Trouble]:
     if not found and (gave_up := _gave_up(lines)):
         text = "ComfyUI's first run gave up; nothing broken is left of it, and it can be tried again"
         found = [_trouble(case, "gave-up", text, "; ".join((*words[-2:-1], gave_up)))]
+    if not found and isinstance(tree, Unknown) and any(SIGNS.search(line) for line in lines):
+        text = "whether ComfyUI's clone and virtual environment are whole: not known"
+        found = [Trouble(Finding(f"{ID}.tree", "unknown", text, tree.reason, source=SOURCE))]
     if not found and cut_short:
         assert isinstance(tree, ComfyTree)
         text = "ComfyUI's first run was cut short, and its container does not run"

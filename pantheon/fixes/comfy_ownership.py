@@ -12,7 +12,7 @@ import shlex
 from dataclasses import dataclass, replace
 
 from pantheon import foreign, layout, owners, service, stack, starting
-from pantheon.facts import Container, Entry, Image, Mount, Tree
+from pantheon.facts import Container, Entry, Image, Mount, Tree, Unknown
 from pantheon.finding import Finding
 from pantheon.incident import Case, command
 from pantheon.layout import Directory
@@ -69,7 +69,8 @@ def plan(case: Case) -> SectionPlan:
     container = starting.ours(case)
     changes: list[Change] = []
     for directory in _trees(case):
-        deep = facts.partly_seen(directory.path) and any(INSIDE.search(line) for line in _complaints(case, container))
+        unseen = facts.partly_seen(directory.path) or isinstance(facts.trees.get(directory.path), Unknown)
+        deep = unseen and any(INSIDE.search(line) for line in _complaints(case, container))
         changes += owners.mend(host, facts, directory, all_inside=deep)
     anew = container is not None and (
         starting.is_failing(case, container) or any(trouble.recreate for trouble in troubles)

@@ -287,3 +287,9 @@ def test_between_two_starts_the_one_before_tells() -> None:
     assert ids_after("== Starting script", "== Cloning ComfyUI") == ["comfy-first-run.network"]
     assert ids_after("== Starting script", "== Creating virtualenv") == []  # it has got over it
     assert ids(failing("== Starting script", **now), missing) == []
+
+
+def test_a_tree_that_could_not_be_looked_into() -> None:
+    (finding,) = found(failing(NOT_GIT), Unknown("no answer within 5 s"))
+    assert (finding.level, finding.evidence) == ("unknown", "no answer within 5 s")
+    assert not plan(failing(NOT_GIT), Unknown("no answer within 5 s")).changes

@@ -187,6 +187,8 @@ def test_one_that_is_well_goes_on() -> None:
 def test_the_walk_goes_where_the_look_did_not() -> None:
     facts = failing(DUBIOUS, facts=inside(0, looked=20_000, complete=False))
     assert sum("everything in it" in text for text in steps(facts)) == 1
+    facts = replace(facts, trees={**facts.trees, MNT: Unknown("no answer")})
+    assert sum("everything in it" in text for text in steps(facts)) == 1
 
 
 def test_our_file_is_put_back() -> None:
