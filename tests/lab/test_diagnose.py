@@ -11,9 +11,9 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
+from conftest import SERVICES, Ran, World, until
 
 from lab import breakages, faults
-from tests.lab.conftest import SERVICES, Ran, World, until
 
 SPREAD = True
 COMFY_MNT = "/mnt/local/nvme/ai/services/comfy-mnt"

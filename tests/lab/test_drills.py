@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from conftest import World
 
 from lab import breakages, drill
-from tests.lab.conftest import World
 
 SPREAD = True
 
