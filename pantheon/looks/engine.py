@@ -112,7 +112,10 @@ class Engine:
                 os.kill(pid, signal.SIGKILL)
 
 
-STOPPED = re.compile(r"cannot exec in a stopped|container .*is not running|is restarting|procReady not received")
+STOPPED = re.compile(
+    r"cannot exec in a (stopped|paused)|container .*is not running|is restarting|procReady not received"
+    r"|unable to create new parent process|namespace path: |error executing setns process"
+)
 
 
 MOST_FOUND = 200  # lines with a marker that are kept: the newest, and the oldest of each marker
