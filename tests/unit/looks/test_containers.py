@@ -116,3 +116,22 @@ def test_the_gpu_seen_inside(host: FakeHost, docker: FakeDocker) -> None:
     assert "no answer within 0.8 s" in unknown_reason(container_of(found, "slow").gpu_seen)
     assert unknown_reason(container_of(found, "down").gpu_seen) == "the container is not running"
     assert container_of(found, "other").gpu_seen is None
+
+
+def test_one_that_stops_while_it_is_looked_into_says_nothing_of_the_card(host: FakeHost, docker: FakeDocker) -> None:
+    """As in a restart loop: runc's own words, each seen on a host."""
+    namespace = (
+        "unable to create new parent process: namespace path: lstat /proc/24386/ns/ipc: no such file or directory"
+    )
+    answers = {
+        "a": ((200, framed(b"cannot exec in a stopped state\n", stream=2)), 126),
+        "b": ((200, framed(f"OCI runtime exec failed: exec failed: {namespace}\n".encode())), 128),
+        "c": ((400, {"message": f"OCI runtime exec failed: exec failed: {namespace}"}), 0),
+        "d": ((200, framed(b"")), 137),
+    }
+    for name, (answer, status) in answers.items():
+        docker.container(name)
+        docker.exec_in(name, answer, status=status)
+    found = host.look({"gpu_in": list(answers)})
+    for name in answers:
+        assert "stopped in the middle of it" in unknown_reason(container_of(found, name).gpu_seen)
