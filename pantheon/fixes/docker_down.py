@@ -165,8 +165,9 @@ def _without_containerd(case: Case) -> list[Finding]:
     text = "containerd is stopped under Docker's engine"
     evidence = f"containerd.service: {unit.active} ({unit.sub}), since {unit.since}; {said[:300]}"
     mend = command(case, ID)
-    # With the engine deaf, nothing that is said of a container can be trusted.
-    return [Finding(f"{ID}.containerd", "fail", text, evidence, mend, "procedure §2", CONSEQUENCES)]
+    # What is said of a container cannot be trusted then: not even what its image sets by itself can be read.
+    explains = (*CONSEQUENCES, "openwebui-logins.*")
+    return [Finding(f"{ID}.containerd", "fail", text, evidence, mend, "procedure §2", explains)]
 
 
 def _left_behind(case: Case) -> list[Finding]:

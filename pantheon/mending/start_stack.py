@@ -1,8 +1,8 @@
 """Waits until the engine answers, then starts the containers of the stack that were up and did not come back.
 
-Arguments: {"project": NAME, "names": [NAME, ...] or null, "deadline_s": SECONDS, "calm_s": SECONDS}. `names` are started in that order;
-null means every container with the label pantheon.project=NAME. A container that runs, or that the engine is just
-starting by itself, is left alone, and so is whatever has not our label.
+Arguments: {"project": NAME, "names": [NAME, ...] or null, "deadline_s": SECONDS, "calm_s": SECONDS}. `names` are
+started, Ollama first; null means every container with the label pantheon.project=NAME. A container that runs, or that
+the engine is just starting by itself, is left alone, and so is whatever has not our label.
 """
 
 from __future__ import annotations
