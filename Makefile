@@ -38,7 +38,7 @@ test: test-unit
 	@scripts/lab-tests.sh
 
 test-unit: static
-	$(BIN)/python -m pytest tests/unit
+	$(BIN)/python -m pytest -n 2 tests/unit
 
 test-lab: dev
 	@scripts/lab-tests.sh

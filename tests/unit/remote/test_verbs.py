@@ -45,7 +45,9 @@ def test_trust_without_a_terminal_names_what_a_script_types(host: Host, known: P
     assert not known.exists()
 
 
-@pytest.mark.parametrize("text", ["nonsense", "SHA256:short", "MD5:00:11", FINGERPRINT.removeprefix("SHA256:")])
+@pytest.mark.parametrize(
+    "text", ["nonsense", "SHA256:short", "MD5:00:11", FINGERPRINT.removeprefix("SHA256:")], ids=range(4)
+)
 def test_what_is_no_fingerprint_is_called_so(host: Host, known: Path, text: str) -> None:
     known.unlink()
     with pytest.raises(UsageError, match="takes SHA256: and 43 characters"):
