@@ -17,6 +17,7 @@ SOURCE = "procedure §4-§6"
 PULL_S = 2 * 3600
 UP_S = 600
 ASKED = (0, 130, 143)  # exit codes of a process that was asked to end
+KILLED = 137  # `docker kill`, or a stop that took too long; for want of memory, Docker says so besides
 LAST_WORDS = 20  # lines of a log that say why a container has stopped
 FOLLOWS = {"ollama": ("openwebui-ollama.down",)}  # findings that follow from a service that is not up
 JSON_PROGRESS = (2, 29)  # the first Compose with `--progress json`
@@ -78,7 +79,7 @@ def anew(host: Host, facts: Facts, name: str, *, why: str) -> SectionPlan:
     shared, own = common(host, facts), plan(host, facts, name)
     if shared.blocked or own.blocked:
         return SectionPlan(name, blocked=tuple(dict.fromkeys((*shared.blocked, *own.blocked))))
-    changes = (*shared.changes, *own.changes)
+    changes = (*shared.changes, *_called(name, own.changes))
     started = any(isinstance(step, Run) and "up" in step.argv for change in changes for step in change.steps)
     return replace(own, changes=changes if started else (*changes, _recreate(host, facts, name, why)))
 
@@ -126,9 +127,22 @@ def as_in_hosts_toml(host: Host, facts: Facts, *names: str) -> SectionPlan:
     if not any(section.changes or section.blocked for section in plans):
         return SectionPlan("stack", reason="the containers are as hosts.toml says")
     plans.insert(0, common(host, facts))
-    changes = tuple(change for section in plans for change in section.changes)
+    named = [_called(section.name, section.changes) for section in plans]
+    changes = tuple(change for several in named for change in several)
     blocked = tuple(dict.fromkeys(finding for section in plans for finding in section.blocked))
     return SectionPlan("stack", () if blocked else changes, blocked=blocked, starts=tuple(chosen))
+
+
+def _called(name: str, changes: tuple[Change, ...]) -> tuple[Change, ...]:
+    """Changes of one service as they read among those of others, under a fix's name: of which container."""
+    if name not in SERVICES:
+        return changes
+
+    def is_said(change: Change) -> bool:
+        of_docker = any(isinstance(step, Run) and step.argv[0] == "docker" for step in change.steps)
+        return name in change.what or not of_docker
+
+    return tuple(change if is_said(change) else replace(change, what=f"{name}: {change.what}") for change in changes)
 
 
 def _files(host: Host, facts: Facts, want: stack.Wanted) -> list[Change]:
@@ -246,6 +260,12 @@ def stop(container: Container) -> Change:
     guard = Guard("container", container.name, container.id)
     step = Run(("docker", "stop", container.name), guards=(guard,), timeout_s=UP_S)
     return Change(f"stop {container.name}", "nothing may run in what is mended", (step,), stops=(container.name,))
+
+
+def stopped_by_hand(container: Container) -> bool:
+    """Whether it was ended from outside, and by nothing that went wrong: it would have been restarted otherwise."""
+    asked = container.exit_code in (*ASKED, KILLED)
+    return container.state == "exited" and asked and not container.error and not container.oom_killed
 
 
 def is_crash_loop(container: Container) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 
-from pantheon import foreign, reboot
+from pantheon import foreign, reboot, service
 from pantheon.facts import Command, OsRelease, Unknown
 from pantheon.finding import Finding
 from pantheon.incident import Case, command
@@ -39,7 +39,8 @@ def diagnose(case: Case) -> list[Finding]:
     explains = ["prereqs.gpu", "prereqs.driver", "prereqs.module", "prereqs.nvidia-smi", "gpu-lost.*"]
     for name in SERVICES[:2]:
         container = foreign.named(case.facts, name)
-        fine = container is not None and container.state == "running" and container.health in ("healthy", None)
+        up = container is not None and container.state == "running" and container.health in ("healthy", None)
+        fine = up or (container is not None and service.stopped_by_hand(container))
         explains += [f"{name}.gpu"] if fine else [f"{name}.*", "comfy-first-run.*", "openwebui-ollama.*"]
     mend = command(case, ID)
     found = Finding(f"{ID}.driver", "fail", text, evidence, mend, SOURCE, explains=tuple(dict.fromkeys(explains)))

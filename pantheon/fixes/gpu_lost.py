@@ -52,13 +52,15 @@ XIDS = {
     143: "its initialisation failed",
     154: "it asks for a reset",
 }
+NOT_SEEN = re.compile(r"^!! ERROR: (nvidia-smi not found|failed to run nvidia-smi)", re.IGNORECASE)
 _XID = re.compile(r"NVRM: Xid \([^)]*\): (\d+)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class _Lost:
     """What one container says. `kind`: engine (Docker has no driver for it), cuda (image newer than the driver), device
-    (it asks for a card that is not there), refused (the toolkit, for another reason), nvml, cpu."""
+    (it asks for a card that is not there), refused (the toolkit, for another reason), unasked (it was made without a
+    card), nvml, unseen (its program finds none as it starts), cpu."""
 
     name: str
     kind: str
@@ -220,13 +222,22 @@ def _lost(case: Case) -> list[_Lost]:
 
 
 def _look_at(name: str, container: Container) -> _Lost | None:
+    found = _found_in(name, container)
+    if found is not None and found.kind in ("nvml", "unseen", "cpu") and not container.gpus:
+        return replace(found, kind="unasked")
+    return found
+
+
+def _found_in(name: str, container: Container) -> _Lost | None:
     if container.state in ("created", "exited", "dead", "restarting"):
         error = " ".join(container.error.split())
         if SELECT in error:
             return _Lost(name, "engine", error)
         at = error.find("nvidia-container-cli")  # what stands before it is how Docker came to ask
-        if at < 0 or "version mismatch" in error:
+        if "version mismatch" in error:
             return None
+        if at < 0:
+            return _at_start(name, container)
         if "unsatisfied condition: cuda" in error:
             return _Lost(name, "cuda", error[at:])
         return _Lost(name, "device" if "unknown device" in error else "refused", error[at:])
@@ -238,7 +249,15 @@ def _look_at(name: str, container: Container) -> _Lost | None:
     seen = container.gpu_seen
     if isinstance(seen, Command) and not (seen.status == 0 and "GPU 0" in seen.output):
         return _Lost(name, "nvml", f"nvidia-smi inside: {_first(seen.output, f'exit {seen.status}')}")
-    return None
+    return None if isinstance(seen, Command) else _at_start(name, container)
+
+
+def _at_start(name: str, container: Container) -> _Lost | None:
+    """ComfyUI's image looks for the card at every start, and ends where there is none: between two starts its log is
+    all that tells."""
+    markers = container.log_markers if isinstance(container.log_markers, tuple) else ()
+    said = next((line.strip() for line in markers if NOT_SEEN.search(line)), "")
+    return _Lost(name, "unseen", f"its log: {said}") if name == "comfy" and said else None
 
 
 def _fell_back(container: Container) -> str:
@@ -251,8 +270,8 @@ def _fell_back(container: Container) -> str:
 
 
 def _short(line: str) -> str:
-    at = line.find("inference compute")
-    return line[max(0, at - 1) : at + 60].strip()
+    found = re.search(r"\binference compute\b.*?library=cpu\b", line)
+    return found[0].replace('"', "")[:80] if found else ""
 
 
 _TEXTS = {
@@ -260,7 +279,9 @@ _TEXTS = {
     "cuda": "its image wants a newer driver",
     "device": "it asks for a card that is not in this host",
     "refused": "the NVIDIA toolkit refused it",
+    "unasked": "it was made without asking for the card",
     "nvml": "it has lost the card",
+    "unseen": "it finds no card as it starts",
     "cpu": "it computes on the CPU",
 }
 
@@ -268,6 +289,8 @@ _TEXTS = {
 def _follows(facts: Facts, name: str) -> list[str]:
     """What else is seen of a service that has no card: all that is said of it while it does not run."""
     container = foreign.named(facts, name)
+    if container is not None and service.stopped_by_hand(container):
+        return [f"{name}.gpu"]
     if container is not None and container.state == "running" and container.health in ("healthy", None):
         return [f"{name}.gpu"]
     return [f"{name}.*", *(["comfy-first-run.*"] if name == "comfy" else ["openwebui-ollama.*"])]
@@ -277,7 +300,7 @@ def _container(case: Case, one: _Lost) -> Finding:
     facts = case.facts
     text = f"{one.name}: {_TEXTS[one.kind]}, while the host has it"
     evidence = one.said
-    if one.kind == "nvml":
+    if one.kind == "nvml" and "NVML" in one.said:
         evidence += f"; a systemctl daemon-reload does this; {PREVENT}"
     if one.kind == "cuda":
         driver = facts.nvml.driver if isinstance(facts.nvml, Nvml) else ""

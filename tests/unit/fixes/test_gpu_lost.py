@@ -292,3 +292,50 @@ def test_without_evidence_a_docker_of_unknown_age_is_restarted() -> None:
     made = select(HOOK, has=Unknown("no pid"))
     assert commands(made)[0] == "systemctl restart docker"
     assert Evidence().engine_has_hook is None
+
+
+# ---- made without a card, and between two starts
+
+NO_SMI = ("== Running as comfy", "!! ERROR: nvidia-smi not found", "!! Exiting script (ID: 7)")
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("ollama", {"log_markers": ON_CPU}),
+        ("comfy", {"gpu_seen": Command(127, 'exec: "nvidia-smi": executable file not found in $PATH')}),
+        ("comfy", {"state": "restarting", "gpu_seen": None, "log_markers": NO_SMI, "restarts": 4, "exit_code": 1}),
+        ("comfy", {"health": "starting", "gpu_seen": Unknown("it is not running"), "log_markers": NO_SMI}),
+    ],
+)
+def test_a_container_that_never_asked_for_the_card(name: str, changes: dict[str, Any]) -> None:
+    made = case(with_one(name, gpus="", **changes))
+    text = f"fail: {name}: it was made without asking for the card, while the host has it"
+    assert found(made) == {f"gpu-lost.{name}": text}
+    assert "daemon-reload" not in gpu_lost.diagnose(made)[0].evidence
+    assert gpu_lost.plan(made).changes[0].what == f"{name}: recreate: GPU: none → all"
+    assert [cause.finding.id for cause in diagnosis.diagnose(made).causes] == [f"gpu-lost.{name}"]
+
+
+def test_comfyui_that_finds_no_card_at_each_start() -> None:
+    said = ("!! ERROR: Failed to run nvidia-smi", "!! Exiting script (ID: 8)")
+    made = case(with_one("comfy", state="restarting", health="unhealthy", gpu_seen=None, log_markers=said, restarts=5))
+    assert found(made) == {"gpu-lost.comfy": "fail: comfy: it finds no card as it starts, while the host has it"}
+    assert "Failed to run nvidia-smi" in gpu_lost.diagnose(made)[0].evidence
+    assert len(diagnosis.diagnose(made).causes) == 1
+
+
+def test_a_container_without_a_card_that_has_one_all_the_same() -> None:
+    """Docker's default runtime may be NVIDIA's."""
+    assert found(case(with_one("comfy", gpus=""))) == {}
+
+
+def test_what_was_stopped_by_hand_is_no_consequence_of_a_lost_card() -> None:
+    stopped = container(HOST, "ollama", state="exited", exit_code=137, health="unhealthy", gpu_seen=None)
+    facts = replace(
+        having(finished(), ollama=stopped),
+        nvml=Unknown("GPU is lost (code 15)"),
+        nvidia_smi=Command(15, "GPU is lost"),
+    )
+    causes = [cause.finding.id for cause in diagnosis.diagnose(case(facts)).causes]
+    assert causes == ["gpu-lost.host", "ollama.up"]
