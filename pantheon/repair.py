@@ -79,7 +79,8 @@ def fix(host: Host, name: str, choices: Choices, *, options: Options, report: Re
                 report.entry(host, name, steps or findings, "")
             report.nothing_to_fix(host, name, section.reason, took_s=took)
             return 0
-        report.entry(host, name, steps or findings, entry.RISK)
+        risk = entry.RISK if section.changes or section.blocked or section.reboots else ""
+        report.entry(host, name, steps or findings, risk)
         mine, others = diagnosis.own(found, name)
         if others and not mine:
             first = tuple(cause.finding for cause in others)

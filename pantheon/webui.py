@@ -20,6 +20,7 @@ from pantheon.stack import wanted
 
 NAME = "openwebui"
 OLLAMA = "http://ollama:11434"
+URL_CHARS = 300  # of an address, as it is shown
 UPGRADE, READY = "Running upgrade", "Application startup complete"
 HERE = ("localhost", "host.docker.internal", "::1", "0.0.0.0")  # noqa: S104 - an address that is met, not bound
 
@@ -128,8 +129,10 @@ def told_urls(webui: Container) -> tuple[str, ...]:
 
 
 def clean(url: str) -> str:
-    """As the evidence shows it: without its login (collecting/webui.py)."""
-    return re.sub(r"\?.*", "?***", re.sub(r"(?<=://)[^/@\s]*@", "***@", url))
+    """As the evidence shows it (collecting/webui.py): without its login and what may be a key, controls as escapes."""
+    url = re.sub(r"(?is)^(\s*[a-z][a-z0-9+.-]*:/+)?.*@", r"\1***@", url)
+    url = re.sub(r"(?s)([?#]).*", r"\1***", url)
+    return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in url)[:URL_CHARS]
 
 
 @dataclass(frozen=True)
@@ -143,7 +146,7 @@ class InForce:
 
     @property
     def used(self) -> tuple[str, ...]:
-        return tuple(url for url in self.urls if url not in self.off) if self.enabled else ()
+        return tuple(url for url in self.urls if url.strip() and url not in self.off) if self.enabled else ()
 
 
 def in_force(case: Case, webui: Container) -> InForce | None:
@@ -173,8 +176,13 @@ def answer(case: Case, url: str) -> tuple[bool | None, str]:
     number = (code[1] or code[2]) if code else "000"
     if number[0] == "2" or number in ("401", "403"):  # it wants a login of its own: somebody set that up
         return True, f"HTTP {number}"
+    webui = container(case)
+    if "curl: (60)" in said and webui and (told(webui, "AIOHTTP_CLIENT_SESSION_SSL") or "").lower() == "false":
+        return True, "it answers, with a certificate that Open WebUI does not check"
     words = re.search(r"curl: \(\d+\).*?(?= 000\b|$)", said)
-    return False, words[0] if words else f"HTTP {number}" if number != "000" else said or "no answer"
+    if words or number != "000":
+        return False, words[0] if words else f"HTTP {number}"
+    return False, said.removeprefix("000").strip() or "no answer"
 
 
 # ---- putting them right

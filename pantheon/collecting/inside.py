@@ -7,9 +7,9 @@ import re
 from pantheon.collecting import webui
 from pantheon.looks import work
 from pantheon.looks.engine import Engine, Missing, pairs_of
-from pantheon.looks.text import Json, Object, Unread, plain, unknown
+from pantheon.looks.text import Json, Object, Unread, unknown
 
-MOST = 8
+MOST = 16
 CURL_S = 2
 
 
@@ -27,8 +27,9 @@ def commands(spec: Object, root: str) -> Json:
     def ask(url: str) -> None:
         answers[f"{webui.CONTAINER} {url}"] = work.attempt(reach, engine, url)
 
-    urls = [url for url in told(found["Config"]) + kept(spec, root) if url]
-    work.each(dict.fromkeys(urls[: 2 * MOST]), ask)
+    urls = dict.fromkeys(url for url in told(found["Config"]) + kept(spec, root) if url.strip())
+    first = sorted(urls, key=lambda url: "//ollama" not in url.lower())  # of too many, those that are most likely ours
+    work.each(first[:MOST], ask)
     return answers
 
 
@@ -36,7 +37,7 @@ def told(config: Object) -> list[str]:
     """What the environment says."""
     environment = dict(pairs_of(config))
     several = environment.get("OLLAMA_BASE_URLS") or environment.get("OLLAMA_BASE_URL") or ""
-    return [clean(url.strip()) for url in several.split(";")][:MOST]
+    return [clean(url.strip()) for url in several.split(";")]
 
 
 def kept(spec: Object, root: str) -> list[str]:
@@ -45,12 +46,14 @@ def kept(spec: Object, root: str) -> list[str]:
         found = webui.settings(spec, root)
     except Unread:
         return []
-    return list(found["ollama_urls"] or ())[:MOST] if found else []
+    return list(found["ollama_urls"] or ()) if found else []
 
 
 def clean(url: str) -> str:
     """As collecting/webui.py shows it: without its login."""
-    return plain(re.sub(r"\?.*", "?***", re.sub(r"(?<=://)[^/@\s]*@", "***@", url)))[: webui.URL_CHARS]
+    url = re.sub(r"(?is)^(\s*[a-z][a-z0-9+.-]*:/+)?.*@", r"\1***@", url)
+    url = re.sub(r"(?s)([?#]).*", r"\1***", url)
+    return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in url)[: webui.URL_CHARS]
 
 
 def reach(engine: Engine, url: str) -> Json:

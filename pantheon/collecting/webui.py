@@ -36,7 +36,7 @@ URL_CHARS = 300
 # release of June 2026) one document.
 READ = r"""
 import json, re, sqlite3, sys
-MOST, URLS, CHARS = 8 << 20, 16, 300
+MOST, URLS, CHARS = 8 << 20, 64, 300
 base = sqlite3.connect(sys.argv[1], uri=True, timeout=1)
 tables = {row[0] for row in base.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
 columns = {row[1] for row in base.execute("PRAGMA table_info(config)")}
@@ -52,15 +52,17 @@ def value(key):
     for part in key.split("."):
         place = place.get(part) if isinstance(place, dict) else None
     return place
-def clean(url):
-    return re.sub(r"\?.*", "?***", re.sub(r"(?<=://)[^/@\s]*@", "***@", url))
+def shown(url):
+    url = re.sub(r"(?is)^(\s*[a-z][a-z0-9+.-]*:/+)?.*@", r"\1***@", url)
+    url = re.sub(r"(?s)([?#]).*", r"\1***", url)
+    return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in url)[:CHARS]
 def texts(key):
     found = value(key)
     if found is None:
         return None
     if not isinstance(found, list) or not all(isinstance(one, str) for one in found):
         raise SystemExit(f"{key} is no list of addresses")
-    return [clean(one)[:CHARS] for one in found[:URLS]]
+    return [shown(one) for one in found[:URLS]]
 def switch(key):
     found = value(key)
     return found if isinstance(found, bool) else None
@@ -81,7 +83,7 @@ answer = json.dumps({
     "ollama_off": off,
     "openai_enabled": switch("openai.enable"),
     "openai_urls": texts("openai.api_base_urls"),
-    "comfyui_url": clean(comfy)[:CHARS] if isinstance(comfy, str) else None,
+    "comfyui_url": shown(comfy) if isinstance(comfy, str) else None,
     "users": users,
     "revision": str(revision)[:CHARS] if revision is not None else None,
 })

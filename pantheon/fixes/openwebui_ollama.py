@@ -54,8 +54,9 @@ def diagnose(case: Case) -> list[Finding]:
     if tried.dead and not tried.works:
         if any(webui.is_right(url) for url in tried.dead):
             return _between(case, found, next(tried.says[url] for url in tried.dead if webui.is_right(url)))
-        return [_wrong_address(case, force, replace(tried, wrong=tried.dead))]
-    return [_dead_one(url, tried.says[url]) for url in tried.dead] if tried.works else []
+        if not tried.unclear:
+            return [_wrong_address(case, force, replace(tried, wrong=tried.dead))]
+    return [_dead_one(url, tried.says[url]) for url in tried.dead]
 
 
 def _try(case: Case, urls: tuple[str, ...], *, running: bool) -> Tried:
@@ -91,14 +92,16 @@ def _certain(case: Case, found: Container) -> bool:
 
 
 def _unread(case: Case, found: Container) -> list[Finding]:
-    """The database decides and could not be read: of interest only where the log complains."""
+    """The database decides and could not be read."""
     markers = found.log_markers if isinstance(found.log_markers, tuple) else ()
     complaint = next((line for line in reversed(markers) if "Cannot connect to host" in line), "")
-    if not complaint:
+    if found.state != "running":
         return []
-    reason = case.evidence.webui.reason if isinstance(case.evidence.webui, Unknown) else ""
+    evidence = case.evidence.webui.reason if isinstance(case.evidence.webui, Unknown) else ""
+    evidence += f"; its log says: {complaint}" if complaint else ""
+    mend = case.host.ssh(f"docker logs --tail=50 {webui.NAME}")
     text = "which Ollama Open WebUI is told of: not known"
-    return [Finding(f"{ID}.settings", "unknown", text, f"{reason}; its log says: {complaint}", source=SOURCE)]
+    return [Finding(f"{ID}.settings", "unknown", text, evidence, mend, SOURCE)]
 
 
 def _wrong_address(case: Case, force: webui.InForce, tried: Tried) -> Finding:
@@ -111,6 +114,9 @@ def _wrong_address(case: Case, force: webui.InForce, tried: Tried) -> Finding:
     if force.where == "database" and isinstance(kept, WebuiSettings):
         lines.append(kept.path)
     text = f"Open WebUI is told of a wrong Ollama, in {where}"
+    if not any(webui.leads_to(case.host, url) for url in tried.wrong):
+        text = f"Open WebUI is told, in {where}, of an Ollama that does not answer"
+        lines.append("it is not the one of this host, which the fix puts in its place")
     mend = command(case, ID)
     return Finding(f"{ID}.{force.where}", "fail", text, "; ".join(lines), mend, SOURCE)
 
@@ -124,10 +130,13 @@ def _switched_off(case: Case, force: webui.InForce) -> Finding:
     """A user with another provider may have meant it."""
     kept = case.evidence.webui
     other = isinstance(kept, WebuiSettings) and force.where == "database" and kept.openai_enabled is True
-    evidence = f"ollama.enable is {str(force.enabled).lower()} in its {force.where}"
-    if force.enabled:
-        evidence = f"none of {len(force.urls)} addresses is switched on in its {force.where}"
     text = "Open WebUI's connection to Ollama is switched off"
+    evidence = f"ollama.enable is {str(force.enabled).lower()} in its {force.where}"
+    there = [url for url in force.urls if url.strip()]
+    if force.enabled and there:
+        evidence = f"switched off in its {force.where}: {', '.join(there)}"
+    elif force.enabled:
+        text, evidence = "Open WebUI has no address of an Ollama", f"the list is empty in its {force.where}"
     return Finding(f"{ID}.switched-off", "warn" if other else "fail", text, evidence, command(case, ID), SOURCE)
 
 
@@ -229,23 +238,31 @@ def _settings(case: Case, found: Container) -> SectionPlan:
 
 
 def _in_the_database(case: Case, force: webui.InForce) -> list[dict[str, object]]:
-    kept = case.evidence.webui
+    """What is wrong among the addresses that will be in use, those that are switched on by it included."""
+    kept, found = case.evidence.webui, webui.container(case)
     if not isinstance(kept, WebuiSettings) or kept.ollama_urls is None:
         return []
-    if force.where == "environment":  # not in force now, and in force as soon as the container is as it should be
-        wrong = _try(case, kept.ollama_urls, running=True).wrong
-        switch = kept.ollama_enabled is False and kept.openai_enabled is not True
-    else:
-        found = webui.container(case)
-        tried = _try(case, force.used, running=found is not None and found.state == "running")
-        wrong = tried.wrong or (() if tried.works else tuple(u for u in tried.dead if not webui.is_right(u)))
-        switch = not force.enabled
+    there = tuple(url for url in kept.ollama_urls if url.strip())
+    if not there:
+        first: dict[str, object] = {"key": "ollama.base_urls", "to": [webui.OLLAMA]}
+        return [first, *_switched_on(force, kept)]
+    used = tuple(url for url in there if url not in kept.ollama_off)
+    mine = tuple(url for url in there if webui.leads_to(case.host, url) == "ollama") or there[:1]
+    tried = _try(case, used or mine, running=found is not None and found.state == "running")
+    wrong = tried.wrong
+    # With the environment in force, an address of somebody else's is not in use now, and no fault of today's.
+    if force.where == "database" and not (wrong or tried.works or tried.unclear):
+        wrong = tuple(url for url in tried.dead if not webui.is_right(url))
     changes: list[dict[str, object]] = [{"key": "ollama.base_urls", "from": u, "to": webui.OLLAMA} for u in wrong]
-    if switch:
-        changes.append({"key": "ollama.enable", "to": True})
-    if not kept.ollama_urls:
-        changes.append({"key": "ollama.base_urls", "to": [webui.OLLAMA]})
-    elif not set(kept.ollama_urls) - set(kept.ollama_off):
-        mine = [url for url in kept.ollama_urls if webui.leads_to(case.host, url) == "ollama"] or kept.ollama_urls[:1]
-        changes.append({"key": "ollama.api_configs", "to": dict.fromkeys(mine, True)})
+    changes += _switched_on(force, kept)
+    if not used:
+        on = {webui.OLLAMA if url in wrong else url: True for url in mine}
+        changes.append({"key": "ollama.api_configs", "to": on})
     return changes
+
+
+def _switched_on(force: webui.InForce, kept: WebuiSettings) -> list[dict[str, object]]:
+    off = not force.enabled
+    if force.where == "environment":
+        off = kept.ollama_enabled is False and kept.openai_enabled is not True
+    return [{"key": "ollama.enable", "to": True}] if off else []

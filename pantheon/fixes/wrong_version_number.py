@@ -25,6 +25,7 @@ RISK = (
 )
 SOURCE = "procedure §9"
 TITLES = {"comfy": "ComfyUI", "ollama": "Ollama", "openwebui": "Open WebUI"}
+SECURE = ("https", "wss")
 OLLAMAS = ("OLLAMA_BASE_URL", "OLLAMA_BASE_URLS")
 _HTTPS = re.compile(r"https:/*[^\s;,'\"<>]+", re.IGNORECASE)
 
@@ -46,7 +47,7 @@ def https_to(host: Host, facts: Facts, evidence: Evidence, url: str) -> tuple[st
     """The services that are worth a TLS handshake: those that something speaks https to."""
     found = [place.leads_to for place in _places(host, facts, evidence)]
     asked = webui.address(url) if url else None
-    if asked is not None and asked.scheme == "https":
+    if asked is not None and asked.scheme in SECURE:
         found.append(webui.leads_to(host, url))
     return tuple(name for name in SERVICES if name in found)
 
@@ -73,7 +74,7 @@ def plan(case: Case) -> SectionPlan:
     kept = [place for place in mine if place.where == "database"]
     owners = dict.fromkeys(place.owner for place in mine if place.where == "environment")
     why = "the services speak http only (§9)"
-    changes = [webui.change(case, [_change(place) for place in kept], why)] if kept else []
+    changes = [webui.change(case, [_change(case.host, place) for place in kept], why)] if kept else []
     if not owners:
         return SectionPlan(ID, tuple(changes), blocked=(), starts=("openwebui",))
     section = service.as_in_hosts_toml(case.host, case.facts, *owners)
@@ -83,16 +84,19 @@ def plan(case: Case) -> SectionPlan:
     return SectionPlan(ID, (*changes, *section.changes), starts=starts)
 
 
-def _change(place: Place) -> dict[str, object]:
-    return {"key": place.key, "from": place.url, "to": _plain(place.url, place.leads_to)}
+def _change(host: Host, place: Place) -> dict[str, object]:
+    return {"key": place.key, "from": place.url, "to": _plain(host, place)}
 
 
-def _plain(url: str, leads_to: str) -> str:
-    """The same with http; Ollama's as Open WebUI must have it."""
-    found = webui.address(url)
-    if leads_to == "ollama" and found is not None:
-        return f"{webui.OLLAMA}{found.rest.rstrip('/')}"
-    return re.sub(r"^\s*https", "http", url, flags=re.IGNORECASE)
+def _plain(host: Host, place: Place) -> str:
+    """The same with http, as it is reached from another container: by the service's name. What is hidden of an address
+    (a login, a query) is none of these services', and stays away."""
+    found, port = webui.address(place.url), stack.wanted(host, place.leads_to).container_port
+    assert found is not None
+    rest = re.split(r"[?#]", found.rest)[0].rstrip("/")
+    if place.owner == place.leads_to and found.host != place.owner:
+        return f"http://{found.host}:{found.port}{rest}"
+    return f"http://{place.leads_to}:{port}{rest}"
 
 
 # ---- who speaks https
@@ -145,13 +149,16 @@ def _counts(container: Container | None, evidence: Evidence, key: str) -> bool:
 
 def _leads_to(host: Host, url: str) -> str:
     found = webui.address(url)
-    return webui.leads_to(host, url) if found is not None and found.scheme == "https" else ""
+    return webui.leads_to(host, url) if found is not None and found.scheme in SECURE else ""
 
 
 def _speaks_tls(case: Case, name: str) -> bool:
     """Somebody put something that does in front of it."""
     answer = case.here.https.get(name)
-    return isinstance(answer, Http) and answer.status == 200
+    if not isinstance(answer, Http):
+        return False
+    said = answer.error.lower()  # an alert is an answer in TLS, too
+    return answer.status == 200 or "alert" in said or said.startswith(("tlsv1", "sslv3"))
 
 
 # ---- what is said of it
@@ -168,9 +175,7 @@ def _finding(case: Case, where: str, places: list[Place]) -> Finding:
         explains = ("openwebui-ollama.*",)
     if where == "inventory":
         level: Level = "fail" if any(place.counts for place in places) else "warn"
-        values = "; ".join(
-            f'[hosts.{case.host.name}.{p.owner}.env] {p.key} = "{_plain(p.url, p.leads_to)}"' for p in places
-        )
+        values = "; ".join(f'[hosts.{case.host.name}.{p.owner}.env] {p.key} = "{_plain(case.host, p)}"' for p in places)
         mend = f"in hosts.toml: {values}; then invoke bringup --host {case.host.name}"
         text = f"hosts.toml has {owners} speak https to {to}: there is http only"
         return Finding(f"{ID}.inventory", level, text, evidence, mend, SOURCE, explains)
@@ -201,7 +206,8 @@ def _given(case: Case) -> Finding:
     port = case.host.service(name).port
     found = webui.address(case.choices.url)
     assert found is not None
-    right = f"http://127.0.0.1:{port}{found.rest if found.rest.isprintable() else ''}"
+    rest = re.split(r"[?#]", found.rest)[0]  # what follows may be a key
+    right = f"{'ws' if found.scheme == 'wss' else 'http'}://127.0.0.1:{port}{rest}"
     text = f"{TITLES[name]} speaks http only: use {right}, on the host or through `invoke tunnel {name}`"
     return Finding(f"{ID}.url", "fail", text, _proof(case, name), right, SOURCE)
 
@@ -210,16 +216,15 @@ def _reason(case: Case, findings: list[Finding]) -> str:
     url = case.choices.url
     if not url:
         return "nothing here speaks https to a service; --url ADDRESS judges the address that somebody tried"
-    shown = re.sub(r"(?<=//)[^/@\s]*@", "", "".join(c if c.isprintable() else "?" for c in url))[:200]
-    found = webui.address(url)
+    shown, found = webui.clean(url).replace("***@", "")[:200], webui.address(url)
     name = webui.leads_to(case.host, url) if found else ""
     if findings:
         return "there is nothing to change on the host: the address is what is wrong"
-    if found is None:
-        return f"{shown} is no address of a service"
+    if found is None or found.scheme not in ("", "http", "ws", *SECURE):
+        return f"{shown!r} is no address of a service"
     if not name:
         services = ", ".join(f"http://127.0.0.1:{case.host.service(one).port}" for one in SERVICES)
         return f"{shown} is none of the services of {case.host.name}, which are {services}"
-    if found.scheme == "https":
+    if found.scheme in SECURE:
         return f"{shown} answers with TLS: it is not this"
     return f"{shown} is spoken to with http, which is right: `wrong version number` does not come from there"

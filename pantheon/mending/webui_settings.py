@@ -187,8 +187,12 @@ def changed(now: Any, one: dict[str, Any], urls: Any) -> Any:
 
 
 def shown(url: Any) -> Any:
-    """As the diagnosis shows it: without its login."""
-    return re.sub(r"\?.*", "?***", re.sub(r"(?<=://)[^/@\s]*@", "***@", url)) if isinstance(url, str) else url
+    """As the diagnosis shows it (collecting/webui.py)."""
+    if not isinstance(url, str):
+        return url
+    url = re.sub(r"(?is)^(\s*[a-z][a-z0-9+.-]*:/+)?.*@", r"\1***@", url)
+    url = re.sub(r"(?s)([?#]).*", r"\1***", url)
+    return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in url)[:300]
 
 
 def quoted(path: str) -> str:

@@ -14,10 +14,12 @@ from typing import Any
 
 import pytest
 
+import pantheon.webui
 from pantheon.collecting import inside, webui
 from pantheon.evidence import LoginKey, WebuiSettings
 from pantheon.facts import decode
 from pantheon.looks.text import Unread
+from pantheon.mending import webui_settings
 from tests.unit import webui_db
 from tests.unit.looks.fakes import FakeDocker, FakeHost, framed
 
@@ -101,10 +103,38 @@ def test_hostile_addresses_are_cleaned_and_bounded(host: FakeHost, database: Pat
     webui_db.make(database, webui_db.settings(ollama__base_urls=urls)).close()
     found = look(host)
     assert found.ollama_urls is not None
-    assert found.ollama_urls[0] == "http://x/?***"
+    assert found.ollama_urls[0] == "http://x\\x1b[2J/?***"
     assert found.ollama_urls[3] == urls[3]
-    assert len(found.ollama_urls) == 16
+    assert len(found.ollama_urls) == 64
     assert max(map(len, found.ollama_urls)) == 300
+
+
+HOSTILE = (
+    "http://me:pw@x",
+    "http://me:p/w?p@w#p@x:1/y",
+    "me:pw@x:1",
+    "http://x/?k=pw",
+    "http://x#pw",
+    "http://x\n?pw",
+    "http://x\x1b]52;c;\x07",
+    "http://x\u202ey\x9b",
+    " http://x ",
+    "http://" + "ü" * 500,
+    "",
+    "a@" * 5000,
+)
+
+
+def test_an_address_is_shown_in_one_way_wherever_it_is(host: FakeHost, database: Path) -> None:
+    """What is shown of it is how the fix knows it again."""
+    webui_db.make(database, webui_db.settings(ollama__base_urls=HOSTILE)).close()
+    found = look(host).ollama_urls
+    assert found is not None
+    assert found == tuple(map(inside.clean, HOSTILE))
+    assert found == tuple(map(pantheon.webui.clean, HOSTILE))
+    assert found == tuple(map(webui_settings.shown, HOSTILE))
+    assert all(url.isprintable() and "pw" not in url and len(url) <= 300 for url in found)
+    assert found[:3] == ("http://***@x", "http://***@x:1/y", "***@x:1")
 
 
 def test_a_path_with_odd_characters(host: FakeHost) -> None:

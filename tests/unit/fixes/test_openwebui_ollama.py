@@ -80,7 +80,13 @@ def having_urls(*urls: str, **more: Any) -> WebuiSettings:
         (replace(KEPT, ollama_off=(RIGHT,)), {RIGHT: GOOD}, ["switched-off fail"]),
         (having_urls(), {}, ["switched-off fail"]),
         (having_urls(HOST_DOCKER, RIGHT, ollama_off=(HOST_DOCKER,)), {RIGHT: GOOD, HOST_DOCKER: NO_NAME}, []),
-        (Unknown("webui.db: file is not a database"), {RIGHT: NO_NAME}, []),
+        (having_urls("", " "), {}, ["switched-off fail"]),
+        (having_urls("http://ollama:11434\\x1b"), {"http://ollama:11434\\x1b": NO_NAME}, ["database fail"]),
+        # one that could not be tried may be the one in use
+        (having_urls(REMOTE, "http://***@ollama.lan"), {REMOTE: NO_NAME}, ["other warn"]),
+        (having_urls(RIGHT, "http://***@ollama.lan"), {RIGHT: SLOW}, ["unreachable fail"]),
+        # the database decides, and cannot be read
+        (Unknown("webui.db: file is not a database"), {RIGHT: NO_NAME}, ["settings unknown"]),
     ],
 )
 def test_what_its_settings_say(kept: Any, answers: dict[str, Any], found: list[str]) -> None:
@@ -165,10 +171,38 @@ def test_only_the_wrong_addresses_change() -> None:
         (replace(KEPT, ollama_enabled=False), [{"key": "ollama.enable", "to": True}]),
         (having_urls(), [{"key": "ollama.base_urls", "to": [RIGHT]}]),
         (replace(KEPT, ollama_off=(RIGHT,)), [{"key": "ollama.api_configs", "to": {RIGHT: True}}]),
+        (having_urls(""), [{"key": "ollama.base_urls", "to": [RIGHT]}]),
+        # switched off, and wrong besides: both at once
+        (
+            having_urls(HOST_DOCKER, ollama_enabled=False),
+            [{"key": "ollama.base_urls", "from": HOST_DOCKER, "to": RIGHT}, {"key": "ollama.enable", "to": True}],
+        ),
+        (
+            having_urls(HOST_DOCKER, ollama_off=(HOST_DOCKER,)),
+            [
+                {"key": "ollama.base_urls", "from": HOST_DOCKER, "to": RIGHT},
+                {"key": "ollama.api_configs", "to": {RIGHT: True}},
+            ],
+        ),
     ],
 )
 def test_what_is_changed_in_the_database(kept: WebuiSettings, changes: list[Any]) -> None:
-    assert changes_of(entry.plan(case(kept=kept, **{REMOTE: NO_NAME, RIGHT: GOOD}))) == changes
+    answers = {REMOTE: NO_NAME, HOST_DOCKER: NO_NAME, RIGHT: GOOD}
+    assert changes_of(entry.plan(case(kept=kept, **answers))) == changes
+
+
+def test_an_ollama_of_somebody_elses_that_is_down_is_called_so() -> None:
+    (finding,) = entry.diagnose(case(kept=having_urls(REMOTE), **{REMOTE: NO_NAME}))
+    assert "that does not answer" in finding.text
+    assert "not the one of this host" in finding.evidence
+
+
+def test_a_certificate_that_open_webui_does_not_check() -> None:
+    url = "https://proxy.lan"
+    said = Command(60, "curl: (60) SSL certificate problem: self-signed certificate\n000 \n")
+    assert ids(entry.diagnose(case(kept=having_urls(url), **{url: said}))) == ["database fail"]
+    facts = having(env={"AIOHTTP_CLIENT_SESSION_SSL": "False"})
+    assert entry.diagnose(case(facts, kept=having_urls(url), **{url: said})) == []
 
 
 def test_the_environment_is_made_anew_and_the_database_with_it() -> None:

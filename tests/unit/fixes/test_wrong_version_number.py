@@ -94,8 +94,10 @@ def test_a_secret_is_not_looked_through() -> None:
 
 
 def test_somebody_put_tls_in_front_of_it() -> None:
-    here = Here(https={"ollama": Http("", 200, "it speaks TLS", "", "", 1.0)})
-    assert entry.diagnose(case(kept=replace(KEPT, ollama_urls=(HTTPS,)), here=here)) == []
+    said = [Http("", 200, "it speaks TLS", "", "", 1.0), Http("", 0, "", "", "tlsv1 alert unknown ca", 1.0)]
+    for answer in (*said, replace(said[1], error="sslv3 alert handshake failure")):
+        here = Here(https={"ollama": answer})
+        assert entry.diagnose(case(kept=replace(KEPT, ollama_urls=(HTTPS,)), here=here)) == []
 
 
 def test_what_is_changed() -> None:
@@ -108,6 +110,18 @@ def test_what_is_changed() -> None:
         {"key": "ollama.base_urls", "from": HTTPS, "to": "http://ollama:11434"},
         {"key": "image_generation.comfyui.base_url", "from": "https://comfy:8188/x", "to": "http://comfy:8188/x"},
     ]
+    # As another container reaches it, and without what is hidden of the address that was there.
+    seen = {
+        "https://***@comfy:8188/?***": "http://comfy:8188",
+        "https://127.0.0.1:8188/": "http://comfy:8188",
+        "https://host.docker.internal:8188/x": "http://comfy:8188/x",
+        "https://comfy": "http://comfy:8188",
+    }
+    for url, right in seen.items():
+        (change,) = entry.plan(case(kept=replace(KEPT, comfyui_url=url))).changes
+        (step,) = change.steps
+        assert isinstance(step, Mend)
+        assert step.arguments["changes"] == [{"key": "image_generation.comfyui.base_url", "from": url, "to": right}]
     made_by_hand = entry.plan(case(having({"OLLAMA_BASE_URL": HTTPS, **OFF})))
     assert made_by_hand.starts == ("openwebui",)
     assert "recreate" in made_by_hand.changes[-1].what
@@ -130,11 +144,13 @@ TLS = "wrong version number"
     [
         ("https://127.0.0.1:8188", "http://127.0.0.1:8188"),
         (" https://localhost:8188/ ", "http://127.0.0.1:8188/"),
-        ("HTTPS://prometheus:3000/c/1?a=b", "http://127.0.0.1:3000/c/1?a=b"),
+        ("HTTPS://prometheus:3000/c/1?a=b", "http://127.0.0.1:3000/c/1"),
         ("https://[::1]:11434", "http://127.0.0.1:11434"),
         ("https://10.0.99.10:8188", "http://127.0.0.1:8188"),
         ("https://comfy:8188", "http://127.0.0.1:8188"),
         ("https://me:pw@127.0.0.1:8188", "http://127.0.0.1:8188"),
+        ("https://127.0.0.1:8188/x#pw", "http://127.0.0.1:8188/x"),
+        ("wss://127.0.0.1:8188/ws?clientId=1", "ws://127.0.0.1:8188/ws"),
     ],
 )
 def test_a_given_address_of_ours(url: str, right: str) -> None:
@@ -164,6 +180,10 @@ def test_a_given_address_of_ours(url: str, right: str) -> None:
         ("https://me:pw@example.com", "https://example.com is none"),
         ("https://127.0.0.1:99999", "no address"),
         ("$(reboot)", "none of the services"),
+        ("ftp://127.0.0.1:8188", "no address"),
+        ("javascript://127.0.0.1:8188", "no address"),
+        ("https://me:a/pw@example.com/?k=pw", "no address"),
+        ("   ", "no address"),
     ],
 )
 def test_a_given_address_that_is_none_of_ours(url: str, says: str) -> None:
