@@ -50,8 +50,8 @@ def check(host: Host, facts: Facts) -> list[Finding]:
         elif entry is None:
             findings.append(Finding(key, "fail", f"{directory.path} is missing", mend=mend, source=SOURCE))
         else:
-            wrong = [change.what for change in owners.mend(host, facts, directory)]
-            text = "; ".join(wrong) or f"{directory.path} {entry.uid}:{entry.gid} {entry.mode:o}"
+            wrong = "; ".join(change.what for change in owners.mend(host, facts, directory))
+            text = f"not as §3 says: {wrong}" if wrong else f"{directory.path} {entry.uid}:{entry.gid} {entry.mode:o}"
             findings.append(Finding(key, "fail" if wrong else "ok", text, mend=mend if wrong else "", source=SOURCE))
     return findings
 
