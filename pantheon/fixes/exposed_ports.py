@@ -27,13 +27,14 @@ RISK = (
 SOURCE = "procedure §5"
 DAEMON_JSON = "/etc/docker/daemon.json"
 API_PORTS = ("2375", "2376")
+SOCKET_DIRS = ("/run", "/var/run")  # mounted as a whole, they hold Docker's socket as well
 UFW = "`ufw status` does not show it: Docker's rules come before ufw's"
 OLD_ENGINE = "this engine is older than 28: neighbours on the same segment reach ports on 127.0.0.1 too"
 
 
 def diagnose(case: Case) -> list[Finding]:
     """One finding for each container, process or API that is reachable from elsewhere."""
-    return [*_containers(case), *_processes(case), *_api(case)]
+    return [*_containers(case), *_processes(case), *_api(case), *_api_by_others(case)]
 
 
 def plan(case: Case) -> SectionPlan:
@@ -49,7 +50,7 @@ def plan(case: Case) -> SectionPlan:
             ours.append(name)
         else:
             blocked.append(_by_its_owner(case, container))
-    blocked += [_stop_it(case, finding) for finding in _processes(case)]
+    blocked += [_stop_it(case, finding) for finding in (*_processes(case), *_api_by_others(case))]
     section = service.as_in_hosts_toml(case.host, case.facts, *ours) if ours else None
     if section is not None and not section.changes:
         blocked += section.blocked or [finding for finding in findings if finding.id.split(".")[1] in ours]
@@ -83,7 +84,7 @@ def _concerns_us(case: Case, container: Container) -> bool:
 
 
 def _passes_api_on(container: Container) -> bool:
-    socket = any(mount.source.endswith("/docker.sock") for mount in container.mounts)
+    socket = any(m.source.endswith("/docker.sock") or m.source in SOCKET_DIRS for m in container.mounts)
     return socket and any(port.container_port.partition("/")[0] in API_PORTS for port in container.ports)
 
 
@@ -114,8 +115,28 @@ def _container(case: Case, container: Container) -> Finding:
     evidence = _published_by(container) + ("" if host_network else f"\n{UFW}")
     if _lets_neighbours_in(case.facts):
         evidence += f"\n{OLD_ENGINE}"
-    explains = ("stack.loopback",)
+    down = [name for name in _ports_taken(case, container) if not _is_up(case, name)]
+    explains = ("stack.loopback", *(f"{name}.*" for name in down))
     return Finding(f"{ID}.{container.name}", "fail", text, evidence, command(case, ID), SOURCE, explains)
+
+
+def _ports_taken(case: Case, container: Container) -> dict[str, int]:
+    """Services of ours, with a container of their own, whose port on the host this other container has."""
+    ours = {case.host.service(name).port: name for name in SERVICES}
+    listeners = case.facts.listeners if isinstance(case.facts.listeners, tuple) else ()
+    held = [port.port for port in container.ports] + [x.port for x in listeners if x.container == container.name]
+    found = {ours[port]: port for port in held if port in ours}
+    made = {name: foreign.named(case.facts, name) for name in found}
+    return {
+        name: port
+        for name, port in found.items()
+        if (c := made[name]) is not None and c.name != container.name and foreign.is_ours(case.host, c)
+    }
+
+
+def _is_up(case: Case, name: str) -> bool:
+    container = foreign.named(case.facts, name)
+    return container is not None and container.state == "running"
 
 
 def _lets_neighbours_in(facts: Facts) -> bool:
@@ -136,13 +157,17 @@ def _by_its_owner(case: Case, container: Container) -> Finding:
     """A container of somebody else's: what he would change. It is never touched."""
     host = case.host
     text = f"{container.name} was started by hand, and is left alone"
-    ports = [f"127.0.0.1:{p.port}:{p.container_port.partition('/')[0]}" for p in container.ports if beyond(p.address)]
+    taken = _ports_taken(case, container)
+    inside = [(p.port, p.container_port.partition("/")[0]) for p in container.ports if beyond(p.address)]
+    ports = [f"127.0.0.1:{'PORT' if port in taken.values() else port}:{within}" for port, within in inside]
     if container.compose_files:
         instead = ", ".join(f'"{port}"' for port in ports) or "ports on 127.0.0.1 in place of network_mode: host"
         mend = f"in {container.compose_files} on {host.name}: ports: [{instead}]; then docker compose up -d there"
     else:
         instead = " ".join(f"-p {port}" for port in ports) or "-p 127.0.0.1:PORT:PORT in place of --network host"
         mend = f"start it again with {instead}; what it runs with: {host.ssh(f'docker inspect {container.name}')}"
+    if taken:
+        mend += "; with another PORT than " + ", ".join(f"{port}, which is {name}'s" for name, port in taken.items())
     return Finding(f"{ID}.{container.name}", "fail", text, _published_by(container), mend, SOURCE)
 
 
@@ -167,7 +192,7 @@ def _process(case: Case, key: str, one: Listener, name: str) -> Finding:
     text = f"{name}'s port {one.port} is open to the network: {who}{pid} listens on {_place(one.address, one.port)}"
     evidence = f"sudo ss -ltnp 'sport = :{one.port}' shows it"
     container = foreign.named(case.facts, name)
-    keeps_it_down = container is None or container.state != "running"
+    keeps_it_down = container is None or not _is_up(case, name)
     explains = ("stack.loopback", f"{name}.*") if keeps_it_down else ("stack.loopback",)
     return Finding(f"{ID}.{key}", "fail", text, evidence, command(case, ID), SOURCE, explains)
 
@@ -180,6 +205,26 @@ def _stop_it(case: Case, finding: Finding) -> Finding:
 
 
 # ---- Docker's own API
+
+
+def _api_by_others(case: Case) -> list[Finding]:
+    """A process that is not dockerd on one of the API's ports: a relay to its socket, such as socat."""
+    listeners = case.facts.listeners if isinstance(case.facts.listeners, tuple) else ()
+    known = {container.name for container in _exposed(case)}
+    told = bool(_tcp(case))  # then systemd holds the port for dockerd
+    found: dict[str, Finding] = {}
+    for one in listeners:
+        own = one.process in ("", "dockerd", "docker-proxy") or (told and one.process == "systemd")
+        if str(one.port) not in API_PORTS or not beyond(one.address) or own or one.container in known:
+            continue
+        pid = f" (pid {one.pid})" if one.pid else ""
+        where = f" in container {one.container}" if one.container else ""
+        text = f"{one.process}{pid}{where} listens on {_place(one.address, one.port)}, Docker's API's own port: "
+        text += "if it passes the API on, whoever reaches it is root on this host"
+        evidence = f"sudo ss -ltnp 'sport = :{one.port}' shows it"
+        key = f"{ID}.port-{one.port}"
+        found.setdefault(key, Finding(key, "fail", text, evidence, command(case, ID), SOURCE, ()))
+    return list(found.values())
 
 
 def _tcp(case: Case) -> list[tuple[str, str]]:

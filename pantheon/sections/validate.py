@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 
 from pantheon import advice, foreign, service
 from pantheon.facts import Command, Container, Facts, Http, Port, Unknown
 from pantheon.finding import Finding
-from pantheon.here import NOT_ALLOWED
 from pantheon.inventory import SERVICES, Host
 
 NAME = "validate"
@@ -42,14 +40,8 @@ def _http(key: str, text: str, answer: Http | Unknown | None, mend: str) -> Find
     got = f"{answer.status} {answer.reason}".strip() if answer.status else answer.error
     if answer.status == 200:
         return Finding(key, "ok", text, f"{answer.url}: {got}", source=SOURCE)
+    text = text if answer.status else text.replace(" answers ", " does not answer ")
     return Finding(key, "fail", f"{text}: {got}", answer.url, mend, SOURCE)
-
-
-def _http_here(host: Host, answer: Http | Unknown | None, name: str) -> Finding:
-    finding = _http(f"{name}.http-here", f"{name} answers through SSH", answer, name)
-    if isinstance(answer, Http) and answer.error == NOT_ALLOWED:
-        return replace(finding, mend=f"invoke fix.browser-access --host {host.name}")
-    return finding
 
 
 def _log_errors(host: Host, facts: Facts) -> Finding:
@@ -142,7 +134,7 @@ def _loopback(host: Host, facts: Facts) -> Finding:
     if not isinstance(facts.listeners, tuple) or not isinstance(facts.containers, tuple):
         reasons = [v.reason for v in (facts.listeners, facts.containers) if isinstance(v, Unknown)]
         return Finding(key, "unknown", f"whether {good}: not known", "; ".join(reasons), source="procedure §5")
-    mine = {c.name: c for c in facts.containers if c.name in SERVICES or foreign.is_ours(host, c)}
+    mine = {c.name: c for c in facts.containers if c.name in SERVICES or _is_of_the_stack(host, c)}
     open_ports = [f"{c.name} {port.address or '*'}:{port.port}" for c in mine.values() for port in _exposed(c)]
     ours = {host.service(name).port for name in SERVICES}
     for listener in facts.listeners:
@@ -160,6 +152,11 @@ def _loopback(host: Host, facts: Facts) -> Finding:
         f"invoke fix.exposed-ports --host {host.name}",
         "procedure §5",
     )
+
+
+def _is_of_the_stack(host: Host, container: Container) -> bool:
+    """Ours, or one of its programs that somebody started by hand under whatever name."""
+    return foreign.is_ours(host, container) or foreign.repository(container.image) in foreign.REPOSITORIES
 
 
 def _exposed(container: Container) -> list[Port]:

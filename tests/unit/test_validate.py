@@ -77,7 +77,7 @@ def test_each_line_fails_for_its_own_reason(facts: Facts, key: str, expected: st
 
 def test_from_here_is_a_line_of_its_own() -> None:
     found = bad(finished(), {**OK, "openwebui": Http("", 0, "", "", "forwarding refused", 1.0)})
-    assert found == {"openwebui.http-here": "fail: openwebui answers through SSH: forwarding refused "}
+    assert found == {"openwebui.http-here": "fail: openwebui does not answer through SSH: forwarding refused "}
 
 
 def test_what_was_not_asked_is_unknown() -> None:

@@ -243,3 +243,60 @@ def test_an_old_engine_is_told_of_where_something_is_open(engine: str | None, is
     facts = replace(facts, docker=replace(facts.docker, engine=engine))
     assert ("neighbours" in exposed_ports.diagnose(case(facts))[0].evidence) == is_told
     assert ids(case(replace(finished(), docker=facts.docker))) == []
+
+
+# ---- what others have beside us
+
+
+def beside(address: str = "0.0.0.0", port: int = 8188, inside: str = "8080/tcp", *, up: bool = True) -> Facts:
+    """Somebody's container on a port; ours of that service runs, or was stopped."""
+    theirs = theirs_called("stranger", ports=(Port(inside, address, port),))
+    state = {} if up else {"state": "exited", "exit_code": 143, "health": None, "gpu_seen": None}
+    return having(finished(), stranger=theirs, comfy=container(HOST, "comfy", **state))
+
+
+def test_somebody_elses_container_on_our_port_must_take_another_one() -> None:
+    made = case(beside("::", up=True))
+    mend = exposed_ports.plan(made).blocked[0].mend
+    assert "-p 127.0.0.1:PORT:8080" in mend
+    assert "another PORT than 8188, which is comfy's" in mend
+    assert "comfy.*" not in exposed_ports.diagnose(made)[0].explains
+
+
+def test_the_same_where_a_stack_of_ours_is_not_there() -> None:
+    theirs = theirs_called("comfy", ports=(Port("8188/tcp", "0.0.0.0", 8188),))
+    facts = replace(finished(), containers=(theirs,))
+    assert "-p 127.0.0.1:8188:8188" in exposed_ports.plan(case(facts)).blocked[0].mend
+
+
+def test_a_stopped_service_whose_port_somebody_has_is_one_cause() -> None:
+    found = diagnosis.diagnose(case(beside(up=False)))
+    assert [cause.finding.id for cause in found.causes] == ["exposed-ports.stranger"]
+    assert "comfy.up" in {finding.id for finding in found.causes[0].consequences}
+
+
+@pytest.mark.parametrize(("source", "is_api"), [("/run/docker.sock", True), ("/var/run", True), ("/var/runner", False)])
+def test_a_container_with_the_socket_on_the_apis_port(source: str, is_api: bool) -> None:
+    mount = ContainerMount("bind", source, "/x", True, "")
+    facts = having(finished(), relay=theirs_called("relay", mounts=(mount,), ports=(Port("2375/tcp", "", 2375),)))
+    assert ("passes Docker's API on" in "".join(f.text for f in exposed_ports.diagnose(case(facts)))) == is_api
+
+
+@pytest.mark.parametrize(
+    ("process", "address", "port", "fires"),
+    [
+        ("socat", "0.0.0.0", 2375, True),
+        ("systemd-socket-", "::", 2376, True),
+        ("socat", "127.0.0.1", 2375, False),
+        ("socat", "0.0.0.0", 23750, False),
+        ("dockerd", "0.0.0.0", 2375, False),
+    ],
+)
+def test_a_relay_to_dockers_socket(process: str, address: str, port: int, fires: bool) -> None:
+    facts = finished()
+    assert isinstance(facts.listeners, tuple)
+    one = replace(facts.listeners[0], address=address, port=port, process=process, pid=77, container="")
+    made = case(replace(facts, listeners=(*facts.listeners, one)))
+    assert ids(made) == ([f"exposed-ports.port-{port}"] if fires else [])
+    if fires:
+        assert f"sport = :{port}" in exposed_ports.plan(made).blocked[0].mend
