@@ -33,8 +33,8 @@ class TestFailures:
         done = failing(brought_up)
         assert re.search(r"^✗ comfy is exited \(exit code \d+\)$", done.out, re.MULTILINE), done.seen
         assert re.search(r"^    → invoke comfy", done.out, re.MULTILINE), done.seen
-        assert "✗ comfy answers on the host" in done.out, done.seen
-        assert "✗ comfy answers through SSH" in done.out, done.seen
+        assert "✗ comfy does not answer on the host" in done.out, done.seen
+        assert "✗ comfy does not answer through SSH" in done.out, done.seen
         assert "✓ ollama is Up and healthy" in done.out, done.seen
         brought_up.docker("start", "comfy")
         brought_up.wait_healthy("comfy")
