@@ -66,13 +66,14 @@ PARTS: dict[str, Callable[[Object, str], Json]] = {
     "login": webui.login,
     "comfy": comfy.tree,
     "comfy_before": comfy.before,
+    "others_before": comfy.others_before,
     "overrides": comfy.overrides,
     "inside": inside.commands,
     "busy": busy.busy,
     "holder": holder.holder,
 }
 
-TABLES = ("units", "installed", "beneath", "touched", "inside", "overrides")
+TABLES = ("units", "installed", "beneath", "touched", "inside", "overrides", "others_before")
 
 
 def main(spec: Object, stdin: BinaryIO, stdout: TextIO) -> int:

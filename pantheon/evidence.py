@@ -297,6 +297,7 @@ class Evidence:
     login: Maybe[LoginKey] = None
     comfy: Maybe[ComfyTree] = None
     comfy_before: Maybe[tuple[str, ...]] = None  # last lines of ComfyUI's start before this one; None: it is the first
+    others_before: dict[str, Maybe[tuple[str, ...]]] = field(default_factory=dict)  # the same of others' ComfyUIs
     overrides: dict[str, Maybe[tuple[str, ...]]] = field(default_factory=dict)  # their lines about /comfy/mnt, by path
     inside: dict[str, Maybe[Command]] = field(default_factory=dict)
     busy: Maybe[Busy] = None

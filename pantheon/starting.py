@@ -49,8 +49,9 @@ def _now(container: Container) -> list[str]:
 
 
 def _before(case: Case, container: Container) -> tuple[str, ...]:
-    before = case.evidence.comfy_before
-    if not isinstance(before, tuple) or container.name != "comfy" or is_well(container):
+    evidence = case.evidence
+    before = evidence.comfy_before if container.name == "comfy" else evidence.others_before.get(container.name)
+    if not isinstance(before, tuple) or is_well(container):
         return ()
     then, now = firstrun.read(before), firstrun.read(_now(container))
     return () if now.ready or (now.stage > then.stage and then.fatal) else before

@@ -21,8 +21,10 @@ from pantheon.looks.text import SECRET_NAME, Json, Object, Unread, masked, plain
 MOST_PACKAGES = 5000
 MOST_NAMED = 20
 YOUNG_S = 3.0
+REPOSITORY, MOST_OTHERS = "comfyui-nvidia-docker", 3
 LOG_S, BEFORE_LINES, BEFORE_BYTES = 3.0, 120, 16 << 20
 DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+PATH_FILE = re.compile(r"(?m)^[^/,\n]+\.pth,")
 TORCHES = ("torch", "torchvision", "torchaudio")
 
 
@@ -66,12 +68,33 @@ def before(spec: Object, root: str) -> Json:
     """evidence.Evidence.comfy_before. Docker makes one that has failed start again at once, and what it died of stands
     in the log of the start before this one."""
     del spec
+    return _before(Engine(root), "comfy")
+
+
+def others_before(spec: Object, root: str) -> Json:
+    """evidence.Evidence.others_before: of containers of another name that run ComfyUI, by name."""
     engine = Engine(root)
+    image = str(spec["images"]["comfy"])
+    found: Object = {}
+    for one in engine.get("/containers/json?all=1"):
+        name = str((one.get("Names") or ["/"])[0]).lstrip("/")
+        is_comfy = REPOSITORY in str(one.get("Image")) or one.get("Image") == image
+        if name and name != "comfy" and is_comfy and one.get("State") in ("running", "restarting"):
+            try:
+                found[shown(name)] = _before(engine, str(one["Id"]))
+            except Unread as error:
+                found[shown(name)] = unknown(why(error))
+        if len(found) >= MOST_OTHERS:
+            break
+    return found
+
+
+def _before(engine: Engine, container: str) -> Json:
     try:
-        found = engine.get("/containers/comfy/json")
+        found = engine.get(f"/containers/{container}/json")
         if 0 <= time.time() - seconds(found["State"].get("StartedAt") or "") < YOUNG_S:
             time.sleep(YOUNG_S / 3)  # one that fails at once is between two starts most of the time
-            found = engine.get("/containers/comfy/json")
+            found = engine.get(f"/containers/{container}/json")
     except Missing:
         return None
     since = start_of_log(found["State"])
@@ -153,6 +176,8 @@ def packages(folder: int, python: str) -> Object:
             if found[1].lower() in TORCHES:
                 torch[found[1].lower()] = found[2]
             tops = tops_of(site, name)
+            if PATH_FILE.search(text_of(site, name, "RECORD")):
+                continue  # installed in place (`pip install -e`): it lies elsewhere
             if tops and not any(is_there(names, one) for one in tops) and len(gone) < MOST_NAMED:
                 gone.append(min(tops))
         if "torch" in torch:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
-from pantheon import layout, service, starting
+from pantheon import firstrun, layout, service, starting
 from pantheon.evidence import ComfyTree
 from pantheon.facts import Container, Entry, Nvml, Space, TextFile, Unknown
 from pantheon.finding import Finding
@@ -31,15 +31,19 @@ GIB = 1 << 30
 
 NETWORK = re.compile(
     r"Could not resolve (host|proxy)|Temporary failure in name resolution|Name or service not known|ProxyError"
-    r"|NewConnectionError|ConnectTimeoutError|ReadTimeoutError|Connection (timed out|refused)|Network is unreachable"
+    r"|NewConnectionError|ConnectTimeoutError|ReadTimeoutError|[Rr]ead(ing)? (operation )?timed out"
+    r"|[Cc]onnection (timed out|refused|reset|was reset|aborted)|Network is unreachable|No route to host"
+    r"|ConnectionResetError|RemoteDisconnected|Remote end closed connection|remote end hung up unexpectedly"
     r"|SSLError|CERTIFICATE_VERIFY_FAILED|server certificate verification failed|SSL certificate problem"
-    r"|RPC failed; curl|fatal: early EOF|incomplete-download|IncompleteRead|Failed to connect to \S+ port"
+    r"|gnutls_handshake\(\) failed|TLS connection was non-properly terminated|(code|error:) 407|Tunnel connection fail"
+    r"|RPC failed; |fatal: early EOF|invalid index-pack output|The requested URL returned error: (429|5\d\d)"
+    r"|HTTP error (429|5\d\d)|incomplete-download|IncompleteRead|Failed to connect to \S+ port"
 )
 ADVICE = (
     (re.compile(r"resolv|Name or service|name resolution"), "the host's name server (resolvectl query github.com)"),
-    (re.compile(r"proxy", re.IGNORECASE), "the proxy: HTTPS_PROXY in hosts.toml, comfy.env"),
+    (re.compile(r"proxy|407|Tunnel connection", re.IGNORECASE), "the proxy: HTTPS_PROXY in hosts.toml, comfy.env"),
     (
-        re.compile(r"SSL|certificate", re.IGNORECASE),
+        re.compile(r"SSL|TLS|certificate", re.IGNORECASE),
         "the host's clock (timedatectl) and what stands between it and TLS",
     ),
 )
@@ -51,8 +55,10 @@ CUDA = re.compile(
 NO_MODULE = re.compile(r"No module named '?([A-Za-z_][\w.]*)")
 DEAD_VENV = re.compile(
     r"virtualenv not created, please erase|Virtualenv activation failed"
+    r"|error: externally-managed-environment"  # pip of the image itself: the venv's own is not found
     r"|/comfy/mnt/venv/bin/\S*: ?(bad interpreter|cannot execute|No such file)|venv/bin/\S+: .*bad interpreter"
 )
+PYTHON_ENDED = "ComfyUI failed or exited with an error"
 SIGNS = re.compile("|".join(("fatal: not a git repository", CUDA.pattern, NO_MODULE.pattern, DEAD_VENV.pattern)))
 GAVE_UP = re.compile(
     r"!! ERROR: (ComfyUI clone failed|Virtualenv creation failed|Pip upgrade failed|Torch installation failed"
@@ -116,6 +122,8 @@ def plan(case: Case) -> SectionPlan:
     modules = tuple(dict.fromkeys(name for trouble in troubles for name in trouble.modules))
     clone = next((trouble.clone for trouble in troubles if trouble.clone), "")
     venv = any(trouble.venv for trouble in troubles)
+    if (venv or modules) and (frozen := _frozen(case)):
+        return SectionPlan(ID, blocked=(frozen,))
     if venv and (full := _no_room(case)):
         return SectionPlan(ID, blocked=(full,))
     files, start = service.common(host, facts), service.plan(host, facts, "comfy", anew="to go on with its first run")
@@ -203,7 +211,9 @@ def _too_new(case: Case, tree: ComfyTree) -> bool:
 def _modules(case: Case, tree: ComfyTree, words: list[str]) -> list[Trouble]:
     # What a custom node lacks is said long before the end, and ComfyUI runs without that node.
     said = [found[1] for line in words if "custom_nodes" not in line and (found := NO_MODULE.search(line))]
-    names = tuple(dict.fromkeys((*tree.missing_modules, *said[-1:])))
+    other = firstrun.read(words)  # an end of another kind: what lacks is not why
+    gone = tree.missing_modules if said or not other.fatal or PYTHON_ENDED in other.fatal else ()
+    names = tuple(dict.fromkeys((*gone, *said[-1:])))
     if tree.venv != "complete" or not names:
         return []
     text = f"the virtual environment lacks {', '.join(names)}, which pip takes for installed"
@@ -252,6 +262,15 @@ def _gave_up(lines: list[str]) -> str:
 
 
 # ---- what mends it
+
+
+def _frozen(case: Case) -> Finding | None:
+    """The image is told to install nothing: what is set aside would not come back."""
+    if case.host.comfy.env.get("DISABLE_UPGRADES", "").strip().lower() != "true":
+        return None
+    text = "hosts.toml has DISABLE_UPGRADES = true (comfy.env), so the image installs nothing that lacks"
+    mend = f"take it out of hosts.toml, then: {command(case, ID)}; when ComfyUI runs it can go back in"
+    return Finding(f"{ID}.disable-upgrades", "fail", text, "", mend, SOURCE)
 
 
 def _no_room(case: Case) -> Finding | None:

@@ -17,6 +17,7 @@ from pantheon.finding import Finding
 from pantheon.incident import Case, command
 from pantheon.layout import Directory
 from pantheon.plan import Change, SectionPlan
+from pantheon.questions import COMFY_CHECKS
 
 ID = "comfy-ownership"
 CAUSE = (
@@ -41,6 +42,7 @@ COMPLAINTS = re.compile(
     r"|[Rr]ead-only file system.*/comfy/mnt|/comfy/mnt.*[Rr]ead-only file system"
 )
 COMFY_REPOSITORIES = {name for name, service in foreign.REPOSITORIES.items() if service == "comfy"}
+OTHER_END = re.compile(r"!! ERROR: (?!subscript failed)|fatal: ")
 INSIDE = re.compile(r"detected dubious ownership|[Pp]ermission denied|Directory /comfy/mnt/")
 
 
@@ -70,7 +72,9 @@ def plan(case: Case) -> SectionPlan:
     changes: list[Change] = []
     for directory in _trees(case):
         unseen = facts.partly_seen(directory.path) or isinstance(facts.trees.get(directory.path), Unknown)
-        deep = unseen and any(INSIDE.search(line) for line in _complaints(case, container))
+        entry = facts.paths.get(directory.path)
+        wrong = isinstance(entry, Entry) and (entry.uid, entry.gid) != (directory.uid, directory.gid)
+        deep = unseen and (wrong or any(INSIDE.search(line) for line in _complaints(case, container)))
         changes += owners.mend(host, facts, directory, all_inside=deep)
     anew = container is not None and (
         starting.is_failing(case, container) or any(trouble.recreate for trouble in troubles)
@@ -141,18 +145,31 @@ def _directory(case: Case, directory: Directory) -> list[Trouble]:
     elif inside:
         found.append(_trouble(case, directory, "inside", _count(case, directory), _examples(case, directory)))
     if entry.mode & 0o700 != 0o700 or shut:
-        names = [directory.name] if entry.mode & 0o700 != 0o700 else []
-        names += [f"{directory.name}/{name}" for name in shut]
-        text = f"{', '.join(names)}: the mode keeps the owner out"
-        found.append(_trouble(case, directory, "mode", text, f"mode {entry.mode:04o} of {directory.path}"))
+        tails = ([""] if entry.mode & 0o700 != 0o700 else []) + [f"/{name}" for name in shut]
+        text = f"{', '.join(f'{directory.name}{tail}' for tail in tails)}: the mode keeps the owner out"
+        evidence = ", ".join(_mode(case, f"{directory.path}{tail}") for tail in tails)
+        found.append(_trouble(case, directory, "mode", text, evidence))
     return found
+
+
+def _mode(case: Case, path: str) -> str:
+    entry = case.facts.paths.get(path)
+    return f"mode {entry.mode:04o} of {path}" if isinstance(entry, Entry) else path
 
 
 def _trouble(case: Case, directory: Directory, name: str, text: str, evidence: str, *, inside: int = 0) -> Trouble:
     if inside:
-        text, evidence = f"{text}; so do {_count(case, directory)}", f"{evidence}; {_examples(case, directory)}"
+        text, evidence = f"{text}; besides, {_count(case, directory)}", f"{evidence}; {_examples(case, directory)}"
     key = f"{ID}.{name}" if directory.name == "comfy-mnt" else f"{ID}.{directory.name.replace('/', '-')}-{name}"
-    return Trouble(_finding(case, key, text, evidence, places=(directory.name,)))
+    sure = (name != "inside" and directory.name == "comfy-mnt") or _is_checked(case, directory)
+    return Trouble(_finding(case, key, text, evidence, places=(directory.name,), sure=sure))
+
+
+def _is_checked(case: Case, directory: Directory) -> bool:
+    """Whether the image stumbles over it for certain: it looks at the owner of these and of nothing below them."""
+    places = [case.facts.paths.get(f"{directory.path}/{name}") for name in COMFY_CHECKS]
+    owners_of = [(entry.uid, entry.gid) for entry in places if isinstance(entry, Entry)]
+    return any(owner != (directory.uid, directory.gid) for owner in owners_of)
 
 
 def _count(case: Case, directory: Directory) -> str:
@@ -170,13 +187,15 @@ def _examples(case: Case, directory: Directory) -> str:
 
 def _link(case: Case, directory: Directory, entry: Entry) -> Finding:
     path, real = shlex.quote(directory.path), shlex.quote(entry.real)
-    text = f"{directory.path} is a link, and the image judges a link by its own owner ({entry.uid}:{entry.gid})"
-    if entry.kind != "symlink":
+    if entry.kind == "symlink":
+        # Docker mounts what a link leads to: the image judges that, and the link's own owner is nothing to it.
+        text = f"{directory.path} is a link; pantheon follows none, and does not know whose what it leads to is"
+    else:
         text = f"{directory.path} lies behind a link"
     mend = (
         f"mount the directory there instead of linking it, once comfy is stopped: sudo rm {path} && "
         f"sudo install -d -m0775 -o{layout.COMFY} -g{layout.COMFY} {path} && sudo mount --bind {real} {path} "
-        "(and a line for it in /etc/fstab); pantheon follows no link"
+        f"(and a line for it in /etc/fstab); then {command(case, ID)}"
     )
     if entry.kind != "symlink":
         mend = f"name the real place in hosts.toml (storage), or mount {real} at {path}; pantheon follows no link"
@@ -225,7 +244,7 @@ def _mounts(case: Case, container: Container) -> list[Trouble]:
         name, evidence = "sub-mounts", parts or "nothing is mounted there"
     elif at.type != "bind":
         text, name = f"{MNT} is a {at.type} of Docker's, and not a directory of the host", "volume"
-        evidence = f"{at.name or at.source} at {MNT}"
+        evidence = f"{at.name or at.source} at {MNT}; what is in it stays there"
     elif not at.writable:
         text, name, evidence = f"{MNT} is mounted read-only", "read-only-mount", f"{at.source}:{MNT}:ro"
     elif inside and not starting.is_well(container):
@@ -311,7 +330,8 @@ def _not_ours(case: Case, container: Container, lines: list[str]) -> Finding:
     evidence = "; ".join(part for part in (parts, lines[0] if lines else "") if part)
     if at is None or at.type != "bind":
         instead = f"instead of {parts}" if parts else f"instead of what is mounted at {MNT}"
-        first = f"in {where}, under volumes, one line {instead}: {path}:{MNT}"
+        what = f"under volumes, one line {instead}:" if container.compose_files else f"{instead}, one -v"
+        first = f"in {where}, {what} {path}:{MNT}"
         source = path
     else:
         first, source = f"in {where}: user 1024:1024 (or none), WANTED_UID and WANTED_GID 1024, and no :ro", at.source
@@ -340,12 +360,22 @@ def _overrides(case: Case) -> list[Finding]:
 
 
 def _finding(
-    case: Case, key: str, text: str, evidence: str, *, mend: str = "", places: tuple[str, ...] = ("comfy-mnt",)
+    case: Case,
+    key: str,
+    text: str,
+    evidence: str,
+    *,
+    mend: str = "",
+    places: tuple[str, ...] = ("comfy-mnt",),
+    sure: bool = True,
 ) -> Finding:
-    """What follows from it: the checklist's word on the directory, and, while comfy is not well, all about comfy."""
+    """What follows from it: the checklist's word on the directory, and, while comfy is not well, all about comfy. Not
+    `sure`: ComfyUI may well run in spite of it, and where it ended over something else it has a fault besides."""
     explains = [f"storage.{name}" for name in places]
     container = foreign.named(case.facts, "comfy")
-    if container is not None and not starting.is_well(container):
+    lines = starting.lines(case, container) if container is not None else []
+    other = not sure and any(OTHER_END.match(line.strip()) for line in lines) and not _complaints(case, container)
+    if container is not None and not starting.is_well(container) and not other:
         explains += [
             "comfy.*",
             "comfy-first-run.*",

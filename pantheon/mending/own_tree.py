@@ -27,6 +27,7 @@ DEEPEST = 200  # levels walked at a stretch; what lies deeper is walked by itsel
 WAITING = 2000  # directories that may wait for that, each of them open
 PROGRESS_S = 1.0
 HOPELESS = (errno.EROFS, errno.EOPNOTSUPP, errno.EIO, errno.ESTALE, errno.ENOSPC, errno.EDQUOT)
+IMMUTABLE = " (by attribute, probably: `lsattr -d` shows an i or a, and `sudo chattr -ia` takes it off)"
 
 
 class Failed(Exception):
@@ -142,6 +143,7 @@ class Walk:
         """One that stays as it is: the others still get their owner, unless none of them can."""
         self.refused += 1
         why = f"{shown(path)}: {error.strerror or error}"
+        why += IMMUTABLE if error.errno == errno.EPERM else ""
         self.first = self.first or why
         if error.errno in HOPELESS or (self.refused >= 100 and not self.changed):
             raise Failed(f"the owner cannot be changed here: {why}")

@@ -234,5 +234,21 @@ def test_the_start_before_this_one(docker: tuple[FakeDocker, str], restarts: int
     assert all("until=1795255200.25" in path for path in asked)
 
 
+def test_the_start_before_of_somebody_elses(docker: tuple[FakeDocker, str]) -> None:
+    server, root = docker
+    started = {"StartedAt": "2026-11-21T10:00:00.5Z", "FinishedAt": "2026-11-21T09:59:00Z"}
+    image = "mmartial/comfyui-nvidia-docker:latest"
+    for name, its in (("my-comfyui", image), ("comfy", image), ("db", "postgres"), ("mine", "lab/own")):
+        made = server.container(name, log=(200, LOG), State=started, Config={"Env": ["HF_TOKEN=hunter22"]})
+        made["RestartCount"] = 3
+        server.routes["/containers/json"][1][-1].update(Image=its, State="restarting")  # type: ignore[index]
+    found = comfy.others_before({"images": {"comfy": "lab/own"}}, root)
+    assert sorted(found) == ["mine", "my-comfyui"]
+    read = evidence.parse({"schema": 1, "others_before": found})
+    before = read.others_before["my-comfyui"]
+    assert isinstance(before, tuple)
+    assert before[-1] == "!! ERROR: Torch installation failed"
+
+
 def test_no_comfyui_at_all(docker: tuple[FakeDocker, str]) -> None:
     assert comfy.before({}, docker[1]) is None

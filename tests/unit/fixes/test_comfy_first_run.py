@@ -221,6 +221,47 @@ def test_what_to_look_at_when_nothing_can_be_downloaded(said: str, advice: str) 
     assert said in finding.evidence
 
 
+@pytest.mark.parametrize(
+    "said",
+    [
+        "fatal: unable to access 'https://github.com/x.git/': Received HTTP code 407 from proxy after CONNECT",
+        "OSError('Tunnel connection failed: 407 Proxy Authentication Required')",
+        "error: RPC failed; HTTP 502 curl 22 The requested URL returned error: 502",
+        "error: RPC failed; curl 56 GnuTLS recv error (-9): Error decoding the received TLS packet.",
+        "fatal: the remote end hung up unexpectedly",
+        "fatal: unable to access 'https://github.com/x.git/': gnutls_handshake() failed: Error in the pull function.",
+        "TimeoutError: The read operation timed out",
+        "ConnectionResetError(104, 'Connection reset by peer')",
+        "ERROR: HTTP error 503 while getting https://download.pytorch.org/whl/cu130/torch.whl",
+        "http.client.RemoteDisconnected: Remote end closed connection without response",
+    ],
+)
+def test_the_network_in_many_words(said: str) -> None:
+    facts = failing(said, "!! ERROR: ComfyUI clone failed")
+    assert ids(facts, tree(clone="missing", venv="missing")) == ["network"]
+
+
+def test_pip_of_the_image_is_a_venv_that_is_not_found() -> None:
+    facts = failing("error: externally-managed-environment", "!! ERROR: Pip upgrade failed")
+    assert ids(facts, GOOD) == ["venv"]
+
+
+def test_where_nothing_is_installed_nothing_is_set_aside() -> None:
+    host = replace(HOST, comfy=replace(HOST.comfy, env={"DISABLE_UPGRADES": "True"}))
+    facts = failing("ModuleNotFoundError: No module named 'torch'", FAILED)
+    section = fix.plan(case(facts, host=host, comfy=GOOD))
+    assert not section.changes
+    assert "DISABLE_UPGRADES" in section.blocked[0].text
+    assert plan(facts, GOOD).changes
+
+
+def test_a_package_that_lacks_is_not_why_the_card_is_gone() -> None:
+    lacks = tree(missing_modules=("einops",))
+    assert ids(failing("!! ERROR: Failed to run nvidia-smi"), lacks) == []
+    assert ids(failing("ModuleNotFoundError: No module named 'einops'", FAILED), lacks) == ["modules"]
+    assert ids(failing(), lacks) == ["modules"]
+
+
 def bring_back(mnt: Path) -> str:
     script = fix.KEPT_SCRIPT.replace("/comfy/mnt", str(mnt))
     done = subprocess.run(["bash", "-euc", script], capture_output=True, text=True, check=False)

@@ -166,6 +166,21 @@ def test_what_follows_from_it() -> None:
     assert "comfy.*" not in the(inside(3)).explains  # it is well: what else is wrong with it has another cause
 
 
+def test_what_ended_over_something_else_has_a_fault_besides() -> None:
+    deep = inside(1)
+    assert "comfy.*" in the(failing(DUBIOUS, facts=deep)).explains
+    assert "comfy.*" in the(failing(facts=deep)).explains
+    other = failing(
+        "ERROR: No matching distribution found for torch", "!! ERROR: Torch installation failed", facts=deep
+    )
+    assert the(other).explains == ("storage.comfy-mnt",)
+    checked = replace(other, paths={**other.paths, f"{MNT}/venv": entry(f"{MNT}/venv")})
+    assert "comfy.*" in the(checked).explains  # the image looks at this one
+    top = at(other, uid=0)
+    assert "comfy.*" in the(top).explains
+    assert the(at(failing("!! ERROR: Failed to run nvidia-smi"), OUT, uid=0)).explains == ("storage.outputs/comfy",)
+
+
 def test_a_failing_one_is_stopped_mended_and_made_anew() -> None:
     facts = failing(REFUSED, facts=inside(3, facts=at(finished(), uid=0, gid=0)))
     section = plan(facts)
@@ -242,6 +257,37 @@ def test_one_that_is_not_ours_is_explained_and_left_alone(broken: dict[str, Any]
     section = plan(facts)
     assert section.blocked == (finding,)
     assert not section.changes
+
+
+def test_one_that_is_not_ours_between_two_starts() -> None:
+    """Docker has started it again already, and its log says nothing yet."""
+    now = {"state": "running", "health": None, "restarts": 6, "log": ("=== Starting script",), "log_markers": ()}
+    mounts = (bind("/var/lib/docker/volumes/data/_data", "/comfy/mnt", kind="volume"),)
+    theirs = replace(container(HOST, "comfy", labels={}, mounts=mounts, **now), name="my-comfyui", image=IMAGE)
+    facts = having(finished(), comfy=None, theirs=theirs)
+    before = {"my-comfyui": ("=== Starting script", "== Testing write access", REFUSED), "comfy": (REFUSED,)}
+    assert ids(facts, others_before=before) == ["foreign"]
+    finding = the(facts, others_before=before)
+    assert "docker run" in finding.mend
+    assert f"one -v {MNT}:/comfy/mnt" in finding.mend
+    assert ids(facts, others_before={"my-comfyui": Unknown("no answer")}) == []
+
+
+def test_a_link_is_not_said_to_be_judged_by_its_own_owner() -> None:
+    finding = the(at(finished(), kind="symlink", real="/srv/comfy", uid=0))
+    assert "own owner" not in finding.text
+    assert finding.mend.endswith("then invoke fix.comfy-ownership --host prometheus")
+
+
+def test_modes_are_those_of_what_is_shut() -> None:
+    finding = the(CAUSES["mode of the venv"][0])
+    assert finding.text == "comfy-mnt/venv: the mode keeps the owner out"
+    assert finding.evidence == f"mode 0555 of {MNT}/venv"
+
+
+def test_what_of_a_large_tree_was_not_seen_is_walked_where_its_top_is_wrong() -> None:
+    facts = failing(REFUSED, facts=inside(0, looked=20_000, complete=False, facts=at(finished(), uid=0, gid=0)))
+    assert sum("everything in it" in text for text in steps(facts)) == 1
 
 
 def test_one_that_is_not_ours_and_runs_is_left_alone() -> None:
