@@ -100,10 +100,15 @@ CLUES: tuple[Clue, ...] = (
     Clue("driver-mismatch", "but this kernel module has the version", ("kernel", ""), r"nvrm"),
     Clue("driver-mismatch", "unsupported display driver / cuda driver combination", ("", "comfy", "ollama")),
     Clue("driver-mismatch", "forward compatibility was attempted on non supported hw", ("", "comfy", "ollama")),
+    Clue("driver-mismatch", "cuda driver library init failure", ("", "ollama"), r"init failure: 80[34]\b"),
     # ---- exposed-ports. What a program says of its socket inside its container (`Listening on [::]:11434`) is fine.
     Clue("exposed-ports", "without encryption", ("docker",), r"api is accessible on https?://\S+ without encryption"),
     Clue("exposed-ports", "without --tlsverify is insecure", ("docker",)),
     Clue("exposed-ports", "0.0.0.0:", pattern=r"0\.0\.0\.0:\d+->(8188|11434|8080)/tcp"),
+    Clue("exposed-ports", ":::", pattern=r"(^|[\s,]):::\d+->(8188|11434|8080)/tcp"),  # an older Docker's [::]
+    Clue("exposed-ports", "/tcp -> ", pattern=r"\b(8188|11434|8080)/tcp -> (0\.0\.0\.0|\[::\]|::):"),  # docker port
+    Clue("exposed-ports", "/tcp open", pattern=r"^\s*(8188|11434|2375|2376)/tcp open\b"),  # nmap
+    Clue("exposed-ports", "/tcp  open", pattern=r"^\s*(8188|11434|2375|2376)/tcp  open\b"),
     Clue("exposed-ports", "[::]:", pattern=r"\[::\]:\d+->(8188|11434|8080)/tcp"),
     Clue(
         "exposed-ports",
@@ -119,7 +124,12 @@ CLUES: tuple[Clue, ...] = (
     Clue("out-of-memory", "oom_reaper: reaped process", ("kernel", "")),
     Clue("out-of-memory", "cuda out of memory", ("", "comfy", "ollama")),
     Clue("out-of-memory", "cuda error: out of memory", ("", "comfy", "ollama")),
+    Clue("out-of-memory", "cuda driver error: out of memory", ("", "comfy")),
+    Clue("out-of-memory", "cudaerrormemoryallocation", ("", "comfy", "ollama")),
     Clue("out-of-memory", "cudamalloc failed: out of memory", ("", "ollama")),
+    Clue("out-of-memory", "unable to allocate cuda", ("", "ollama"), r"unable to allocate cuda\d+ buffer"),
+    Clue("out-of-memory", "killed by the oom killer", ("", "docker")),
+    Clue("out-of-memory", "due to memory pressure", pattern=r"systemd-oomd.*\bkilled\b"),
     Clue("out-of-memory", "cublas_status_alloc_failed", ("", "comfy", "ollama")),
     Clue(
         "out-of-memory",
@@ -142,7 +152,7 @@ CLUES: tuple[Clue, ...] = (
     Clue("out-of-memory", '"exitcode": 137'),
     Clue("out-of-memory", "exitcode=137", ("docker",)),
     Clue("out-of-memory", '"oomkilled": true'),
-    Clue("out-of-memory", "killed      ", ("", "comfy"), r"^\S+: line \d+:\s+\d+ killed\s"),  # bash's own words
+    Clue("out-of-memory", "killed      ", ("", "comfy"), r"^(\S+ +\| +)?\S+: line \d+:\s+\d+ killed\s"),  # bash
     # ---- gpu-lost. What says `version mismatch` is the driver's.
     Clue("gpu-lost", "could not select device driver", ("", "docker")),
     Clue("gpu-lost", "unknown or invalid runtime name: nvidia", ("", "docker")),
@@ -158,6 +168,13 @@ CLUES: tuple[Clue, ...] = (
         r"cache) error",
     ),
     Clue("gpu-lost", "unsatisfied condition: cuda", ("", "docker")),
+    Clue(
+        "gpu-lost",
+        "executable file not found in $path",
+        ("", "docker"),
+        r'exec: \\?"nvidia-container-(runtime|cli)[\w.-]*\\?": executable file not',
+    ),
+    Clue("gpu-lost", "failed to discover gpu vendor from cdi", ("", "docker")),
     Clue("gpu-lost", "unresolvable cdi devices", ("", "docker"), r"nvidia\.com/gpu"),
     Clue("gpu-lost", "no cuda-capable device is detected", ("", "comfy", "ollama")),
     Clue("gpu-lost", "no cuda gpus are available", ("", "comfy")),
@@ -168,6 +185,12 @@ CLUES: tuple[Clue, ...] = (
     Clue("gpu-lost", "nvidia-smi not found", ("", "comfy")),
     Clue("gpu-lost", "failed to run nvidia-smi", ("", "comfy")),
     Clue("gpu-lost", "no compatible gpus were discovered", ("", "ollama")),
+    # 803 and 804 are the driver's own mismatch.
+    Clue("gpu-lost", "cuda driver library init failure", ("", "ollama"), r"^(?!.*failure: 80[34]).*init failure"),
+    Clue(
+        "gpu-lost", "ggml_cuda_init: failed to initialize cuda", ("", "ollama"), r"^(?!.*(out of memory|forward comp))"
+    ),
+    Clue("gpu-lost", "entering low vram mode", ("", "ollama"), r'total vram"?="?0 b\b'),
     Clue("gpu-lost", "inference compute", ("", "ollama"), r"inference compute.*library=cpu\b"),
     Clue("gpu-lost", "gpu is lost", ("", "kernel")),
     Clue("gpu-lost", "unable to determine the device handle"),
@@ -273,7 +296,13 @@ CLUES: tuple[Clue, ...] = (
     Clue("browser-access", "this site can", pattern=r"this site can.{1,3}t be reached"),
     Clue("browser-access", "refused to connect", pattern=r"^\W*\S+ refused to connect\W*$"),
     Clue("browser-access", "establish a connection to the server at", pattern=r"can.{1,3}t establish a connection"),
+    Clue("browser-access", "err_name_not_resolved"),
+    Clue("browser-access", "dns_probe_finished_nxdomain"),
+    Clue("browser-access", "safari can", pattern=r"safari can.{1,3}t (connect to the server|open the page)"),
+    Clue("browser-access", "the connection ", pattern=r"^\W*the connection (was reset|has timed out)\W*$"),
     Clue("browser-access", "administratively prohibited: open failed"),
+    Clue("browser-access", "administratively prohibited [open failed]"),  # ssh -W, and PuTTY
+    Clue("browser-access", "refused local port forward", pattern=r"target \S+ port (8188|11434|3000)\b"),  # sshd's log
     Clue("browser-access", "open failed: connect failed: connection refused"),
     Clue("browser-access", "cannot listen to port", pattern=r"channel_setup_fwd_listener"),
     Clue("browser-access", "could not request local forwarding"),
