@@ -26,6 +26,7 @@ DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_
 DEEPEST = 200  # levels walked at a stretch; what lies deeper is walked by itself afterwards
 WAITING = 2000  # directories that may wait for that, each of them open
 PROGRESS_S = 1.0
+MOST_NAMES = 10_000
 HOPELESS = (errno.EROFS, errno.EOPNOTSUPP, errno.EIO, errno.ESTALE, errno.ENOSPC, errno.EDQUOT)
 IMMUTABLE = " (by attribute, probably: `lsattr -d` shows an i or a, and `sudo chattr -ia` takes it off)"
 
@@ -41,6 +42,7 @@ class Walk:
         self.uid, self.gid, self.usable, self.say = uid, gid, usable, say
         self.entries = self.changed = self.refused = 0
         self.first = ""  # what was refused first, and why
+        self.names: dict[int, tuple[int, str]] = {}  # of changed files with hard links: names not met so far
         self.last = time.monotonic()
         self.mount = ""
         self.mounted: frozenset[str] = frozenset()
@@ -99,6 +101,7 @@ class Walk:
             if (found.st_uid, found.st_gid) != (self.uid, self.gid):
                 os.chown(entry.name, self.uid, self.gid, dir_fd=folder, follow_symlinks=False)
                 self.changed += 1
+            self.note_names(found, f"{where}/{entry.name}")
         except (FileNotFoundError, NotADirectoryError):
             pass  # gone since it was listed, or something else by now
         except OSError as error:
@@ -117,6 +120,18 @@ class Walk:
             raise
         os.close(inner)
         return None
+
+    def note_names(self, found: os.stat_result, path: str) -> None:
+        """A file of several names has one owner under all of them: those that are not in this tree are to be told."""
+        if found.st_nlink < 2 or stat.S_ISDIR(found.st_mode):
+            return
+        changed = (found.st_uid, found.st_gid) != (self.uid, self.gid)
+        if found.st_ino in self.names:
+            left, first = self.names.pop(found.st_ino)
+            if left > 1:
+                self.names[found.st_ino] = left - 1, first
+        elif changed and len(self.names) < MOST_NAMES:
+            self.names[found.st_ino] = found.st_nlink - 1, path
 
     def own_directory(self, fd: int, path: str, found: os.stat_result) -> None:
         if (found.st_uid, found.st_gid) == (self.uid, self.gid):
@@ -221,6 +236,9 @@ def main(arguments: str, say: Callable[[str], None]) -> int:
         say(f"{reason} ({walk.count})")
         return 1
     say(walk.count)
+    if walk.names:
+        first = shown(next(iter(walk.names.values()))[1])
+        say(f"{len(walk.names)} changed have names outside of it too (hard links), the first of them {first}")
     if walk.refused:
         say(f"{walk.refused} kept their owner, the first of them {walk.first}")
         return 1

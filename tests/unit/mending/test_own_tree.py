@@ -134,6 +134,17 @@ def test_progress_about_once_a_second(tmp_path: Path, chowned: Chowned, monkeypa
     ]
 
 
+def test_a_file_with_a_name_elsewhere_is_told(tmp_path: Path, chowned: Chowned) -> None:
+    top = tmp_path / "top"
+    (top / "a").mkdir(parents=True)
+    (tmp_path / "model").write_text("")
+    (top / "x").write_text("")
+    (top / "a" / "linked").hardlink_to(tmp_path / "model")
+    (top / "a" / "y").hardlink_to(top / "x")
+    assert run(top)[1][1:] == [f"1 changed have names outside of it too (hard links), the first of them {top}/a/linked"]
+    assert len(run(top, ME)[1]) == 1
+
+
 def failing(number: int) -> Callable[..., None]:
     def chown(*args: object, **more: object) -> None:
         raise OSError(number, os.strerror(number))
