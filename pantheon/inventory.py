@@ -131,11 +131,13 @@ class Host:
         return {"comfy": self.comfy, "ollama": self.ollama, "openwebui": self.openwebui}[name]
 
     def ssh(self, command: str) -> str:
-        """What to type on the workstation to run `command` on the host."""
+        """What to type on the workstation to run `command` on the host: on a terminal where sudo may ask for a
+        password, or an editor is opened."""
         options = (("-p", str(self.port or "")), ("-i", self.identity), ("-J", self.gateway))
         given = [part for name, value in options if value for part in (name, value)]
         target = f"{self.user}@{self.address}" if self.user else self.address
-        return f"{shlex.join(['ssh', *given, target])} {command}"
+        terminal = ["-t"] if "sudo" in command else []
+        return f"{shlex.join(['ssh', *terminal, *given, target])} {command}"
 
 
 SERVICES = ("comfy", "ollama", "openwebui")

@@ -3,6 +3,7 @@ container to the browser is checked link by link, and the way in is a tunnel. No
 
 from __future__ import annotations
 
+import re
 import shlex
 
 from pantheon import foreign, service
@@ -35,8 +36,10 @@ SUSPECTS = {
 
 def diagnose(case: Case) -> list[Finding]:
     """The links that are broken and that nothing else here is about: forwarding, and containers that are healthy and
-    keep a browser out all the same."""
-    return [finding for finding in steps(case) if finding.level == "fail" and finding.id in _own(finding)]
+    keep a browser out all the same. A dead tunnel on this side is worth a warning."""
+    made = steps(case)
+    dead = [finding for finding in made if finding.id.endswith(".local-port") and finding.mend]
+    return [finding for finding in made if finding.level == "fail" and finding.id in _own(finding)] + dead
 
 
 def steps(case: Case) -> list[Finding]:
@@ -48,13 +51,15 @@ def steps(case: Case) -> list[Finding]:
         if _whole(links):
             links.append(_host(case, name))
     forwarding = _forwarding(case)
+    further: dict[str, list[Finding]] = {name: [] for name in BROWSED}
     for name, links in on_host.items():
         if _whole(links) and not _refused(case, name):
-            links.append(_local_port(case, name))
+            further[name].append(_local_port(case, name))
             for link in (_through, _websocket, _browser):
-                if _whole(links):
-                    links.append(link(case, name))
-    return [*found, forwarding, *(link for links in on_host.values() for link in links)]
+                if _whole(further[name]):
+                    further[name].append(link(case, name))
+    after = [link for links in further.values() for link in links]
+    return [*found, *(link for links in on_host.values() for link in links), forwarding, *after]
 
 
 def plan(case: Case) -> SectionPlan:
@@ -239,7 +244,15 @@ def _local_port(case: Case, name: str) -> Finding:
         return _link(case, key, "ok", f"{name}: port {port} is free here")
     other = f"a tunnel takes {local.free} instead" if local.free else "and no port near it is free"
     text = f"{name}: port {port} here is held by {local.holder}: {other}"
-    return _link(case, key, "warn", text, evidence=f"http://127.0.0.1:{port}/ reaches that, and not {case.host.name}")
+    if not local.silent:
+        evidence = f"http://127.0.0.1:{port}/ reaches that program; {case.host.name} only if it is a tunnel to it"
+        return _link(case, key, "warn", text, evidence=evidence)
+    pid = re.search(r"\(pid (\d+)\)$", local.holder)
+    end = f"kill {pid[1]}" if pid else f"end what holds it: ss -ltnp 'sport = :{port}'"
+    text = f"{name}: port {port} here is held by {local.holder}, and nothing answers there: a dead tunnel?"
+    evidence = f"http://127.0.0.1:{port}/: {local.silent}; {other}"
+    mend = f"invoke tunnel {name} --host {case.host.name}, once the old one is ended: {end}"
+    return _link(case, key, "warn", text, evidence=evidence, mend=mend)
 
 
 def _through(case: Case, name: str) -> Finding:

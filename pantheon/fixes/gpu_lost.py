@@ -177,7 +177,7 @@ def _host_mend(case: Case, finding: Finding) -> str:
             f"{load}; if that fails, the driver has no module for this kernel: sudo apt install --reinstall "
             f"nvidia-driver-{branch}-server linux-headers-$(uname -r), then reboot"
         )
-    return f"{host.ssh('sudo reboot')}; power the host off and on if the card is not back then"
+    return f"{host.ssh('sudo reboot')}  (and if the card is not back then, power the host off and on)"
 
 
 def _xid_lines(case: Case) -> list[str]:
@@ -198,7 +198,9 @@ def _xid_warning(case: Case) -> list[Finding]:
         return []
     times = "once" if len(codes) == 1 else f"{len(codes)} times"
     text = f"the driver has logged Xid {codes[-1]} ({XIDS[codes[-1]]}), {times} since the boot"
-    return [Finding(f"{ID}.xid", "warn", text, _xid_lines(case)[-1], "sudo journalctl -k -g NVRM", SOURCE)]
+    return [
+        Finding(f"{ID}.xid", "warn", text, _xid_lines(case)[-1], case.host.ssh("sudo journalctl -k -g NVRM"), SOURCE)
+    ]
 
 
 # ---- the containers

@@ -167,6 +167,8 @@ def _others(case: Case) -> list[Finding]:
 
 def _raise_limit(case: Case, name: str, found: _Kills) -> str:
     now = case.host.service(name).memory
+    if found.limit and found.set_by_hand:
+        return f"invoke {name} --host {case.host.name} gives it the limit of hosts.toml again ({now or 'none'})"
     if found.limit and not found.set_by_hand:
         line = f'[hosts.{case.host.name}.{name}] memory = "{now}"'
         return f"in hosts.toml, raise {line}, then invoke {name} --host {case.host.name}"

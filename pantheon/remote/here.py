@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import base64
 import os
+import socket
 import threading
+import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -20,6 +23,7 @@ from pantheon.remote.forward import head_through, http_through
 from pantheon.remote.tunnel import free_port
 
 ANSWER_S = 5.0
+LOCAL_S = 2.0  # a tunnel that is alive, to a service that is, answers sooner
 # What a browser has open all the time; without it the page stays dead (DOMAIN.md).
 WEBSOCKETS = {
     "comfy": "/ws?clientId=pantheon",
@@ -32,7 +36,7 @@ Try = Callable[[], Any]
 def look_from_here(connection: HostConnection, host: Host) -> Here:
     """Each service tried from this side, everything at once: each try is a channel of the one connection. Raises
     LinkLost when the connection itself is gone."""
-    ports = {name: local_port(host.service(name).port) for name in SERVICES}
+    ports: dict[str, Any] = {name: local_port(host.service(name).port) for name in SERVICES}
     tries: dict[tuple[str, str], Try] = {}
     for name in SERVICES:
         port = host.service(name).port
@@ -43,10 +47,29 @@ def look_from_here(connection: HostConnection, host: Host) -> Here:
             opening = {**browser, **upgrade()}
             path = WEBSOCKETS[name]
             tries["websocket", name] = partial(head_through, connection, port, path, opening, timeout_s=ANSWER_S)
-    found: dict[str, dict[str, Any]] = {"http": {}, "browser": {}, "websocket": {}, "https": {}}
+        held = ports[name]
+        if isinstance(held, LocalPort) and held.holder and name in WEBSOCKETS:
+            tries["silent", name] = partial(silent, port)
+    found: dict[str, dict[str, Any]] = {"http": {}, "browser": {}, "websocket": {}, "https": {}, "silent": {}}
     for (what, name), answer in at_once(tries).items():
         found[what][name] = answer
+    for name, why in found.pop("silent").items():
+        ports[name] = replace(ports[name], silent=why)
     return Here(ports=ports, **found)
+
+
+def silent(port: int) -> str:
+    """Why whoever listens on that port of this machine does not answer a browser; "" for an answer of any kind."""
+    end = time.monotonic() + LOCAL_S
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout=LOCAL_S) as link:
+            link.settimeout(max(0.1, end - time.monotonic()))
+            link.sendall(f"GET / HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nConnection: close\r\n\r\n".encode())
+            return "" if link.recv(1) else "the connection is closed without an answer"
+    except TimeoutError:
+        return f"no answer within {LOCAL_S:g} s"
+    except OSError as error:
+        return str(error.strerror or error)
 
 
 def at_once(tries: Mapping[tuple[str, str], Try]) -> dict[tuple[str, str], Any]:

@@ -79,6 +79,30 @@ def test_the_way_in_is_where_a_tunnel_would_come_out() -> None:
     assert told(made) == []
 
 
+def test_the_links_stand_in_the_order_of_the_way() -> None:
+    ids = [
+        finding.id.removeprefix("browser-access.") for finding in browser_access.steps(case(finished(), here=here()))
+    ]
+    assert (
+        ids.index("comfy.host") < ids.index("forwarding") < ids.index("comfy.local-port") < ids.index("comfy.browser")
+    )
+
+
+@pytest.mark.parametrize(
+    ("holder", "says"), [("ssh (pid 7)", "kill 7"), ("another program", "ss -ltnp 'sport = :8188'")]
+)
+def test_a_dead_tunnel_on_this_side_is_a_warning_of_the_diagnosis_too(holder: str, says: str) -> None:
+    local = LocalPort(8188, holder, 8189, silent="no answer within 2 s")
+    made = case(finished(), here=here(ports={"comfy": local}))
+    (warning,) = browser_access.diagnose(made)
+    assert (warning.level, warning.id) == ("warn", "browser-access.comfy.local-port")
+    assert "nothing answers there" in warning.text
+    assert "no answer within 2 s; a tunnel takes 8189 instead" in warning.evidence
+    assert says in warning.mend
+    assert browser_access.plan(made).is_ready
+    assert diagnosis.diagnose(made).is_good
+
+
 @pytest.mark.parametrize("facts", [fresh(), having(finished(), comfy=None)], ids=["bare", "one missing"])
 def test_a_service_that_does_not_run_is_no_fault_of_this_chain(facts: Facts) -> None:
     made = case(facts, here=here(http={"comfy": answer(0, NOTHING_LISTENS)}))
@@ -158,7 +182,7 @@ def test_sshd_that_forbids_forwarding_is_a_humans_to_change(sshd: Sshd, edit: st
     assert not section.changes
     (blocked,) = section.blocked
     assert edit in blocked.mend
-    assert blocked.mend.startswith("ssh ops@10.0.99.10 ")
+    assert blocked.mend.startswith("ssh -t ops@10.0.99.10 ")
     assert "sudo sshd -t && sudo systemctl reload ssh" in blocked.mend
 
 
@@ -191,7 +215,8 @@ def test_a_refusal_that_the_files_do_not_tell_of(sshd: Any) -> None:
 def test_files_that_forbid_what_still_works_are_a_warning() -> None:
     made = case(finished(), here=here(), sshd=settings(allowtcpforwarding="no"))
     assert told(made) == []
-    assert browser_access.steps(made)[1].level == "warn"
+    levels = {finding.id: finding.level for finding in browser_access.steps(made)}
+    assert levels["browser-access.forwarding"] == "warn"
     assert browser_access.plan(made).is_ready
 
 

@@ -106,6 +106,12 @@ def test_a_limit_that_is_too_small_is_named_by_its_line() -> None:
     assert 'raise [hosts.prometheus.comfy] memory = "4g", then invoke comfy' in blocked(made)
 
 
+def test_a_limit_set_by_hand_that_was_met_once_names_what_puts_it_back() -> None:
+    made = case(one(memory=4 * GIB), killed=(kill(limit=True),))
+    [warning] = out_of_memory.diagnose(made)
+    assert warning.mend == "invoke comfy --host prometheus gives it the limit of hosts.toml again (none)"
+
+
 def test_a_limit_set_by_hand_is_put_back() -> None:
     made = case(down(memory=8 << 20))
     [finding] = out_of_memory.diagnose(made)

@@ -156,3 +156,35 @@ def test_the_holder_of_a_port_is_named() -> None:
     assert isinstance(found, LocalPort)
     assert found.free != found.port
     assert "(pid " in found.holder or found.holder == "another program"
+
+
+@pytest.mark.parametrize(
+    ("answer", "says"),
+    [(b"HTTP/1.1 403 Forbidden\r\n\r\n", ""), (b"", "the connection is closed"), (None, "no answer within")],
+)
+def test_whether_somebody_answers_on_a_port_that_is_held(
+    answer: bytes | None, says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(here, "LOCAL_S", 0.3)
+    done = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            link, _ = server.accept()
+            with link:
+                link.recv(4096)
+                if answer is None:
+                    done.wait(5)
+                else:
+                    link.sendall(answer)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        said = here.silent(server.getsockname()[1])
+        done.set()
+        thread.join()
+    assert said.startswith(says) if says else said == ""
+
+
+def test_a_port_that_nobody_has_any_more_is_silent() -> None:
+    assert "refused" in here.silent(free())
