@@ -13,7 +13,7 @@ from pantheon import foreign, layout
 from pantheon.evidence import WebuiSettings
 from pantheon.facts import Command, Container, Facts, Http
 from pantheon.finding import Finding
-from pantheon.incident import Case
+from pantheon.incident import Case, command
 from pantheon.inventory import SERVICES, Host
 from pantheon.plan import Change, Guard, Mend
 from pantheon.stack import wanted
@@ -103,6 +103,21 @@ def not_now(case: Case, entry: str) -> Finding:
     look = case.host.ssh(f"docker logs --tail=20 {NAME}")
     mend = f"wait until it is ready ({look}), then the same command again"
     return Finding(f"{entry}.migration", "fail", text, migration(case), mend)
+
+
+def broke_off(case: Case, entry: str) -> Finding | None:
+    """What a run of this fix left that was cut short after it had stopped Open WebUI, or taken its container away."""
+    found, containers = foreign.named(case.facts, NAME), case.facts.containers
+    if case.evidence.unfinished != f"fix.{entry}" or not isinstance(containers, tuple):
+        return None
+    if found is not None and (
+        not foreign.is_ours(case.host, found) or found.state not in ("exited", "created", "dead")
+    ):
+        return None
+    evidence = f"{found.state}, exit code {found.exit_code}" if found else "there is no container"
+    text = f"openwebui was not started again: the last fix.{entry} broke off"
+    follow = ("openwebui.*", "browser-access.openwebui*")
+    return Finding(f"{entry}.stopped", "fail", text, evidence, command(case, entry), explains=follow)
 
 
 # ---- the settings in force
@@ -205,6 +220,9 @@ def change(case: Case, changes: Sequence[dict[str, object]], why: str) -> Change
 
 
 def _in_words(one: dict[str, object]) -> str:
+    to = one["to"]
     if "from" in one:
-        return f"{one['key']}: {one['from']} → {one['to']}"
-    return f"{one['key']}: {one['to']}"
+        return f"{one['key']}: {one['from']} → {to}"
+    if isinstance(to, dict):
+        return f"{one['key']}: {', '.join(to)} switched on"
+    return f"{one['key']}: {', '.join(to) if isinstance(to, list) else str(to).lower()}"

@@ -32,12 +32,15 @@ def diagnose(case: Case) -> list[Finding]:
     found = webui.container(case)
     file = case.facts.files.get(layout.secret_key(case.host))
     if found is None:
-        return []
+        stopped = webui.broke_off(case, ID)
+        return [stopped] if stopped else []
     findings = [_missing(case, file)] if file is None or (isinstance(file, TextFile) and not file.size) else []
     if kept_inside := _kept_inside(case, found):
         findings.append(kept_inside)
     elif not findings and _is_newer(case):
         findings.append(_changed(case))
+    if not findings and (stopped := webui.broke_off(case, ID)):
+        findings.append(stopped)
     return findings
 
 
@@ -100,8 +103,10 @@ def _changed(case: Case) -> Finding:
 
 def plan(case: Case) -> SectionPlan:
     findings, found = diagnose(case), webui.container(case)
-    if not findings or found is None:
+    if not findings:
         return SectionPlan(ID, reason=_reason(case, found))
+    if found is None or any(finding.id == f"{ID}.stopped" for finding in findings):
+        return replace(service.as_in_hosts_toml(case.host, case.facts, webui.NAME), name=ID)
     if webui.migration(case):
         return SectionPlan(ID, blocked=(webui.not_now(case, ID),))
     key = [] if all(finding.id == f"{ID}.inside" for finding in findings) else [_key(case, found, findings)]

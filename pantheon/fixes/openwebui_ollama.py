@@ -38,6 +38,12 @@ class Tried:
 
 
 def diagnose(case: Case) -> list[Finding]:
+    findings = _of_its_settings(case)
+    stopped = webui.broke_off(case, ID) if not any(finding.level == "fail" for finding in findings) else None
+    return [stopped, *findings] if stopped else findings
+
+
+def _of_its_settings(case: Case) -> list[Finding]:
     found = webui.container(case)
     if found is None or webui.is_starting(case, found):
         return _while_it_migrates(case)
@@ -193,6 +199,8 @@ def plan(case: Case) -> SectionPlan:
     if not findings:
         return SectionPlan(ID, reason=_reason(case))
     finding, found = findings[0], webui.container(case)
+    if finding.id == f"{ID}.stopped":
+        return replace(service.as_in_hosts_toml(case.host, case.facts, webui.NAME), name=ID)
     assert found is not None
     what = finding.id.removeprefix(f"{ID}.")
     if what == "network":

@@ -59,6 +59,8 @@ def diagnose(case: Case) -> list[Finding]:
         here = [place for place in places if place.where == where]
         if here:
             findings.append(_finding(case, where, here))
+    if not findings and (stopped := webui.broke_off(case, ID)):
+        findings.append(stopped)
     return findings
 
 
@@ -67,6 +69,8 @@ def plan(case: Case) -> SectionPlan:
     places = [place for place in _places(case.host, case.facts, case.evidence) if not _speaks_tls(case, place.leads_to)]
     mine = [place for place in places if place.where != "inventory"]
     stuck = tuple(f for f in findings if f.id == f"{ID}.inventory" and f.level == "fail")
+    if any(finding.id == f"{ID}.stopped" for finding in findings):
+        return replace(service.as_in_hosts_toml(case.host, case.facts, webui.NAME), name=ID)
     if not mine:
         return SectionPlan(ID, reason=_reason(case, findings), blocked=stuck)
     if webui.migration(case):

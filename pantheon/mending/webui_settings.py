@@ -10,6 +10,7 @@ A URL with a login is named without it. Keys and everything else in there is nei
 from __future__ import annotations
 
 import contextlib
+import glob
 import json
 import os
 import re
@@ -78,6 +79,8 @@ def mend(path: str, changes: list[dict[str, Any]]) -> None:
         if not any(table.would(one) for one in changes):
             print("the settings are as they should be already", flush=True)
             return
+        base.execute("BEGIN IMMEDIATE")  # what cannot be written to needs no copy
+        base.execute("ROLLBACK")
         keep(base, path, before)
         base.execute("BEGIN IMMEDIATE")
         try:
@@ -100,6 +103,8 @@ def keep(base: sqlite3.Connection, path: str, like: os.stat_result) -> None:
     free = shutil.disk_usage(os.path.dirname(path)).free
     if free < size + ROOM:
         raise CannotMend(f"no room for a copy of {path}: {size >> 20} MiB, and {free >> 20} MiB are free")
+    for left in glob.glob(f"{glob.escape(path)}.before-*.part*"):  # of a run that was killed in the middle of its copy
+        os.unlink(left)
     copy = f"{path}.before-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}"
     part = f"{copy}.part"
     os.close(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600))

@@ -11,6 +11,7 @@ from pantheon import diagnosis, webui
 from pantheon.evidence import WebuiSettings
 from pantheon.facts import Command, Container, EnvValue, Facts, Http, Unknown, digest
 from pantheon.finding import Finding
+from pantheon.fixes import openwebui_logins, wrong_version_number
 from pantheon.fixes import openwebui_ollama as entry
 from pantheon.incident import Case
 from pantheon.plan import Mend, Run, SectionPlan
@@ -252,6 +253,31 @@ def test_cut_short_it_goes_on() -> None:
     assert ids(entry.diagnose(stopped)) == ["database fail"]
     assert changes_of(entry.plan(stopped)) == [{"key": "ollama.base_urls", "from": HOST_DOCKER, "to": RIGHT}]
     assert entry.diagnose(case(having(state="exited"), kept=having_urls(REMOTE))) == []
+
+
+def test_cut_short_after_its_change_it_is_started() -> None:
+    gone = world.having(having(), openwebui=None)
+    for facts in (having(state="exited", exit_code=0), having(state="created"), gone):
+        for name in (entry, openwebui_logins, wrong_version_number):
+            left = replace(case(facts), evidence=replace(case(facts).evidence, unfinished=f"fix.{name.ID}"))
+            (finding,) = name.diagnose(left)
+            assert (finding.id, finding.level) == (f"{name.ID}.stopped", "fail")
+            section = name.plan(left)
+            assert ([c.what for c in section.changes] != [], section.name, section.starts) == (
+                True,
+                name.ID,
+                ("openwebui",),
+            )
+            (cause,) = [c for c in diagnosis.diagnose(left).causes if "openwebui" in c.finding.id or c.entry]
+            assert cause.finding == finding
+    # Of another fix, or by somebody's own hand: `invoke openwebui` starts it
+    for unfinished in (None, "openwebui", "fix.gpu-lost"):
+        by_hand = case(having(state="exited", exit_code=0))
+        assert entry.diagnose(replace(by_hand, evidence=replace(by_hand.evidence, unfinished=unfinished))) == []
+    runs = case(**{RIGHT: GOOD})
+    assert entry.diagnose(replace(runs, evidence=replace(runs.evidence, unfinished=f"fix.{entry.ID}"))) == []
+    theirs = case(having(state="exited", labels={}))
+    assert entry.diagnose(replace(theirs, evidence=replace(theirs.evidence, unfinished=f"fix.{entry.ID}"))) == []
 
 
 def test_one_cause_for_a_network_that_is_missing() -> None:

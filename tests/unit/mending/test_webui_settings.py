@@ -143,6 +143,18 @@ def test_a_database_that_somebody_holds_stays_as_it_is(tmp_path: Path, bin: Path
     base.execute("ROLLBACK")
     assert (done.returncode, "locked" in done.stdout) == (1, True), done.stdout
     assert webui_db.read(path) == values
+    assert copies(path) == []
+
+
+def test_the_half_of_a_copy_that_was_killed_goes(tmp_path: Path, bin: Path) -> None:
+    del bin
+    path = tmp_path / "webui.db"
+    webui_db.make(path, webui_db.settings(ollama__base_urls=["http://localhost:11434"])).close()
+    whole, half = (tmp_path / f"webui.db.before-20261121-235032{end}" for end in ("", ".part-journal"))
+    whole.write_text("")
+    half.write_text("")
+    assert run(path, TO_RIGHT).returncode == 0
+    assert (whole.exists(), half.exists(), len(copies(path))) == (True, False, 2)
 
 
 def test_a_container_that_does_not_stop_keeps_its_database(tmp_path: Path, bin: Path) -> None:
