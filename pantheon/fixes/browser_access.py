@@ -136,9 +136,10 @@ def _host(case: Case, name: str) -> Finding:
         mend = f"read its log: {case.host.ssh(f'docker logs --tail=50 {name}')}"
         return _link(case, key, "fail", text, evidence=said, mend=mend)
     container = foreign.named(case.facts, name)
-    published = [f"{p.address or '*'}:{p.port}" for p in container.ports] if container else []
-    ports = f"it publishes {', '.join(published) or 'no port'}"
-    evidence = "\n".join([said, ports, *_suspicious(case, name)])
+    ports = container.ports if container else ()
+    published = [f"{f'[{p.address}]' if ':' in p.address else p.address or '*'}:{p.port}" for p in ports]
+    says = f"it publishes {', '.join(published) or 'no port'}"
+    evidence = "\n".join([said, says, *_suspicious(case, name)])
     return _link(case, f"{name}.silent", "fail", text, evidence=evidence)
 
 

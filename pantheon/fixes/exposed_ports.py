@@ -116,8 +116,19 @@ def _container(case: Case, container: Container) -> Finding:
     if _lets_neighbours_in(case.facts):
         evidence += f"\n{OLD_ENGINE}"
     down = [name for name in _ports_taken(case, container) if not _is_up(case, name)]
-    explains = ("stack.loopback", *(f"{name}.*" for name in down))
+    explains = ("stack.loopback", *(f"{name}.*" for name in down), *_not_on_loopback(case, container))
     return Finding(f"{ID}.{container.name}", "fail", text, evidence, command(case, ID), SOURCE, explains)
+
+
+def _not_on_loopback(case: Case, container: Container) -> tuple[str, ...]:
+    """What follows for a service of ours that is published elsewhere only: on the host's loopback nobody answers."""
+    name = container.labels.get("pantheon.service", "")
+    if not foreign.is_ours(case.host, container) or name not in SERVICES or container.networks == ("host",):
+        return ()
+    loopback = ("", "0.0.0.0", "127.0.0.1")  # noqa: S104
+    if any(port.address in loopback and port.port == case.host.service(name).port for port in container.ports):
+        return ()
+    return (f"{name}.http", f"{name}.http-here", f"browser-access.{name}.silent")
 
 
 def _ports_taken(case: Case, container: Container) -> dict[str, int]:

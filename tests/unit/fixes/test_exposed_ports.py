@@ -245,6 +245,12 @@ def test_an_old_engine_is_told_of_where_something_is_open(engine: str | None, is
     assert ids(case(replace(finished(), docker=facts.docker))) == []
 
 
+@pytest.mark.parametrize(("address", "follows"), [("::", True), ("10.0.99.10", True), ("0.0.0.0", False), ("", False)])
+def test_one_that_left_the_loopback_is_one_cause(address: str, follows: bool) -> None:
+    finding = exposed_ports.diagnose(case(published(address)))[0]
+    assert ("browser-access.comfy.silent" in finding.explains) == follows
+
+
 # ---- what others have beside us
 
 
