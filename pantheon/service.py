@@ -240,7 +240,8 @@ def _as_wanted(host: Host, facts: Facts, want: stack.Wanted, container: Containe
         steps = (*pull, up("--force-recreate"))
         return [Change(f"recreate{pulled}: {'; '.join(differences)}", "it differs from hosts.toml", steps, stops=stops)]
     if anew:
-        return [Change(f"start anew{pulled}", anew, (*pull, up("--force-recreate")), stops=(want.name,))]
+        stops = (want.name,) if container.state in ("running", "restarting", "paused") else ()
+        return [Change(f"start anew{pulled}", anew, (*pull, up("--force-recreate")), stops=stops)]
     if is_crash_loop(container):
         # What made it fail may have been put right by now; Docker itself tries again ever more rarely.
         what = f"start anew (restarted {container.restarts} times, exit code {container.exit_code})"

@@ -173,6 +173,12 @@ def test_causes_are_told_apart(facts: Facts, comfy: object, expected: list[str],
     assert section.starts == (("comfy",) if expected else ())
 
 
+def test_one_that_does_not_run_is_not_said_to_be_stopped() -> None:
+    section = plan(having(finished(), comfy=container(HOST, "comfy", **ENDED)), tree(venv="missing"))
+    assert [change.stops for change in section.changes] == [()]
+    assert section.starts == ("comfy",)
+
+
 def test_a_disk_that_is_not_mounted_is_another_entrys() -> None:
     facts = failing(NOT_GIT)
     facts = replace(facts, paths={**facts.paths, HOST.storage.nvme: entry(HOST.storage.nvme)})
