@@ -170,7 +170,8 @@ def _wait_for_jobs(connection: Any, host: Host, plan: Plan, report: Report) -> N
 def _comfy_jobs(connection: Any, host: Host) -> int | None:
     """Jobs that ComfyUI is working on or has waiting; 0 where nothing listens or it answers otherwise: then nothing can
     be lost; None where it listens and is silent, which it is under load too. (/prompt tells their number; /queue holds
-    whole workflows, and may be larger than what is read of an answer.)"""
+    whole workflows, and may be larger than what is read of an answer.) Where it cannot be asked from here, as when sshd
+    does not forward, the host asks it."""
     import json
 
     from pantheon.remote.forward import http_through
@@ -178,11 +179,22 @@ def _comfy_jobs(connection: Any, host: Host) -> int | None:
     answer = http_through(connection, f"http://127.0.0.1:{host.comfy.port}/prompt", timeout_s=5)
     if answer.status == 0 and "no answer within" in answer.error:
         return None
+    if answer.status == 0:
+        return _jobs_on_host(connection, host)
     try:
         left = json.loads(answer.body)["exec_info"]["queue_remaining"] if answer.status == 200 else 0
     except (ValueError, KeyError, TypeError, RecursionError):
         return 0
     return left if isinstance(left, int) and not isinstance(left, bool) and left > 0 else 0
+
+
+def _jobs_on_host(connection: Any, host: Host) -> int | None:
+    from pantheon.remote import gather
+
+    busy = gather.busy(connection, host)
+    if not isinstance(busy, Busy):
+        return None
+    return (busy.comfy_running or 0) + (busy.comfy_pending or 0)
 
 
 def _watch_started(connection: Any, host: Host, case: Case, plan: Plan, *, what: str, report: Report) -> None:

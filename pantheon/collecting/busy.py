@@ -57,8 +57,10 @@ def ollama(port: int) -> list[Object] | None:
 
 
 def get(port: int, path: str, limit: int) -> Json:
-    """The JSON at that path; None for anything else."""
+    """The JSON at that path; None for anything else. One that was published on other addresses only is asked too."""
     answer = http_get(f"http://127.0.0.1:{port}/{path}", limit)
+    if not answer["status"] and not answer["error"].startswith("no answer"):
+        answer = http_get(f"http://[::1]:{port}/{path}", limit)
     try:
         return json.loads(answer["body"]) if answer["status"] == 200 else None
     except (ValueError, RecursionError):

@@ -14,8 +14,8 @@ from pantheon.remote.connection import HostConnection
 from pantheon.remote.session import run_module
 
 if TYPE_CHECKING:
-    from pantheon.evidence import Evidence
-    from pantheon.facts import Facts
+    from pantheon.evidence import Busy, Evidence
+    from pantheon.facts import Facts, Maybe
 
 PROBE = "pantheon.probe"
 COLLECT = "pantheon.collect"
@@ -68,14 +68,21 @@ def examine(connection: HostConnection, host: Host) -> tuple[Facts, Evidence]:
     return facts, evidence.parse(answers[0])
 
 
-def _collect(connection: HostConnection, host: Host) -> object:
+def busy(connection: HostConnection, host: Host) -> Maybe[Busy]:
+    """What runs in the services now, asked on the host itself. Raises LookFailed, and LinkLost."""
+    from pantheon import evidence
+
+    return evidence.parse(_collect(connection, host, "busy")).busy
+
+
+def _collect(connection: HostConnection, host: Host, *parts: str) -> object:
     found: list[object] = []
 
     def on_frame(frame: dict[str, Any]) -> None:
         if frame.get("frame") == "evidence":
             found.append(frame.get("evidence"))
 
-    asked = matters(host, nonce=secrets.token_hex(8))
+    asked = matters(host, nonce=secrets.token_hex(8)) | ({"parts": list(parts)} if parts else {})
     status = run_module(connection, COLLECT, asked, deadline_s=LOOK_S, on_frame=on_frame)
     if not found:
         raise LookFailed(f"{host.name}: gathering evidence ended with status {status} and gave none")

@@ -5,15 +5,18 @@ from __future__ import annotations
 import itertools
 import json
 import time
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from pantheon import repair
 from pantheon.errors import Interrupted, NotAsItShouldBe
-from pantheon.facts import Http
+from pantheon.evidence import Busy
+from pantheon.facts import Http, Unknown
+from pantheon.here import NOT_ALLOWED
 from pantheon.plan import Change, Plan, SectionPlan
-from pantheon.remote import forward
+from pantheon.remote import forward, gather
 from tests.unit.world import HOST
 
 STOPS = Plan("h", (SectionPlan("x", (Change("recreate comfy", "", (), stops=("comfy",)),)),))
@@ -36,6 +39,7 @@ def left(number: object) -> Http:
     return Http("", 200, "OK", json.dumps({"exec_info": {"queue_remaining": number}}), "", 1.0)
 
 
+IDLE = Busy()
 REFUSED = Http("", 0, "", "", "nothing listens there (connection refused on the host)", 1.0)
 SILENT = Http("", 0, "", "", "no answer within 5 s", 5000.0)
 
@@ -52,14 +56,23 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return now
 
 
-def wait(monkeypatch: pytest.MonkeyPatch, answers: Any, plan: Plan = STOPS) -> Report:
-    report, come = Report(), iter(answers)
+def wait(monkeypatch: pytest.MonkeyPatch, answers: Any, plan: Plan = STOPS, on_host: Any = (IDLE,)) -> Report:
+    report, come, there = Report(), iter(answers), itertools.cycle(on_host)
     monkeypatch.setattr(forward, "http_through", lambda *_, **__: next(come))
+    monkeypatch.setattr(gather, "busy", lambda *_: next(there))
     try:
         repair._wait_for_jobs(None, HOST, plan, report)  # type: ignore[arg-type]
     finally:
         assert report.ended == ("comfy" in plan.stops)
     return report
+
+
+def test_where_sshd_does_not_forward_the_host_is_asked(monkeypatch: pytest.MonkeyPatch, clock: list[float]) -> None:
+    refused = replace(REFUSED, error=NOT_ALLOWED)
+    on_host = [Busy(comfy_running=1, comfy_pending=1), Unknown("a hiccup"), Busy(comfy_running=0, comfy_pending=0)]
+    report = wait(monkeypatch, itertools.repeat(refused), on_host=on_host)
+    assert report.said == ["comfy has 2 jobs to finish; --now does not wait"]
+    assert clock[0] == 2 * repair.POLL_S
 
 
 def test_it_waits_until_the_queue_is_empty(monkeypatch: pytest.MonkeyPatch, clock: list[float]) -> None:

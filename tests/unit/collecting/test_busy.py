@@ -90,3 +90,26 @@ def test_many_models_are_bounded(server: Any) -> None:
 def test_nobody_answers() -> None:
     assert look(9) == Busy(None, None, None)
     assert busy.busy({}, "") == {"comfy_running": None, "comfy_pending": None, "ollama": None}
+
+
+def test_one_that_is_published_on_ipv6_alone_is_asked_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    def http_get(url: str, limit: int) -> dict[str, Any]:
+        if "127.0.0.1" in url:
+            return {"status": 0, "body": "", "error": "Connection refused"}
+        assert url.startswith("http://[::1]:8188/")
+        return {"status": 200, "body": json.dumps({"queue_running": [1], "queue_pending": []}), "error": ""}
+
+    monkeypatch.setattr(busy, "http_get", http_get)
+    assert busy.comfy(8188) == (1, 0)
+
+
+def test_one_that_is_silent_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def http_get(url: str, limit: int) -> dict[str, Any]:
+        asked.append(url)
+        return {"status": 0, "body": "", "error": "no answer within 2 s"}
+
+    monkeypatch.setattr(busy, "http_get", http_get)
+    assert busy.comfy(8188) == (None, None)
+    assert all("127.0.0.1" in url for url in asked)
