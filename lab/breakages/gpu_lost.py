@@ -19,6 +19,24 @@ def lose_devices(lab: Lab) -> None:
     )
 
 
+def ask_for_none(lab: Lab) -> None:
+    """What a Compose file from a guide for the CPU does: no device is asked for, and ComfyUI ends at each start."""
+    lab.sh(
+        r"""
+        cd /opt/stacks/ai
+        python3 - <<'END'
+        import re
+        text = open("compose.yaml").read()
+        at = text.index("  comfy:")
+        made = re.sub(r"    deploy:\n(?:      .*\n)+", "", text[at:], count=1)
+        open("compose.yaml", "w").write(text[:at] + made)
+        END
+        docker compose -p pantheon-ai -f compose.yaml up -d --no-deps comfy 2>&1
+        until docker logs comfy 2>&1 | grep -q 'nvidia-smi not found'; do sleep 0.1; done
+        """.replace("\n        ", "\n")
+    )
+
+
 def fall_back(lab: Lab) -> None:
     """Ollama starts in a moment in which its container has no card, and stays on the CPU when it is back."""
     lab.sh(
@@ -104,6 +122,13 @@ BREAKAGES = (
         "Ollama came up without the card, and computes on the CPU",
         fall_back,
         Proof(("docker", "logs", "--tail", "5", "ollama"), "library=cpu"),
+    ),
+    Breakage(
+        "gpu-lost",
+        "no-request",
+        "comfy was made without asking for the card, and ends at every start",
+        ask_for_none,
+        Proof(("docker", "logs", "--tail", "20", "comfy"), "nvidia-smi not found"),
     ),
     Breakage(
         "gpu-lost",

@@ -47,7 +47,9 @@ def plan(case: Case) -> SectionPlan:
     if not isinstance(holder, Holder):
         return SectionPlan(ID, reason="no run of pantheon holds this host")
     if not _may_end(case, holder):
-        reason = "the run that holds this host is at work, or about to end by itself"
+        reason = "the run that holds this host is about to end by itself"
+        if holder.client and holder.gone_s is None and not holder.ending:
+            reason = f"{_run(holder)} is at work, and its workstation is there: Ctrl-C in that terminal ends it"
         return SectionPlan(ID, reason=reason)
     if not case.choices.end:
         text = f"{_run(holder)} is ended only when asked"
