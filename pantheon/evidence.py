@@ -31,19 +31,21 @@ class Unit:
 @dataclass(frozen=True)
 class Kept:
     """A container as the engine's own files have it, which can be read while the engine is down. `stopped`: somebody
-    stopped it by hand, so the engine does not start it again by itself."""
+    stopped it by hand, so the engine does not start it again by itself. `gone`: it is noted as running, and its process
+    is not there."""
 
     name: str
     project: str
     service: str
     policy: str
     stopped: bool
+    gone: bool = False
 
 
 @dataclass(frozen=True)
 class Room:
     """A file system by the first of its mount points, and what of ours lies on it: nvme, ssd, comfy, ollama, openwebui,
-    outputs, models, images, docker, logs, stack, root. Free for those who are not root."""
+    outputs, models, images, docker, logs, stack, tmp, run, root. Free for those who are not root."""
 
     mount: str
     source: str
@@ -68,7 +70,7 @@ class Piece:
 @dataclass(frozen=True)
 class Usage:
     """Something that takes room. `kind`: image, build-cache, container-log, venv, partial, outputs, models, journal,
-    apt, log, other; unread: it could not be counted, `detail` says why. `place` is a path, or an image's id; `disk` the
+    apt, log, other; file: a large one, which may be part of another line; unread: it could not be counted, `detail` says why. `place` is a path, or an image's id; `disk` the
     Room.mount that it lies on. `remade`: it can be made again (pulled, built, downloaded) and nothing uses it.
     `complete` False: `bytes` is at least this. `names` are an image's references, `pieces` what of it would be
     removed."""

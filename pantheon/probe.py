@@ -104,7 +104,7 @@ def look(spec: Object) -> Object:
             "compose": Part("docker compose", docker.compose, root),
             "version": engine_part("docker version", engine.get, "/version"),
             "info": engine_part("docker info", engine.get, "/info"),
-            "daemon_json": Part("daemon.json", read_text, f"{root}/etc/docker/daemon.json"),
+            "daemon_json": Part("daemon.json", docker.daemon_json, root),
             "cdi": Part("CDI", docker.cdi, root),
         },
         "os": Part("os", system.release, root),

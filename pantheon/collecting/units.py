@@ -27,6 +27,7 @@ LOG_LINES, LOG_BYTES, LOG_S = 2000, 2 << 20, 3.0
 LOG_AGE_S = 2 * 86400  # what the engine said earlier explains nothing that is wrong now
 KEEP = 100
 MOST_CONTAINERS = 500
+SETTLE_S = 0.5
 
 
 def units(spec: Object, root: str) -> Json:
@@ -117,20 +118,31 @@ def kept(spec: Object, root: str) -> Json:
     for name in names[:MOST_CONTAINERS]:
         if re.fullmatch(r"[0-9a-f]{64}", name):
             with suppress(OSError, ValueError, KeyError, AttributeError, TypeError, Unread):
-                out.append(_kept(f"{root}{folder}/{name}"))
+                out.append(_kept(root, f"{folder}/{name}"))
+    doubtful = [one for one in out if one["gone"]]
+    if doubtful:  # one that ends just now is noted in a moment
+        time.sleep(SETTLE_S)
+    for one in doubtful:
+        with suppress(OSError, ValueError, KeyError, AttributeError, TypeError, Unread):
+            one["gone"] = _kept(root, one["folder"])["gone"]
+    for one in out:
+        del one["folder"]
     return out
 
 
-def _kept(folder: str) -> Object:
-    found = json.loads(read_text(f"{folder}/config.v2.json", 4 << 20) or "")
-    host = json.loads(read_text(f"{folder}/hostconfig.json", 4 << 20) or "")
-    labels = found["Config"].get("Labels") or {}
+def _kept(root: str, folder: str) -> Object:
+    found = json.loads(read_text(f"{root}{folder}/config.v2.json", 4 << 20) or "")
+    host = json.loads(read_text(f"{root}{folder}/hostconfig.json", 4 << 20) or "")
+    labels, state = found["Config"].get("Labels") or {}, found.get("State") or {}
+    pid = state.get("Pid") if state.get("Running") and not state.get("Restarting") else 0
     return {
         "name": plain(str(found["Name"])).lstrip("/"),
         "project": plain(str(labels.get("pantheon.project", ""))),
         "service": plain(str(labels.get("pantheon.service", ""))),
         "policy": str((host.get("RestartPolicy") or {}).get("Name") or ""),
         "stopped": bool(found.get("HasBeenManuallyStopped")),
+        "gone": isinstance(pid, int) and pid > 1 and not os.path.isdir(f"{root}/proc/{pid}"),
+        "folder": folder,
     }
 
 

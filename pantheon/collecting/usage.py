@@ -25,6 +25,7 @@ USAGE_S = 3.0
 DF_API = "/v1.44"  # the shape of /system/df that every engine from 25 on gives
 OLD_S = 3600  # a partial download that nothing has written to for so long is left over
 MOST_PIECES, MOST_ITEMS, MOST_LOGS = 1000, 100, 200
+TIGHT = 0.05
 LEAST = 64 * 1024  # what is smaller is not worth a line
 LARGE_LOG = 50 << 20
 STORE = "/var/lib/containerd"
@@ -39,6 +40,11 @@ DATA = {
 OLLAMA_PARTIAL = re.compile(r"models/blobs/sha256-[0-9a-f]{64}-partial(-\d+)?")
 INCOMPLETE = re.compile(r"(?:HF|cache)/.*\.incomplete")
 OLD_VENV = re.compile(r"venv-[^/]+")
+# What a virtual environment holds at its top; anything else in one was put there by somebody (mending/remove.py).
+OF_A_VENV = frozenset(
+    ["bin", "etc", "include", "lib", "lib64", "man", "share", "pyvenv.cfg", ".build_base.txt", ".gitignore", ".lock", ".testfile"]
+)
+LARGE_FILES = 5
 
 Take = Callable[[str, str, int, int], None]  # path below the top, kind of entry, bytes, when it was written
 
@@ -73,6 +79,8 @@ def places(spec: Object, root: str) -> dict[str, str]:
         "docker": docker,
         "logs": "/var/log",
         "stack": str(spec.get("stack_dir") or "/opt"),
+        "tmp": "/tmp",  # noqa: S108 (looked at only)
+        "run": "/run",
         "root": "/",
     }
 
@@ -102,6 +110,7 @@ def usage(spec: Object, root: str) -> Json:
         ("journal", lambda: whole("journal", "the journal", "/var/log/journal", root, end)),
         ("logs", lambda: logs(root, end)),
         ("apt", lambda: packages(root, end)),
+        ("large files", lambda: large_files(spec, root, end)),
     ]
     work.each(parts, add)
     mounts: dict[int, str] = {}
@@ -226,6 +235,7 @@ def comfy(top: str, root: str, end: float) -> list[Object]:
     sizes: dict[str, int] = {}
     venvs: dict[str, int] = {}  # with the mark of a venv in it -> when the directory was last written
     written: dict[str, int] = {}
+    foreign: dict[str, str] = {}  # what lies in an old one and is none of it
     partial: list[Object] = []
     old = time.time() - OLD_S
 
@@ -238,6 +248,8 @@ def comfy(top: str, root: str, end: float) -> list[Object]:
             written[head] = mtime
         if rest == "pyvenv.cfg" and kind == "f":
             venvs[head] = 1
+        if rest and "/" not in rest and rest not in OF_A_VENV and head.startswith("venv-"):
+            foreign.setdefault(head, rest)
         if kind == "f" and mtime < old and INCOMPLETE.fullmatch(path) and len(partial) < MOST_PIECES:
             partial.append({"path": path, "bytes": size, "mtime": mtime})
 
@@ -248,8 +260,12 @@ def comfy(top: str, root: str, end: float) -> list[Object]:
         kind = {"ComfyUI/models": "models", "ComfyUI/output": "outputs"}.get(head, "other")
         if OLD_VENV.fullmatch(head) and head in venvs and head in written:
             pieces = [{"path": head, "bytes": size, "mtime": written[head]}]
-            ready = "venv" in venvs and _printable(head)
-            detail = "an old virtual environment" if ready else "a virtual environment, and there is no other"
+            ready = "venv" in venvs and head not in foreign and _printable(head)
+            detail = "an old virtual environment"
+            if head in foreign:
+                detail = f"a virtual environment, and {plain(foreign[head])} in it, which is none of it"
+            elif not ready:
+                detail = "a virtual environment, and there is no other"
             more = {"complete": complete, "detail": detail, "pieces": pieces if ready else []}
             out.append(item("venv", head, top, size, remade=ready, **more))
         elif size:
@@ -343,6 +359,30 @@ def packages(root: str, end: float) -> list[Object]:
     complete = walk(f"{root}/var/cache/apt/archives", end, take)
     about = {"complete": complete, "detail": "packages that apt downloaded"}
     return [item("apt", "apt's cache", "/var/cache/apt/archives", total, remade=bool(which("apt-get")), **about)]
+
+
+def large_files(spec: Object, root: str, end: float) -> list[Object]:
+    """The largest files on a disk that is nearly full: what a user put there belongs to no tree of ours."""
+    out: list[Object] = []
+    for room in rooms(spec, root):
+        if room["total_bytes"] and room["free_bytes"] < room["total_bytes"] * TIGHT:
+            out += _large_on(room["mount"], max(1 << 20, room["total_bytes"] // 100), root, end)
+    return out
+
+
+def _large_on(mount: str, least: int, root: str, end: float) -> list[Object]:
+    files: list[tuple[int, str]] = []
+    stores = tuple(f"{place.strip('/')}/" for place in (STORE, data_root(root), "/var/log/journal"))
+
+    def take(path: str, kind: str, size: int, _mtime: int) -> None:
+        whole = f"{mount.rstrip('/')}/{path}"
+        if kind == "f" and size >= least and _printable(path) and not whole[1:].startswith(stores):
+            files.append((size, whole))
+            files.sort(reverse=True)
+            del files[LARGE_FILES:]
+
+    walk(root + mount, end, take)
+    return [item("file", path, path, size, at=mount) for size, path in files]
 
 
 def walk(top: str, end: float, take: Take) -> bool:

@@ -29,7 +29,7 @@ GIB, MIB = 1 << 30, 1 << 20
 FULL_BYTES, FULL_SHARE = 256 * MIB, 0.01  # whichever is less: no room to work in
 TIGHT_BYTES, TIGHT_SHARE = 20 * GIB, 0.05
 NO_ROOM = ("no space left on device", "database or disk is full", "disk quota exceeded")
-LISTED = 6
+LISTED, FILES = 6, 3
 # What fills a disk and is nobody's but the user's to remove, with how to do it.
 BY_HAND = {
     "image": "docker image rm {name}",
@@ -147,8 +147,10 @@ def _what_fills(case: Case, room: Room) -> str:
     found = case.evidence.usage
     if not isinstance(found, tuple):
         return f"what fills it is not known: {found.reason}" if isinstance(found, Unknown) else ""
-    mine = [one for one in found if one.disk == room.mount and one.kind != "unread"]
+    mine = [one for one in found if one.disk == room.mount and one.kind not in ("unread", "file")]
     shown = [f"{one.name} {'' if one.complete else 'at least '}{size(one.bytes)}" for one in mine[:LISTED]]
+    files = [one for one in found if one.disk == room.mount and one.kind == "file"]
+    shown += [f"the file {one.place} {size(one.bytes)}" for one in files[:FILES]]
     unread = [f"{one.name}: not counted ({one.detail})" for one in found if one.kind == "unread"]
     return ", ".join([*shown, *unread])
 
@@ -157,7 +159,8 @@ def _follows(room: Room) -> tuple[str, ...]:
     """What else goes wrong on a host whose disk has no room left."""
     holds = set(room.holds)
     out = ["browser-access.*", "comfy-first-run.*", "comfy-ownership.*", "openwebui-ollama.*"]
-    if holds & {"images", "docker", "root", "logs"}:
+    if holds & {"images", "docker", "root", "logs", "tmp", "run"}:  # a program in a container needs the last two
+        out += [f"gpu-lost.{name}" for name in SERVICES]
         out += ["docker-down.*", "prereqs.docker", "stack.containers", "stack.loopback", "storage.docker-room"]
         out += [f"{name}.*" for name in SERVICES]
     if holds & {"nvme", "comfy", "ollama", "models"}:
@@ -221,11 +224,22 @@ def _by_hand(case: Case, pressed: Pressed) -> Finding:
     usage = case.evidence.usage if isinstance(case.evidence.usage, tuple) else ()
     mine = [one for one in usage if one.disk == pressed.room.mount and one.kind != "unread"]
     text = f"nothing on {pressed.room.mount} can be made again: somebody must choose what may go"
-    lines = [f"{one.name} {size(one.bytes)} in {one.place}" for one in mine[:LISTED]]
+    lines = [_line(one) for one in mine if one.kind != "file"][:LISTED]
+    lines += [_line(one) for one in mine if one.kind == "file"][:FILES]
     hints = [f"sudo {hint}" for one in mine[:LISTED] if (hint := _hint(one))]
-    look = case.host.ssh(shlex.quote(f"sudo du -xh --max-depth=3 {shlex.quote(pressed.room.mount)} | sort -h | tail"))
+    count = "du -x --inodes" if pressed.room.free_bytes > pressed.room.total_bytes * TIGHT_SHARE else "du -xah"
+    sort = "sort -n" if "inodes" in count else "sort -h"
+    look = f"sudo {count} --max-depth=3 {shlex.quote(pressed.room.mount)} | {sort} | tail"
+    look = case.host.ssh(shlex.quote(look))
     mend = "; ".join(dict.fromkeys([look, *hints, "or a larger disk"]))
     return Finding(f"{ID}.{pressed.name}-by-hand", "fail", text, ", ".join(lines) or pressed.said, mend, SOURCE)
+
+
+def _line(one: Usage) -> str:
+    if one.kind == "file":
+        return f"the file {one.place} {size(one.bytes)}"
+    least = "" if one.complete else "at least "
+    return f"{one.name} {least}{size(one.bytes)} in {one.place}{f' ({one.detail})' if one.detail else ''}"
 
 
 def _hint(one: Usage) -> str:

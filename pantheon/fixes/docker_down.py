@@ -21,11 +21,13 @@ CAUSE = (
 )
 RISK = (
     "An engine that is stopped holds nothing that could be stopped. Containers that run on are left alone, unless the "
-    "engine hangs: it is restarted then, and every container with it, for about a minute. No configuration, image, "
-    "volume or container is changed or removed."
+    "engine hangs or has lost hold of them: it is restarted then, and every container with it, for up to three "
+    "minutes. No configuration, image, volume or container is changed or removed."
 )
 
 JSON_FILE = "/etc/docker/daemon.json"
+# What the engine finds wrong between its command line and the file, which `dockerd --validate` cannot know.
+TWICE = re.compile(r"specified both as a flag and in the configuration file: ([\w-]+)")
 START_S, ANSWER_S = 150, 60
 GRACE = timedelta(seconds=1)  # systemd's times are whole seconds
 CONSEQUENCES = (
@@ -41,7 +43,7 @@ def diagnose(case: Case) -> list[Finding]:
     if not isinstance(docker, Docker) or isinstance(docker.snap, str):
         return []  # the prerequisites speak of these
     if isinstance(docker.engine, str):
-        return _without_containerd(case) + _left_behind(case)
+        return _without_containerd(case) or [*_left_behind(case), *_lost(case), *_at_boot(case)]
     return [_down(case, docker)]
 
 
@@ -94,20 +96,35 @@ def _why_down(case: Case, unit: Unit) -> tuple[str, list[str]]:
 
 
 def _last_words(case: Case) -> list[str]:
-    log = case.evidence.engine_log
-    return [line for line in log if "docker.service:" not in line][-3:] if isinstance(log, tuple) else []
+    """The engine's own; systemd's only where there are none."""
+    log = case.evidence.engine_log if isinstance(case.evidence.engine_log, tuple) else ()
+    lines = [line for line in dict.fromkeys(log) if "docker.service:" not in line]
+    own = [line for line in lines if "failed to start docker.service" not in line.lower()]
+    return (own or lines)[-3:]
 
 
 def _config_error(case: Case) -> str:
     """What is wrong in daemon.json, with its line; "" when nothing is, or nobody knows."""
     checked = case.evidence.engine_config
     if not isinstance(checked, Command) or checked.status == 0:
-        return ""
+        return _said_twice(case)
     said = " ".join(checked.output.split())
     if "daemon" not in said and "config" not in said:
         return ""  # not a word about the file: dockerd itself could not be run
     where = _line_of(case, said)
     return f"{said}{f' ({where})' if where else ''}"
+
+
+def _said_twice(case: Case) -> str:
+    """A setting that the unit's command line has too, as long as the file still has it."""
+    docker = case.facts.docker
+    text = docker.daemon_json if isinstance(docker, Docker) and isinstance(docker.daemon_json, str) else ""
+    for line in reversed(_last_words(case)):
+        found = TWICE.search(line)
+        if found and f'"{found[1]}"' in text:
+            where = _line_of(case, f":{found[1]}")
+            return f"{line}{f' ({where})' if where else ''}"
+    return ""
 
 
 def _line_of(case: Case, said: str) -> str:
@@ -153,21 +170,50 @@ def _why_no_unit(case: Case) -> str:
 def _without_containerd(case: Case) -> list[Finding]:
     """containerd stopped under an engine that runs on: it lists containers, and can start, stop or enter none."""
     unit = _unit(case, "containerd.service")
-    if unit is None or unit.active in ("active", "activating", "reloading"):
+    if unit is None:
         return []
+    runs = unit.active in ("active", "reloading")
     signs = [value.reason for value in case.facts.images.values() if isinstance(value, Unknown)]
     for container in _ours(case):
         seen = container.gpu_seen
-        signs += [seen.output if isinstance(seen, Command) and seen.status else "", container.error]
-    said = next((" ".join(sign.split()) for sign in signs if "containerd" in sign), "")
+        # An error is of the container's last start: it tells nothing of a containerd that runs by now.
+        signs += [seen.output if isinstance(seen, Command) and seen.status else "", "" if runs else container.error]
+    mark = "containerd.sock" if runs else "containerd"
+    said = next((" ".join(sign.split()) for sign in signs if mark in sign), "")
     if not said:
         return []  # this engine has a containerd of its own
-    text = "containerd is stopped under Docker's engine"
+    text = "containerd does not answer Docker's engine" if runs else "containerd is stopped under Docker's engine"
     evidence = f"containerd.service: {unit.active} ({unit.sub}), since {unit.since}; {said[:300]}"
     mend = command(case, ID)
     # What is said of a container cannot be trusted then: not even what its image sets by itself can be read.
     explains = (*CONSEQUENCES, "openwebui-logins.*")
     return [Finding(f"{ID}.containerd", "fail", text, evidence, mend, "procedure §2", explains)]
+
+
+def _lost(case: Case) -> list[Finding]:
+    """Containers that the engine shows as up and that have no process: what held them (containerd's shims) was killed,
+    and the engine was not told. It can neither enter, stop nor restart them."""
+    kept = case.evidence.kept if isinstance(case.evidence.kept, tuple) else ()
+    gone = {one.name for one in kept if one.gone}
+    names = [c.name for c in _ours(case) if c.name in gone and c.state in ("running", "paused")]
+    if not names:
+        return []
+    text = f"Docker shows {', '.join(names)} as up, and no process of {'them is' if len(names) > 1 else 'it is'} there"
+    evidence = "its process has ended without the engine's notice, as when containerd is killed with all that it holds"
+    explains = (
+        *(f"{name}.*" for name in names),
+        *("gpu-lost.*", "openwebui-ollama.*", "openwebui-logins.*", "browser-access.*", "comfy-first-run.*"),
+        *("wrong-version-number.*", "out-of-memory.*", "stack.loopback", "openwebui.*"),
+    )
+    return [Finding(f"{ID}.lost", "fail", text, evidence, command(case, ID), "procedure §2", explains)]
+
+
+def _at_boot(case: Case) -> list[Finding]:
+    unit, listener = _unit(case, "docker.service"), _unit(case, "docker.socket")
+    if unit is None or unit.enabled != "disabled" or (listener is not None and listener.enabled == "enabled"):
+        return []
+    mend = case.host.ssh("sudo systemctl enable docker.service")
+    return [Finding(f"{ID}.boot", "warn", "Docker's engine is not started at boot", "it is disabled", mend)]
 
 
 def _left_behind(case: Case) -> list[Finding]:
@@ -240,12 +286,24 @@ def plan(case: Case) -> SectionPlan:
             changes.append(Change("restart Docker's engine", "it runs and does not answer", (step,), stops=services))
         elif finding.id == f"{ID}.engine":
             changes.append(_start(case))
+        elif finding.id == f"{ID}.lost":
+            step = Run(("systemctl", "restart", "docker.service"), timeout_s=START_S)
+            why = f"it has lost hold of its containers{_others(case)}"
+            changes.append(Change("restart Docker's engine", why, (step,), stops=services))
         elif finding.id == f"{ID}.containerd":
-            step = Run(("systemctl", "start", "containerd.service"), timeout_s=START_S)
-            changes.append(Change("start containerd", "it is stopped under the engine", (step,)))
+            verb = "restart" if "does not answer" in finding.text else "start"
+            step = Run(("systemctl", verb, "containerd.service"), timeout_s=START_S)
+            changes.append(Change(f"{verb} containerd", finding.text, (step,)))
     if names is None or names:
         changes.append(_bring_back(case, names))
     return SectionPlan(ID, tuple(changes), starts=services)
+
+
+def _others(case: Case) -> str:
+    """Containers of somebody else's that a restart of the engine concerns."""
+    found = case.facts.containers if isinstance(case.facts.containers, tuple) else ()
+    up = [c for c in found if c.state == "running" and not foreign.is_ours(case.host, c)]
+    return f"; {', '.join(c.name for c in up)}, which is not pantheon's, is restarted with it" if up else ""
 
 
 def _start(case: Case) -> Change:

@@ -9,7 +9,7 @@ import time
 
 from pantheon.looks import work
 from pantheon.looks.files import Ground, read_text, which
-from pantheon.looks.text import Json, Object, Unread, shown, unknown
+from pantheon.looks.text import Json, Object, Unread, shown, unknown, without_login
 from pantheon.looks.work import attempt, is_unknown
 
 PLUGINS = (  # where the client looks for plugins, in its order
@@ -48,6 +48,12 @@ def snap(root: str, docker_root: Json) -> str | None:
     if os.path.lexists(f"{root}/snap/bin/docker"):
         return "/snap/bin/docker exists"
     return None
+
+
+def daemon_json(root: str) -> str | None:
+    """The text of daemon.json without the passwords of its proxies; None when there is no such file."""
+    text = read_text(f"{root}/etc/docker/daemon.json")
+    return None if text is None else without_login(text)
 
 
 def configured_tcp(root: str, daemon_json: Json) -> list[str]:

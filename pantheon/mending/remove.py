@@ -20,6 +20,10 @@ RULES = {
     "venv": re.compile(r"venv-[^/]+"),
     "partial": re.compile(r"models/blobs/sha256-[0-9a-f]{64}-partial(-\d+)?|(?:HF|cache)/.*\.incomplete"),
 }
+# What a virtual environment holds at its top; what lies beside it is somebody's (collecting/usage.py).
+OF_A_VENV = frozenset(
+    ["bin", "etc", "include", "lib", "lib64", "man", "share", "pyvenv.cfg", ".build_base.txt", ".gitignore", ".lock", ".testfile"]
+)
 FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -166,6 +170,9 @@ def _remove_venv(folder: int, name: str, found: os.stat_result, busy: set[tuple[
             os.close(mark)
     below = open_folder(name, folder)
     try:
+        others = sorted(set(os.listdir(below)) - OF_A_VENV)
+        if others:
+            raise Refused(f"{others[0]!r} in it is no part of a virtual environment")
         if busy.intersection(inside(below)):
             raise Refused("a process uses it")
         empty(below, last="pyvenv.cfg")

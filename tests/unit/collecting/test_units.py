@@ -139,6 +139,25 @@ def test_kept(host: FakeHost) -> None:
     ]
 
 
+def test_a_container_whose_process_is_gone(host: FakeHost, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(units, "SETTLE_S", 0)
+    host.write("/proc/4242/cgroup", "0::/")
+    keep(host, "a", "comfy", State={"Running": True, "Pid": 4242})
+    keep(host, "b", "ollama", State={"Running": True, "Pid": 4243})
+    keep(host, "c", "openwebui", State={"Running": False, "Pid": 0})
+    keep(host, "d", "odd", State={"Running": True, "Pid": "x"})
+    keep(host, "e", "loop", State={"Running": True, "Restarting": True, "Pid": 4244})
+    found = as_evidence("kept", units.kept({}, str(host.root))).kept
+    assert [one.name for one in found or () if one.gone] == ["ollama"]  # type: ignore[union-attr]
+
+
+def test_one_that_ends_just_now_is_not_gone(host: FakeHost, monkeypatch: pytest.MonkeyPatch) -> None:
+    keep(host, "b", "ollama", State={"Running": True, "Pid": 4243})
+    monkeypatch.setattr(units.time, "sleep", lambda _: keep(host, "b", "ollama", State={"Running": False, "Pid": 0}))
+    found = as_evidence("kept", units.kept({}, str(host.root))).kept
+    assert [one.gone for one in found or ()] == [False]  # type: ignore[union-attr]
+
+
 @pytest.mark.parametrize(
     ("text", "place"),
     [

@@ -88,6 +88,31 @@ def test_the_only_environment_is_not_old(host: FakeHost, docker: FakeDocker) -> 
     assert (one.remade, one.pieces, one.detail) == (False, (), "a virtual environment, and there is no other")
 
 
+def test_an_environment_with_something_of_a_users_in_it(host: FakeHost, docker: FakeDocker) -> None:
+    for name in ("venv", "venv-old"):
+        fill(host, f"{MNT}/{name}/lib/torch.so", 100)
+        host.write(f"{MNT}/{name}/pyvenv.cfg", "home = /usr/bin\n")
+    host.write(f"{MNT}/venv-old/my-workflows/a.json", "{}")
+    one = found(host)["venv venv-old"]
+    assert (one.remade, one.pieces) == (False, ())
+    assert one.detail == "a virtual environment, and my-workflows in it, which is none of it"
+
+
+def test_large_files_are_named_where_a_disk_is_nearly_full(
+    host: FakeHost, docker: FakeDocker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(host, "/home/bob/backup.tar", 3000)
+    fill(host, "/home/bob/evil\nname", 3000)
+    fill(host, f"{WEBUI}/my movie.mkv", 2000)
+    fill(host, "/var/lib/docker/overlay2/x", 4000)
+    fill(host, "/home/bob/small", 500)
+    assert not [one for one in found(host).values() if one.kind == "file"]
+    room = {"mount": "/", "free_bytes": 1, "total_bytes": 1000}
+    monkeypatch.setattr(usage, "rooms", lambda *_: [room])
+    files = [(one.name, one.remade) for one in found(host).values() if one.kind == "file"]
+    assert files == [("/home/bob/backup.tar", False), (f"{WEBUI}/my movie.mkv", False)]
+
+
 def test_downloads_that_broke_off(host: FakeHost, docker: FakeDocker) -> None:
     fill(host, f"{OLLAMA}/{BLOB}", 100, hours=2)
     fill(host, f"{OLLAMA}/{BLOB}-0", 100, hours=2)

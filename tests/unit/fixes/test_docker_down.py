@@ -201,6 +201,63 @@ def test_containerd_under_it() -> None:
     assert commands(one)[0] == "systemctl start containerd.service"
 
 
+@pytest.mark.parametrize(
+    ("unit", "text", "verb"),
+    [
+        (Unit("activating", "auto-restart", "signal", UP, 1, "enabled"), "is stopped", "start"),
+        (RUNS, "does not answer", "restart"),  # it stands still, or is back since a moment
+    ],
+)
+def test_containerd_that_starts_or_stands_still(unit: Unit, text: str, verb: str) -> None:
+    one = made(without_containerd(), service=RUNS, containerd=unit)
+    (finding,) = docker_down.diagnose(one)
+    assert text in finding.text
+    assert commands(one)[0] == f"systemctl {verb} containerd.service"
+
+
+def test_containers_without_a_process() -> None:
+    """containerd was killed with all that it holds: the engine still shows its containers as up."""
+    gone = tuple(replace(one, gone=one.project == HOST.project) for one in KEPT)
+    one = made(finished(), service=RUNS, kept=gone)
+    (finding,) = docker_down.diagnose(one)
+    assert (finding.id, finding.level) == ("docker-down.lost", "fail")
+    assert "comfy, ollama, openwebui" in finding.text
+    assert commands(one)[0] == "systemctl restart docker.service"
+    assert docker_down.plan(one).changes[0].stops == ("comfy", "ollama", "openwebui")
+    theirs = tuple(replace(one, gone=one.project != HOST.project) for one in KEPT if one.name == "db")
+    assert docker_down.diagnose(made(finished(), service=RUNS, kept=theirs)) == []
+
+
+def test_the_engines_own_words_come_first() -> None:
+    own, systemd = 'failed to start daemon: driver "x" not available', "Failed to start docker.service - Docker"
+    found = docker_down.diagnose(made(down(), service=FAILED, engine_log=(own, systemd, own, systemd, systemd)))
+    assert own in found[0].evidence
+    assert systemd not in found[0].evidence
+
+
+def test_a_setting_that_the_command_line_has_too() -> None:
+    said = (
+        "unable to configure the Docker daemon with file /etc/docker/daemon.json: the following directives are "
+        "specified both as a flag and in the configuration file: hosts: (from flag: [fd://], from file: [unix:///x])"
+    )
+    config = Command(status=0, output="configuration OK\n")
+    one = made(
+        down(daemon_json='{\n "hosts": ["unix:///x"]\n}'), service=FAILED, engine_log=(said,), engine_config=config
+    )
+    assert "line 2" in docker_down.diagnose(one)[0].evidence
+    (blocked,) = docker_down.plan(one).blocked
+    assert blocked.id == "docker-down.config"
+    corrected = made(down(daemon_json="{}"), service=FAILED, engine_log=(said,), engine_config=config)
+    assert not docker_down.plan(corrected).blocked
+
+
+def test_an_engine_that_the_next_boot_does_not_start() -> None:
+    disabled = replace(RUNS, enabled="disabled")
+    (finding,) = docker_down.diagnose(made(finished(), service=disabled, socket=disabled))
+    assert (finding.id, finding.level) == ("docker-down.boot", "warn")
+    assert docker_down.diagnose(made(finished(), service=disabled)) == []  # its socket starts it
+
+
 def test_an_engine_with_a_containerd_of_its_own() -> None:
     assert docker_down.diagnose(made(finished(), service=RUNS, containerd=STOPPED)) == []
     assert docker_down.diagnose(made(without_containerd(Unknown("no answer")), service=RUNS, containerd=STOPPED)) == []

@@ -8,13 +8,19 @@ from typing import Any
 import pytest
 
 from pantheon import facts
-from pantheon.looks.docker import configured_tcp
+from pantheon.looks.docker import configured_tcp, daemon_json
 from tests.unit.looks.fakes import (
     FakeDocker,
     FakeHost,
     cases,
     unknown_reason,
 )
+
+
+def test_the_proxys_password_in_daemon_json_stays_on_the_host(host: FakeHost) -> None:
+    assert daemon_json(str(host.root)) is None
+    host.write("/etc/docker/daemon.json", '{"proxies": {"http-proxy": "http://bob:hunter2@proxy:3128"}}')
+    assert daemon_json(str(host.root)) == '{"proxies": {"http-proxy": "http://***@proxy:3128"}}'
 
 
 def test_docker_and_its_parts(host: FakeHost, docker: FakeDocker) -> None:

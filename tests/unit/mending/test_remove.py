@@ -155,6 +155,16 @@ def test_one_that_was_cut_short_still_shows_what_it_is(tmp_path: Path, monkeypat
     assert gone[-1] == "pyvenv.cfg"
 
 
+def test_an_environment_with_something_of_a_users_in_it(tmp_path: Path) -> None:
+    old, _ = venv(tmp_path / "venv-old"), venv(tmp_path / "venv")
+    write(old / "my-workflows" / "a.json")
+    status, said = run(tmp_path, "venv", item(tmp_path, "venv-old"))
+    assert status == 1
+    assert "'my-workflows' in it is no part of a virtual environment" in said
+    assert (old / "my-workflows" / "a.json").exists()
+    assert (old / "pyvenv.cfg").exists()
+
+
 @pytest.mark.parametrize("missing", ["venv", "venv/pyvenv.cfg", "venv-old/pyvenv.cfg"])
 def test_what_is_no_environment_or_the_only_one(tmp_path: Path, missing: str) -> None:
     old, used = venv(tmp_path / "venv-old"), venv(tmp_path / "venv")
