@@ -190,8 +190,10 @@ def login(spec: Object, root: str) -> Json:
         with open(path, "rb") as file:
             kept = file.read(4096).rstrip(b"\n")
             changed = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(os.fstat(file.fileno()).st_mtime))
-    except FileNotFoundError:
+    except (FileNotFoundError, IsADirectoryError):
         kept, changed = b"", ""
+    if not kept.strip():
+        changed = ""  # there is no key in it
     used = key_in_use(f"{root}/proc", int(found["State"].get("Pid") or 0))
     in_use = "none" if not used else "same" if used == kept else "other"
     return {"changed_at": changed, "created_at": plain(str(found.get("Created") or "")), "in_use": in_use}

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from pantheon import layout, service, stack, webui
 from pantheon.evidence import LoginKey
-from pantheon.facts import Container, TextFile
+from pantheon.facts import Container, TextFile, Unknown
 from pantheon.finding import Finding
 from pantheon.incident import Case, command
 from pantheon.plan import Change, Guard, Mend, SectionPlan
@@ -34,7 +34,7 @@ def diagnose(case: Case) -> list[Finding]:
     if found is None:
         stopped = webui.broke_off(case, ID)
         return [stopped] if stopped else []
-    findings = [_missing(case, file)] if file is None or (isinstance(file, TextFile) and not file.size) else []
+    findings = [_missing(case, file)] if _is_missing(case, file) else []
     if kept_inside := _kept_inside(case, found):
         findings.append(kept_inside)
     elif not findings and _is_newer(case):
@@ -44,9 +44,19 @@ def diagnose(case: Case) -> list[Finding]:
     return findings
 
 
+def _is_missing(case: Case, file: object) -> bool:
+    """Not there, without a key in it, or no file at all (Docker makes a directory where it finds nothing to mount)."""
+    login = case.evidence.login
+    if isinstance(file, TextFile):
+        return not file.size or (isinstance(login, LoginKey) and not login.changed_at)
+    return file is None or (isinstance(file, Unknown) and "not a regular file but a directory" in file.reason)
+
+
 def _missing(case: Case, file: object) -> Finding:
     path = layout.secret_key(case.host)
     evidence = f"{path}: no such file" if file is None else f"{path} is empty"
+    if isinstance(file, Unknown):
+        evidence = file.reason
     if _in_use(case) in ("same", "other"):
         evidence += "; the running server still has the key, and loses it with its container"
     text = "the key of Open WebUI's sessions is missing"

@@ -16,6 +16,7 @@ from pantheon.errors import PantheonError
 from pantheon.finding import Finding
 from pantheon.firstrun import Progress
 from pantheon.plan import Plan, SectionPlan
+from pantheon.report import data
 from pantheon.report.console import Console, error
 from pantheon.report.data import Json
 from pantheon.report.text import Pull, clean, clock, seconds
@@ -185,3 +186,12 @@ def test_durations(took: float, expected: str) -> None:
 
 def test_clock() -> None:
     assert clock(7) == "00:07"
+
+
+def test_a_document_is_fit_for_a_terminal_and_the_same_data(capsys: pytest.CaptureFixture[str]) -> None:
+    document = {"ü\u202e": ["\x9b31m", "\x1b]52;c;aa\x07", "\u2028", "x\ny", "日本", "\U000e0001"]}
+    data.write(document)
+    out = capsys.readouterr().out
+    assert json.loads(out) == document
+    assert all(line.isprintable() for line in out.splitlines())
+    assert "日本" in out

@@ -180,6 +180,7 @@ def process(host: FakeHost, pid: int, parent: int, environment: bytes = b"", nam
         (b"abc", b"abc", "same"),
         (b"abc\n", b"abd", "other"),
         (b"", b"abc", "other"),
+        (b" \n\n", b"abc", "other"),
         (None, b"abc", "other"),
         (b"abc\n", b"", "none"),
     ],
@@ -196,9 +197,15 @@ def test_which_key_the_server_signs_with(
         os.utime(host.at("/key"), (0, 1_763_766_064))
     answer = webui.login(SPEC, str(host.root))
     found = decode(LoginKey, answer, "login")
-    changed = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(1_763_766_064)) if kept is not None else ""
+    changed = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(1_763_766_064)) if (kept or b"").strip() else ""
     assert found == LoginKey(changed, "2026-11-21T23:01:04.788Z", in_use)
     assert "abc" not in str(answer)
+
+
+def test_a_directory_in_the_place_of_the_key_is_no_key(host: FakeHost, docker: FakeDocker) -> None:
+    docker.container("openwebui", Created="2026-11-21T23:01:04.788Z", State={"Pid": 0})
+    host.at("/key").mkdir()
+    assert webui.login(SPEC, str(host.root))["changed_at"] == ""
 
 
 def test_no_container_no_key(host: FakeHost, docker: FakeDocker) -> None:

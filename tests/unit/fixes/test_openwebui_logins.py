@@ -62,6 +62,7 @@ def ids(found: list[Finding]) -> list[str]:
         (having(), "other", BEFORE, []),  # older than the container: not of our making, and not in a start yet
         (having(), "other", AFTER, ["changed"]),
         (having(size=0), "other", AFTER, ["missing"]),
+        (having(size=1), "other", "", ["missing"]),  # a line's end alone
         (having(size=None), "other", "", ["missing"]),
         (having(size=None, state="exited", health=None), "none", "", ["missing"]),
         (without_secret(), "other", BEFORE, ["inside"]),
@@ -75,6 +76,18 @@ def ids(found: list[Finding]) -> list[str]:
 )
 def test_what_became_of_the_key(facts: Facts, in_use: str, changed: str, found: list[str]) -> None:
     assert ids(entry.diagnose(case(facts, in_use, changed))) == found
+
+
+def test_a_directory_that_docker_made_in_its_place_is_a_humans_to_move() -> None:
+    facts = having(size=None)
+    facts = replace(facts, files={**facts.files, KEY: Unknown(f"not a regular file but a directory: {KEY}")})
+    facts = replace(facts, paths={**facts.paths, KEY: world.entry(KEY, kind="dir", mode=0o755)})
+    (finding,) = entry.diagnose(case(facts, "other", ""))
+    assert (finding.id, "a directory" in finding.evidence) == ("openwebui-logins.missing", True)
+    section = entry.plan(case(facts, "other", ""))
+    assert (section.changes, len(section.blocked)) == ((), 1)
+    linked = replace(facts, files={**facts.files, KEY: Unknown(f"not a regular file but a symlink: {KEY}")})
+    assert entry.diagnose(case(linked, "same", BEFORE)) == []
 
 
 def test_a_key_that_cannot_be_looked_at_is_not_missing() -> None:
