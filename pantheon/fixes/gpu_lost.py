@@ -78,7 +78,7 @@ def diagnose(case: Case) -> list[Finding]:
     lost = _lost(case)
     engine = [one for one in lost if one.kind == "engine"]
     findings = [_engine(case, engine)] if engine else []
-    findings += [_container(case, one) for one in lost if one.kind != "engine"]
+    findings += [_container(case, one) for one in (*lost, *_theirs(case)) if one.kind != "engine"]
     return findings + _xid_warning(case)
 
 
@@ -223,6 +223,14 @@ def _lost(case: Case) -> list[_Lost]:
     return [one for name, container in made if container is not None and (one := _look_at(name, container)) is not None]
 
 
+def _theirs(case: Case) -> list[_Lost]:
+    """Of containers that somebody started by hand under a service's name: what a restart or an edit of theirs mends."""
+    made = [(name, foreign.named(case.facts, name)) for name in SERVICES if _wants_gpu(case.host, name)]
+    hand_made = [(name, c) for name, c in made if c is not None and not foreign.is_ours(case.host, c)]
+    found = [_look_at(name, container) for name, container in hand_made]
+    return [one for one in found if one is not None and one.kind in ("unasked", "nvml", "unseen", "cpu")]
+
+
 def _look_at(name: str, container: Container) -> _Lost | None:
     found = _found_in(name, container)
     if found is not None and found.kind in ("nvml", "unseen", "cpu") and not container.gpus:
@@ -355,6 +363,9 @@ def _by_hand(case: Case, finding: Finding) -> str:
         return _host_mend(case, finding)
     if finding.id == f"{ID}.engine":
         return _engine_mend(case)
+    for one in _theirs(case):
+        if finding.id == f"{ID}.{one.name}":
+            return _by_its_owner(case, one)
     lost = next(one for one in _lost(case) if finding.id == f"{ID}.{one.name}")
     if lost.kind == "cuda":
         return _cuda_mend(case, lost)
@@ -362,6 +373,19 @@ def _by_hand(case: Case, finding: Finding) -> str:
         path = f"[hosts.{case.host.name}.{lost.name}] gpus"
         return f'in hosts.toml, {path}: "all", or an id from: {case.host.ssh("nvidia-smi -L")}'
     return ""
+
+
+def _by_its_owner(case: Case, one: _Lost) -> str:
+    """What somebody does about a container of his; pantheon leaves it alone."""
+    container = foreign.named(case.facts, one.name)
+    files = container.compose_files if container else ""
+    if one.kind != "unasked":
+        return f"it was started by hand, and is left alone; {case.host.ssh(f'docker restart {one.name}')} gives it back"
+    if not files:
+        return "it was started by hand, and is left alone: start it again with --gpus all"
+    device = "driver: nvidia, count: all, capabilities: [gpu]"
+    where = f"in {files} on {case.host.name}"
+    return f"{where}: deploy.resources.reservations.devices: [{{{device}}}]; then docker compose up -d there"
 
 
 def _engine_mend(case: Case) -> str:

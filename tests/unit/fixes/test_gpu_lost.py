@@ -65,7 +65,6 @@ def blocked(made: Case) -> str:
         with_one("ollama", log_markers=("a user asked: library=cpu",)),
         with_one("ollama", gpu_seen=Unknown("no answer within 5 s")),
         with_one("comfy", state="exited", exit_code=137, gpu_seen=None),
-        with_one("comfy", labels={}, gpu_seen=NO_NVML),
         failed("comfy", "driver failed programming external connectivity: bind for 127.0.0.1:8188 failed"),
         replace(finished(), containers=Unknown("no answer")),
         replace(finished(), nvml=Unknown("no answer within 5 s (NVML)")),
@@ -79,7 +78,6 @@ def blocked(made: Case) -> str:
         "hearsay",
         "hung",
         "stopped",
-        "foreign",
         "port",
         "engine",
         "busy",
@@ -339,3 +337,26 @@ def test_what_was_stopped_by_hand_is_no_consequence_of_a_lost_card() -> None:
     )
     causes = [cause.finding.id for cause in diagnosis.diagnose(case(facts)).causes]
     assert causes == ["gpu-lost.host", "ollama.up"]
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "says"),
+    [
+        ("comfy", {"gpu_seen": NO_NVML}, "docker restart comfy gives it back"),
+        ("ollama", {"log_markers": ON_CPU}, "docker restart ollama gives it back"),
+        ("ollama", {"log_markers": ON_CPU, "gpus": ""}, "start it again with --gpus all"),
+    ],
+)
+def test_one_that_somebody_made_is_named_and_left_alone(name: str, changes: dict[str, Any], says: str) -> None:
+    theirs = container(HOST, name, **changes, labels={})
+    made = case(having(finished(), **{name: theirs}))
+    assert list(found(made)) == [f"gpu-lost.{name}"]
+    assert says in blocked(made)
+
+
+def test_one_of_somebodys_compose_file_is_told_the_lines() -> None:
+    file = {"com.docker.compose.project.config_files": "/home/ops/my stack/compose.yml"}
+    theirs = container(HOST, "ollama", log_markers=ON_CPU, gpus="", labels=file)
+    assert "in /home/ops/my stack/compose.yml on prometheus: deploy." in blocked(
+        case(having(finished(), ollama=theirs))
+    )
