@@ -53,9 +53,20 @@ def mend(host: Host, facts: Facts, directory: Directory, *, all_inside: bool = F
 
 
 def wrong_inside(facts: Facts, directory: Directory) -> int:
-    """How many entries of another owner the look has seen in it."""
+    """How many entries of another owner the look has seen in it: on its way through the tree, which may have ended
+    early, and among those that it was asked about one by one."""
     tree = facts.trees.get(directory.path)
-    return tree.wrong if isinstance(tree, Tree) else 0
+    return tree.wrong if isinstance(tree, Tree) and tree.wrong else len(named_wrong(facts, directory))
+
+
+def named_wrong(facts: Facts, directory: Directory) -> list[Entry]:
+    """Those of another owner among what a look asks about by name, where the tree belongs to one owner. What lies
+    behind a link is not in it."""
+    if not directory.tree_owner:
+        return []
+    below = [entry for path, entry in facts.paths.items() if path.startswith(f"{directory.path}/")]
+    own = [e for e in below if isinstance(e, Entry) and (e.kind == "symlink" or e.real == e.path)]
+    return [entry for entry in own if (entry.uid, entry.gid) != directory.tree_owner]
 
 
 def unusable(facts: Facts, directory: Directory) -> tuple[str, ...]:

@@ -60,8 +60,9 @@ LOG_MARKERS = {
     ],
 }
 
-# Directories in comfy-mnt whose owner and mode the image checks at each start, where they are there (DOMAIN.md)
-COMFY_CHECKS = ("ComfyUI", "HF", "venv", "pip_cache", "tmp", "uv_cache")
+# Directories in comfy-mnt whose owner and mode the image checks at each start, where they are there (DOMAIN.md); of the
+# last git does, and the image may not let it say so.
+COMFY_CHECKS = ("ComfyUI", "HF", "venv", "pip_cache", "tmp", "uv_cache", "ComfyUI/.git")
 
 
 def questions(host: Host, *, nonce: str) -> dict[str, object]:
@@ -124,6 +125,7 @@ def matters(host: Host, *, nonce: str) -> dict[str, object]:
         "installed": ["docker-ce", "docker.io", "containerd.io", "containerd", "nvidia-container-toolkit"],
         "disks": {"nvme": host.storage.nvme, "ssd": host.storage.ssd},
         "beneath": sorted({host.storage.nvme, host.storage.ssd}),
+        "stacked": sorted({host.storage.nvme, host.storage.ssd}),
         "touched": sorted({host.storage.nvme, host.storage.ssd, *(mount.mount for mount in host.atlas)}),
         "comfy_mnt": layout.comfy_mnt(host),
         "overrides": list(layout.override_files(host)),

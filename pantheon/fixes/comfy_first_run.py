@@ -38,9 +38,13 @@ NETWORK = re.compile(
     r"|gnutls_handshake\(\) failed|TLS connection was non-properly terminated|(code|error:) 407|Tunnel connection fail"
     r"|RPC failed; |fatal: early EOF|invalid index-pack output|The requested URL returned error: (429|5\d\d)"
     r"|HTTP error (429|5\d\d)|incomplete-download|IncompleteRead|Failed to connect to \S+ port"
+    r"|error sending request for url|dns error:|failed to lookup address information|operation timed out"  # uv's words
 )
 ADVICE = (
-    (re.compile(r"resolv|Name or service|name resolution"), "the host's name server (resolvectl query github.com)"),
+    (
+        re.compile(r"resolv|Name or service|name resolution|dns error|lookup address"),
+        "the host's name server (resolvectl query github.com)",
+    ),
     (re.compile(r"proxy|407|Tunnel connection", re.IGNORECASE), "the proxy: HTTPS_PROXY in hosts.toml, comfy.env"),
     (
         re.compile(r"SSL|TLS|certificate", re.IGNORECASE),
@@ -61,8 +65,9 @@ DEAD_VENV = re.compile(
 PYTHON_ENDED = "ComfyUI failed or exited with an error"
 SIGNS = re.compile("|".join(("fatal: not a git repository", CUDA.pattern, NO_MODULE.pattern, DEAD_VENV.pattern)))
 GAVE_UP = re.compile(
-    r"!! ERROR: (ComfyUI clone failed|Virtualenv creation failed|Pip upgrade failed|Torch installation failed"
-    r"|Failed to install|ComfyUI requirements|HuggingFace Hub|ComfyUI Manager requirements)"
+    r"!! ERROR: (ComfyUI(-Manager)? clone failed|Virtualenv creation failed|Pip upgrade failed"
+    r"|Torch installation failed|Failed to (un)?install|ComfyUI requirements|HuggingFace Hub"
+    r"|ComfyUI Manager requirements|ComfyUI-Manager CLI requirements|uv not found)"
 )
 
 KEPT_SCRIPT = """\

@@ -174,7 +174,9 @@ def _is_checked(case: Case, directory: Directory) -> bool:
 
 def _count(case: Case, directory: Directory) -> str:
     tree = case.facts.trees.get(directory.path)
-    assert isinstance(tree, Tree)
+    if not isinstance(tree, Tree) or not tree.wrong:
+        named = owners.wrong_inside(case.facts, directory)
+        return f"{named} of the directories at the top of {directory.name} with another owner than {owners.OWNER}"
     partly = "" if tree.complete else " (not all of it was looked at)"
     some = "1 entry" if tree.wrong == 1 else f"{tree.wrong} entries"
     return f"{some} of {tree.looked} in {directory.name} with another owner than {owners.OWNER}{partly}"
@@ -182,7 +184,9 @@ def _count(case: Case, directory: Directory) -> str:
 
 def _examples(case: Case, directory: Directory) -> str:
     tree = case.facts.trees.get(directory.path)
-    return ", ".join(tree.examples[:3]) if isinstance(tree, Tree) else ""
+    if isinstance(tree, Tree) and tree.wrong:
+        return ", ".join(tree.examples[:3])
+    return ", ".join(f"{e.path} ({e.uid}:{e.gid})" for e in owners.named_wrong(case.facts, directory)[:3])
 
 
 def _link(case: Case, directory: Directory, entry: Entry) -> Finding:

@@ -15,6 +15,13 @@ from pantheon.plan import Change, Guard, Run, SectionPlan
 NAME = "storage"
 SOURCE = "procedure §3"
 GIB = 1 << 30
+MOUNTED_BY = {
+    "comfy-mnt": ("comfy",),
+    "models": ("comfy",),
+    "outputs/comfy": ("comfy",),
+    "ollama": ("ollama", "openwebui-ollama"),
+    "projects/openwebui": ("openwebui",),
+}
 
 
 def plan(host: Host, facts: Facts, *, services: tuple[str, ...] = SERVICES) -> SectionPlan:
@@ -48,7 +55,10 @@ def check(host: Host, facts: Facts) -> list[Finding]:
         if isinstance(entry, Unknown):
             findings.append(Finding(key, "unknown", f"{directory.path}: not known", entry.reason, source=SOURCE))
         elif entry is None:
-            findings.append(Finding(key, "fail", f"{directory.path} is missing", mend=mend, source=SOURCE))
+            # A container that has it mounted cannot be started.
+            follows = tuple(f"{service}.*" for service in MOUNTED_BY.get(directory.name, ()))
+            text = f"{directory.path} is missing"
+            findings.append(Finding(key, "fail", text, mend=mend, source=SOURCE, explains=follows))
         else:
             wrong = "; ".join(change.what for change in owners.mend(host, facts, directory))
             text = f"not as §3 says: {wrong}" if wrong else f"{directory.path} {entry.uid}:{entry.gid} {entry.mode:o}"

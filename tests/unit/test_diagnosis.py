@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from pantheon import diagnosis, fixes
+from pantheon import diagnosis, fixes, layout
 from pantheon.diagnosis import rank
 from pantheon.facts import Http
 from pantheon.finding import Finding
@@ -40,6 +40,15 @@ def test_a_service_that_is_stopped_is_one_cause() -> None:
     assert [(cause.entry, cause.finding.id) for cause in found.causes] == [("", "openwebui.up")]
     assert found.causes[0].finding.mend == "invoke openwebui --host prometheus"
     assert [finding.id for finding in found.causes[0].consequences] == ["openwebui.http", "openwebui.http-here"]
+
+
+def test_a_directory_that_is_gone_is_why_its_container_does_not_start() -> None:
+    stopped = world.container(world.HOST, "comfy", state="exited", health="unhealthy", exit_code=143)
+    facts = world.having(world.finished(), comfy=stopped)
+    facts = replace(facts, paths={**facts.paths, layout.comfy_mnt(world.HOST): None})
+    found = diagnosis.diagnose(world.case(facts))
+    assert [cause.finding.id for cause in found.causes] == ["storage.comfy-mnt"]
+    assert "comfy.up" in [finding.id for finding in found.causes[0].consequences]
 
 
 def fail(name: str, *explains: str) -> Finding:

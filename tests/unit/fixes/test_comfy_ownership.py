@@ -86,7 +86,10 @@ CAUSES: dict[str, tuple[Facts, list[str]]] = {
     "mode 755": (at(finished(), mode=0o755), []),
     "mode of the venv": (
         at(
-            replace(finished(), paths={**finished().paths, f"{MNT}/venv": entry(f"{MNT}/venv", uid=1024, mode=0o555)}),
+            replace(
+                finished(),
+                paths={**finished().paths, f"{MNT}/venv": entry(f"{MNT}/venv", uid=1024, gid=1024, mode=0o555)},
+            ),
             mode=0o775,
         ),
         ["mode"],
@@ -179,6 +182,21 @@ def test_what_ended_over_something_else_has_a_fault_besides() -> None:
     top = at(other, uid=0)
     assert "comfy.*" in the(top).explains
     assert the(at(failing("!! ERROR: Failed to run nvidia-smi"), OUT, uid=0)).explains == ("storage.outputs/comfy",)
+
+
+def test_what_git_says_to_nobody() -> None:
+    """Newer images throw away what git says; the tree may be too large to be seen whole, or not at all."""
+    git = f"{MNT}/ComfyUI/.git"
+    facts = failing("== Confirm the ComfyUI directory is present and we can write to it", "!! ERROR: subscript failed")
+    facts = replace(facts, paths={**facts.paths, git: entry(git)})
+    for tree in (Tree(MNT, 20_000, False, 0, ()), Unknown("no answer")):
+        finding = the(replace(facts, trees={**facts.trees, MNT: tree}))
+        assert finding.id == "comfy-ownership.inside"
+        assert f"{git} (0:0)" in finding.evidence
+        assert "comfy.*" in finding.explains
+        assert any("everything in it" in text for text in steps(replace(facts, trees={**facts.trees, MNT: tree})))
+    behind = replace(facts, paths={**facts.paths, git: replace(entry(git), real="/srv/ComfyUI/.git")})
+    assert ids(behind) == []
 
 
 def test_a_failing_one_is_stopped_mended_and_made_anew() -> None:
