@@ -239,7 +239,7 @@ def test_what_to_look_at_when_nothing_can_be_downloaded(said: str, advice: str) 
         "TimeoutError: The read operation timed out",
         "ConnectionResetError(104, 'Connection reset by peer')",
         "ERROR: HTTP error 503 while getting https://download.pytorch.org/whl/cu130/torch.whl",
-        "error sending request for url (https://packages.example/simple/torch/): operation timed out",
+        "error sending request for url (https://example.test/torch/): operation timed out",
         "http.client.RemoteDisconnected: Remote end closed connection without response",
     ],
 )
