@@ -56,6 +56,7 @@ PARTS: dict[str, Callable[[Object, str], Json]] = {
     "dockerd": dockerd.dockerd,
     "fstab": disks.fstab,
     "beneath": disks.beneath,
+    "stacked": disks.stacked,
     "touched": disks.touched,
     "displaced": disks.displaced,
     "devices": disks.devices,
@@ -73,7 +74,7 @@ PARTS: dict[str, Callable[[Object, str], Json]] = {
     "holder": holder.holder,
 }
 
-TABLES = ("units", "installed", "beneath", "touched", "inside", "overrides", "others_before")
+TABLES = ("units", "installed", "beneath", "stacked", "touched", "inside", "overrides", "others_before")
 
 
 def main(spec: Object, stdin: BinaryIO, stdout: TextIO) -> int:

@@ -70,10 +70,10 @@ class Piece:
 @dataclass(frozen=True)
 class Usage:
     """Something that takes room. `kind`: image, build-cache, container-log, venv, partial, outputs, models, journal,
-    apt, log, other; file: a large one, which may be part of another line; unread: it could not be counted, `detail` says why. `place` is a path, or an image's id; `disk` the
-    Room.mount that it lies on. `remade`: it can be made again (pulled, built, downloaded) and nothing uses it.
-    `complete` False: `bytes` is at least this. `names` are an image's references, `pieces` what of it would be
-    removed."""
+    apt, log, other; file: a large one, which may be part of another line; unread: it could not be counted, `detail`
+    says why. `place` is a path, or an image's id; `disk` the Room.mount that it lies on. `remade`: it can be made again
+    (pulled, built, downloaded) and nothing uses it. `complete` False: `bytes` is at least this. `names` are an
+    image's references, `pieces` what of it would be removed."""
 
     kind: str
     name: str
@@ -90,7 +90,8 @@ class Usage:
 @dataclass(frozen=True)
 class FstabLine:
     """A mount that the host knows how to make: a line of /etc/fstab, or a systemd `unit` of its own. `there`: what is
-    to be mounted is there (None: that cannot be told, as of a server's export)."""
+    to be mounted is there (None: that cannot be told, as of a server's export). `mounted`: what is mounted at `target`
+    now is that (None: nothing is, or that cannot be told)."""
 
     source: str
     target: str
@@ -98,6 +99,7 @@ class FstabLine:
     options: str
     unit: str = ""
     there: bool | None = None
+    mounted: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -289,6 +291,7 @@ class Evidence:
     dockerd: Maybe[Dockerd] = None  # None: none runs
     fstab: Maybe[tuple[FstabLine, ...]] = None
     beneath: dict[str, Maybe[Beneath]] = field(default_factory=dict)  # None: it is a mount point
+    stacked: dict[str, Maybe[tuple[str, ...]]] = field(default_factory=dict)  # mounts over one another, the upper last
     touched: dict[str, Maybe[Command]] = field(default_factory=dict)  # of mounts: whether they answer; None: no mount
     displaced: Maybe[tuple[Displaced, ...]] = None
     devices: Maybe[tuple[str, ...]] = None  # disks and partitions, a line for each, as lsblk shows them

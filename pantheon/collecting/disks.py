@@ -23,13 +23,15 @@ UNIT_PLACES = ("/etc/systemd/system", "/run/systemd/system", "/usr/lib/systemd/s
 TOUCH_S = 2.0
 BENEATH_S, BENEATH_ENTRIES = 1.5, 50_000
 SHOWN = 20
+POOLS = ("btrfs", "zfs", "bcachefs")  # of several devices: the one that is shown is any of them
 TAGS = {"UUID": "by-uuid", "LABEL": "by-label", "PARTUUID": "by-partuuid", "PARTLABEL": "by-partlabel"}
 REMOTE = re.compile(r"(nfs4?|cifs|smb3|smbfs|ceph|glusterfs|fuse\..+|9p)")
 
 
 def fstab(spec: Object, root: str) -> Json:
     """evidence.Evidence.fstab: its lines, and the systemd mount units of the disks that were asked about"""
-    out = []
+    out: list[Object] = []
+    ground = Ground(root)
     for line in (read_text(f"{root}/etc/fstab") or "").splitlines():
         fields = line.split()
         if len(fields) < 3 or fields[0].startswith("#"):
@@ -38,7 +40,40 @@ def fstab(spec: Object, root: str) -> Json:
         out.append(_line(root, source, target, fstype, options if len(fields) > 3 else "defaults"))
     for path in spec.get("touched") or ():
         out += [found for found in [_unit(root, str(path))] if found]
+    for found in out:
+        found["mounted"] = work.attempt(_is_mounted, ground, root, found)
+        if work.is_unknown(found["mounted"]):
+            found["mounted"] = None
     return out
+
+
+def _is_mounted(ground: Ground, root: str, line: Object) -> bool | None:
+    """Whether what is mounted is what the line says, as far as that can be told without touching a server's."""
+    row = ground.mounts.of(line["target"])
+    if not row or row["target"] != line["target"] or ground.mounts.remote(row) or row["fstype"] in POOLS:
+        return None
+    source, options = str(line["source"]), str(line["options"]).split(",")
+    if device := _device(source):
+        if not os.path.exists(root + device):
+            return None
+        if not row["source"].startswith("/dev/"):
+            return False
+        return os.stat(root + device).st_rdev == os.stat(root + row["source"]).st_rdev
+    if (
+        {"bind", "rbind"} & set(options)
+        and source.startswith("/")
+        and not ground.mounts.remote(ground.mounts.of(source))
+    ):
+        return os.path.samefile(root + source, root + line["target"])
+    return None
+
+
+def _device(source: str) -> str:
+    tag, equals, value = source.partition("=")
+    if equals and tag in TAGS:
+        name = "".join(c if c.isalnum() or c in "#+-.:=@_/" else f"\\x{ord(c):02x}" for c in value.strip('"'))
+        return f"/dev/disk/{TAGS[tag]}/{name}"
+    return source if source.startswith("/dev/") else ""
 
 
 def _line(root: str, source: str, target: str, fstype: str, options: str, unit: str = "") -> Object:
@@ -54,10 +89,8 @@ def _line(root: str, source: str, target: str, fstype: str, options: str, unit: 
 
 def _is_there(root: str, source: str, fstype: str) -> bool | None:
     """Whether the device or directory that is to be mounted is there; None where it is a server's."""
-    tag, equals, value = source.partition("=")
-    if equals and tag in TAGS:
-        name = "".join(c if c.isalnum() or c in "#+-.:=@_/" else f"\\x{ord(c):02x}" for c in value.strip('"'))
-        return os.path.lexists(f"{root}/dev/disk/{TAGS[tag]}/{name}")
+    if "=" in source and (device := _device(source)):
+        return os.path.lexists(root + device)
     if REMOTE.fullmatch(fstype) or not source.startswith("/"):
         return None
     return os.path.exists(root + source)
@@ -168,6 +201,20 @@ def _walk(top: str) -> Iterator[os.stat_result | None]:
             continue
         except OSError:
             yield None
+
+
+def stacked(spec: Object, root: str) -> Json:
+    """evidence.Evidence.stacked: None where one mount, or none, lies at the place, or the same one several times"""
+    rows = [line.split() for line in (read_text(f"{root}/proc/self/mountinfo", 16 << 20) or "").splitlines()]
+    out: Object = {}
+    for path in spec.get("stacked") or ():
+        mine = [row for row in rows if len(row) > 8 and unescape(row[4].encode()) == path and "-" in row]
+        about = [(row[2], row[3]) for row in mine]
+        out[path] = None
+        if len(set(about)) > 1 and about[-1] != about[0]:
+            tails = [row[row.index("-") + 1 :] for row in mine]
+            out[path] = [f"{shown(unescape(tail[1].encode()))} ({plain(tail[0])})" for tail in tails]
+    return out
 
 
 def displaced(spec: Object, root: str) -> Json:

@@ -41,9 +41,10 @@ OLLAMA_PARTIAL = re.compile(r"models/blobs/sha256-[0-9a-f]{64}-partial(-\d+)?")
 INCOMPLETE = re.compile(r"(?:HF|cache)/.*\.incomplete")
 OLD_VENV = re.compile(r"venv-[^/]+")
 # What a virtual environment holds at its top; anything else in one was put there by somebody (mending/remove.py).
-OF_A_VENV = frozenset(
-    ["bin", "etc", "include", "lib", "lib64", "man", "share", "pyvenv.cfg", ".build_base.txt", ".gitignore", ".lock", ".testfile"]
-)
+OF_A_VENV = {
+    *("bin", "etc", "include", "lib", "lib64", "man", "share", "pyvenv.cfg"),
+    *(".build_base.txt", ".gitignore", ".lock", ".testfile"),
+}
 LARGE_FILES = 5
 
 Take = Callable[[str, str, int, int], None]  # path below the top, kind of entry, bytes, when it was written

@@ -40,7 +40,8 @@ USERS = {"nvme": ("comfy", "ollama"), "ssd": ("comfy", "openwebui")}
 
 @dataclass(frozen=True)
 class Disk:
-    """One of the two disks, as it is now. `state`: fine, absent, stale, broken, read-only, or unknown."""
+    """One of the two disks, as it is now. `state`: fine, absent, covered (another mount lies over it),
+    other (something else than fstab says is mounted), odd (a link or a file), stale, broken, read-only, or unknown."""
 
     name: str
     path: str
@@ -76,18 +77,29 @@ def _state(case: Case, path: str) -> tuple[str, str]:
             return "broken", said
         return ("stale", said) if any(text in said.lower() for text in STALE) else ("unknown", said)
     if entry is not None and (entry.kind != "dir" or entry.real != path):
-        return "unknown", ""  # a link or a file: the section storage speaks of it
+        return "odd", f"it is a symbolic link to {entry.real}" if entry.real != path else f"it is a {entry.kind}"
     if entry is None or not entry.is_mount:
         known = _line(case, path)
         return ("absent", "") if case.host.storage.require_mounts or (known and not entry) else ("fine", "")
     if said:
         stale = any(text in said.lower() for text in STALE)
         return ("stale", said) if stale else ("broken", said) if BROKEN.search(said) else ("fine", "")
+    stacked, line = case.evidence.stacked.get(path), _line(case, path)
+    if isinstance(stacked, tuple):
+        return "covered", f"{stacked[-1]} lies over {stacked[0]}"
+    if line is not None and line.mounted is False and not _has_ours(case, path):
+        where = line.unit or "/etc/fstab"
+        return "other", f"{entry.mount.source if entry.mount else 'something'} is mounted; {where}: {line.source}"
     options = entry.mount.options.split(",") if entry.mount else []
-    line = _line(case, path)
     if "ro" in options and not (line and "ro" in line.options.split(",")):
         return "read-only", entry.mount.options if entry.mount else ""
     return "fine", ""
+
+
+def _has_ours(case: Case, path: str) -> bool:
+    """Whether a directory of the stack is on that disk."""
+    mine = (d.path for d in layout.directories(case.host) if d.path.startswith(f"{path}/"))
+    return any(isinstance(case.facts.paths.get(one), Entry) for one in mine)
 
 
 def _line(case: Case, path: str) -> FstabLine | None:
@@ -111,6 +123,9 @@ def _kernel(case: Case) -> list[str]:
 
 
 TEXTS = {
+    "covered": "another mount lies over {path}",
+    "other": "another disk is mounted at {path}",
+    "odd": "{path} is no mount point",
     "absent": "{path} is not mounted",
     "stale": "{path} has lost its disk: the mount is stale",
     "broken": "the disk at {path} fails",
@@ -268,7 +283,9 @@ def plan(case: Case) -> SectionPlan:
     if restart or start:
         changes.append(_rejoin(wrong, good, restart, start))
     changes += _mount_atlas(case)
-    return SectionPlan(ID, tuple(changes), reason="both disks are mounted, and answer", starts=tuple(start))
+    known = all(disk.state == "fine" for disk in found)
+    reason = "both disks are mounted, and answer" if known else "nothing is known to be wrong with the mounts"
+    return SectionPlan(ID, tuple(changes), reason=reason, starts=tuple(start))
 
 
 def _mount(case: Case, disk: Disk) -> Change:
@@ -345,6 +362,17 @@ def _blocked(case: Case, disk: Disk) -> list[Finding]:
         return [Finding(f"{key}-disk", "fail", text, "; ".join([disk.said, *_kernel(case)[-2:]]), mend, SOURCE)]
     if disk.state == "read-only":
         return []
+    if disk.state in ("covered", "other"):
+        text = f"what lies at {disk.path} now is not pantheon's to take away, and may hold somebody's files"
+        mend = f"{host.ssh(f'sudo ls -la {path}')}; when nothing there is needed: "
+        mend += f"{host.ssh(f'sudo umount {path}')}; then {then}"
+        return [Finding(f"{key}-{disk.state}", "fail", text, disk.said, mend, SOURCE)]
+    if disk.state == "odd":
+        text = f"{disk.path} must be a directory for a disk to be mounted there"
+        aside = shlex.quote(f"{disk.path}.aside")
+        mend = f"on the host: sudo mv {path} {aside} && sudo mkdir {path}; then {then}; or name the place where the "
+        mend += f"disk is mounted in hosts.toml: storage.{disk.name}"
+        return [Finding(f"{key}-place", "fail", text, disk.said, mend, SOURCE)]
     out = []
     line = _line(case, disk.path)
     devices = case.evidence.devices

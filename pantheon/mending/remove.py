@@ -21,9 +21,10 @@ RULES = {
     "partial": re.compile(r"models/blobs/sha256-[0-9a-f]{64}-partial(-\d+)?|(?:HF|cache)/.*\.incomplete"),
 }
 # What a virtual environment holds at its top; what lies beside it is somebody's (collecting/usage.py).
-OF_A_VENV = frozenset(
-    ["bin", "etc", "include", "lib", "lib64", "man", "share", "pyvenv.cfg", ".build_base.txt", ".gitignore", ".lock", ".testfile"]
-)
+OF_A_VENV = {
+    *("bin", "etc", "include", "lib", "lib64", "man", "share", "pyvenv.cfg"),
+    *(".build_base.txt", ".gitignore", ".lock", ".testfile"),
+}
 FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 

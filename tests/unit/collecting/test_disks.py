@@ -26,6 +26,44 @@ def lines(host: FakeHost, **spec: Any) -> list[FstabLine]:
     return list(found)
 
 
+def test_mounts_over_one_another(host: FakeHost) -> None:
+    one, two = "36 25 259:1 / /mnt/local/nvme rw - ext4 /dev/sda1 rw", "37 36 0:50 / /mnt/local/nvme rw - tmpfs over rw"
+    ssd = "38 25 259:2 / /mnt/local/ssd rw,relatime shared:1 - ext4 /dev/sdb1 rw"
+    host.write("/proc/self/mountinfo", "\n".join([one, two, ssd, ssd, "nonsense", ""]))
+    spec = {"stacked": ["/mnt/local/nvme", "/mnt/local/ssd", "/mnt/none"]}
+    assert disks.stacked(spec, str(host.root)) == {
+        "/mnt/local/nvme": ["/dev/sda1 (ext4)", "over (tmpfs)"],
+        "/mnt/local/ssd": None,
+        "/mnt/none": None,
+    }
+
+
+@pytest.mark.parametrize(
+    ("source", "fstype", "options", "mounted"),
+    [
+        ("UUID=aa", "ext4", "defaults", None),  # it is not there
+        ("/dev/null", "ext4", "defaults", True),
+        ("/dev/zero", "ext4", "defaults", False),
+        ("/srv/a", "none", "bind", False),
+        ("/mnt/local/nvme", "none", "bind,ro", True),
+        ("atlas:/x", "nfs4", "defaults", None),
+    ],
+)
+def test_whether_a_line_is_what_is_mounted(
+    host: FakeHost, source: str, fstype: str, options: str, mounted: bool | None
+) -> None:
+    host.at("/dev").mkdir(exist_ok=True)
+    for name in ("null", "zero"):
+        host.at(f"/dev/{name}").symlink_to(f"/dev/{name}")
+    host.at("/srv/a").mkdir(parents=True)
+    host.at("/mnt/local/nvme").mkdir(parents=True)
+    root = "25 1 8:1 / / rw - ext4 /dev/root rw"
+    host.write("/proc/self/mountinfo", f"{root}\n36 25 1:3 / /mnt/local/nvme rw - ext4 /dev/null rw\n")
+    host.write("/etc/fstab", f"{source} /mnt/local/nvme {fstype} {options} 0 0\n")
+    (line,) = disks.fstab({}, str(host.root))
+    assert line["mounted"] is mounted
+
+
 def test_fstab(host: FakeHost) -> None:
     assert lines(host) == []
     host.write("/dev/disk/by-uuid/aa-bb", "")

@@ -70,6 +70,42 @@ def test_absent_is_the_one_cause(disk: str, path: str) -> None:
     assert "/etc/fstab: " in found.causes[0].finding.evidence
 
 
+def odd(path: str = NVME, **changes: Any) -> Facts:
+    """Neither a directory of its own nor a mount."""
+    facts = absent(path)
+    below = {n: replace(e, real=f"/srv{n}") for n, e in finished().paths.items() if n.startswith(path + "/") and e}  # type: ignore[type-var]
+    linked = below if changes.get("kind") == "symlink" else {}
+    return replace(facts, paths=facts.paths | linked | {path: entry(path, **changes)})
+
+
+@pytest.mark.parametrize(
+    ("facts", "evidence", "said"),
+    [
+        (odd(kind="symlink", real="/srv/nvme"), {}, "symbolic link to /srv/nvme"),
+        (odd(kind="file"), {}, "it is a file"),
+        (replace(finished(), paths=absent().paths | {NVME: root(NVME)}), "stacked", "over (tmpfs) lies over /dev/sda1"),
+        (replace(finished(), paths=absent().paths | {NVME: root(NVME)}), "other", "/etc/fstab: UUID=aa"),
+        (finished(), "stacked", "over (tmpfs) lies over /dev/sda1"),
+    ],
+)
+def test_what_is_mounted_is_not_the_disk(facts: Facts, evidence: Any, said: str) -> None:
+    """What is there is not pantheon's to take away: one cause, and the commands for a human."""
+    more: dict[str, Any] = {}
+    if evidence == "stacked":
+        more = {"stacked": {NVME: ("/dev/sda1 (ext4)", "over (tmpfs)")}}
+    if evidence == "other":
+        more = {"fstab": (replace(FSTAB[0], mounted=False), FSTAB[1])}
+    one = made(facts, **more)
+    found = diagnosis.diagnose(one)
+    assert [cause.finding.id for cause in found.causes] == ["mounts-missing.nvme"]
+    assert said in found.causes[0].finding.evidence
+    assert "then invoke fix.mounts-missing" in blocked(one)
+
+
+def test_another_disk_that_has_our_directories_is_somebodys_choice() -> None:
+    assert mounts_missing.diagnose(made(finished(), fstab=(replace(FSTAB[0], mounted=False), FSTAB[1]))) == []
+
+
 def test_both() -> None:
     facts = absent(SSD)
     facts = replace(facts, paths=facts.paths | {NVME: None})
