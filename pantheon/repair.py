@@ -16,6 +16,7 @@ from pantheon.errors import ApplyError, Interrupted, NotAsItShouldBe
 from pantheon.evidence import Busy
 from pantheon.facts import Facts, Maybe, OsRelease, Unknown
 from pantheon.finding import Finding
+from pantheon.fixes import openwebui_logins
 from pantheon.fixes.wrong_version_number import https_to
 from pantheon.incident import Case, Choices
 from pantheon.inventory import SERVICES, Host
@@ -85,6 +86,13 @@ def fix(host: Host, name: str, choices: Choices, *, options: Options, report: Re
         if others and not mine:
             first = tuple(cause.finding for cause in others)
             section = replace(section, changes=(), blocked=(*section.blocked, *first))
+        key = openwebui_logins.at_stake(case)
+        if (
+            key
+            and name != openwebui_logins.ID
+            and (section.reboots or "openwebui" in Plan(host.name, (section,)).stops)
+        ):
+            section = replace(section, changes=(), blocked=(*section.blocked, key))
         plan = Plan(host.name, (section,))
         if section.reboots and not section.changes:
             report.busy(host, running(case.evidence.busy, SERVICES))

@@ -20,8 +20,8 @@ SYMPTOMS = {
     "gpu-lost": "a container without its GPU, `could not select device driver`, answers from the CPU",
     "comfy-ownership": "`Directory /comfy/mnt owned by unexpected user/group`, `not writeable`",
     "comfy-first-run": "ComfyUI's first run broke off: `No module named`, `not a git repository`",
-    "openwebui-ollama": "Open WebUI shows no models: it cannot reach Ollama",
     "openwebui-logins": "everybody is logged out of Open WebUI",
+    "openwebui-ollama": "Open WebUI shows no models: it cannot reach Ollama",
     "wrong-version-number": "`wrong version number`: https spoken to an http service",
     "browser-access": "curl works on the host, the browser on the workstation does not",
 }

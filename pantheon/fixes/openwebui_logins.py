@@ -85,6 +85,18 @@ def _kept_inside(case: Case, found: Container) -> Finding | None:
     return Finding(f"{ID}.inside", "fail", text, "; ".join(lines), command(case, ID), SOURCE)
 
 
+def at_stake(case: Case) -> Finding | None:
+    """Why Open WebUI must not be stopped now by anything but this entry: its server alone has the key."""
+    login, found = case.evidence.login, webui.container(case)
+    if found is None or found.state != "running" or not isinstance(login, LoginKey) or login.in_use != "other":
+        return None
+    if login.changed_at and not _is_newer(case):
+        return None  # the container was made by hand, and its sessions end with it in any case
+    text = "to stop openwebui now would log everybody out: its server alone has the key of the sessions"
+    mend = f"{command(case, ID)}, then the same command again"
+    return Finding(f"{ID}.at-stake", "fail", text, layout.secret_key(case.host), mend, SOURCE)
+
+
 def _is_newer(case: Case) -> bool:
     """Whether the key file was written after the container was made, and the server signs with another key."""
     login = case.evidence.login

@@ -5,16 +5,17 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from rich.console import Console as RichConsole
 
-from pantheon import diagnosis, engine, fixes, repair
+from pantheon import diagnosis, engine, fixes, layout, repair
 from pantheon.engine import Options
 from pantheon.errors import ApplyError, Declined, Interrupted, Locked, NotAsItShouldBe
-from pantheon.evidence import Busy, Loaded
+from pantheon.evidence import Busy, Loaded, LoginKey
 from pantheon.facts import Facts, Http, Unknown
 from pantheon.finding import Finding
 from pantheon.incident import Case, Choices
@@ -186,6 +187,20 @@ def test_found_shown_agreed_applied_watched_proven(monkeypatch: pytest.MonkeyPat
     assert report.bad == []
 
 
+def test_what_would_log_everybody_out_waits_for_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever stops Open WebUI, while its server alone has the key of the sessions."""
+    facts = finished()
+    facts = replace(facts, files={**facts.files, layout.secret_key(HOST): None})
+    for change, stops in ((replace(CHANGE, stops=("comfy", "openwebui")), True), (CHANGE, False)):
+        plans = [SectionPlan(NAME, (change,)), SectionPlan(NAME)]
+        world = World(
+            monkeypatch, Entry([[WRONG], []], plans), facts=facts, login=LoginKey("", "2026-11-21T23:01:04Z", "other")
+        )
+        report = Seen()
+        assert (fix(report, yes=True), world.applied == []) == ((2, True) if stops else (0, False))
+        assert ("openwebui-logins.at-stake" in str(report.shown)) == stops
+
+
 def test_the_plan_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     world, report = World(monkeypatch, Entry([[WRONG]])), Seen()
     assert fix(report, plan_only=True, yes=True) == 2
@@ -201,8 +216,6 @@ def test_no_is_no(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_host_at_work_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    from dataclasses import replace
-
     busy = replace(finished(), lock=json.dumps({"who": "ann@desk", "what": "bringup", "pid": 7}))
     world, report = World(monkeypatch, Entry([[WRONG]]), facts=busy), Seen()
     with pytest.raises(Locked, match="ann@desk"):

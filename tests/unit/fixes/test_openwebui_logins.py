@@ -78,6 +78,25 @@ def test_what_became_of_the_key(facts: Facts, in_use: str, changed: str, found: 
     assert ids(entry.diagnose(case(facts, in_use, changed))) == found
 
 
+@pytest.mark.parametrize(
+    ("facts", "in_use", "changed", "stake"),
+    [
+        (having(), "same", BEFORE, False),
+        (having(), "none", BEFORE, False),
+        (having(size=None), "other", "", True),
+        (having(), "other", AFTER, True),
+        (without_secret(), "other", BEFORE, False),
+        (having(size=None, state="exited"), "other", "", False),
+        (having(size=None, labels={}), "other", "", False),
+        (having(size=None), "", "", False),
+    ],
+)
+def test_when_stopping_it_would_lose_the_key(facts: Facts, in_use: str, changed: str, stake: bool) -> None:
+    finding = entry.at_stake(case(facts, in_use, changed))
+    assert bool(finding) == stake
+    assert finding is None or "invoke fix.openwebui-logins" in finding.mend
+
+
 def test_a_directory_that_docker_made_in_its_place_is_a_humans_to_move() -> None:
     facts = having(size=None)
     facts = replace(facts, files={**facts.files, KEY: Unknown(f"not a regular file but a directory: {KEY}")})
