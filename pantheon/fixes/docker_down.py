@@ -28,7 +28,7 @@ RISK = (
 JSON_FILE = "/etc/docker/daemon.json"
 # What the engine finds wrong between its command line and the file, which `dockerd --validate` cannot know.
 TWICE = re.compile(r"specified both as a flag and in the configuration file: ([\w-]+)")
-START_S, ANSWER_S = 150, 60
+START_S, RESTART_S, ANSWER_S = 150, 300, 60  # a stop waits for the longest of its containers
 GRACE = timedelta(seconds=1)  # systemd's times are whole seconds
 CONSEQUENCES = (
     *("prereqs.docker", "prereqs.compose", "prereqs.runtime", "stack.containers", "stack.loopback"),
@@ -282,12 +282,12 @@ def plan(case: Case) -> SectionPlan:
     changes: list[Change] = []
     for finding in wrong:
         if finding.id == f"{ID}.hangs":
-            step = Run(("systemctl", "restart", "docker.service"), timeout_s=START_S)
+            step = Run(("systemctl", "restart", "docker.service"), timeout_s=RESTART_S)
             changes.append(Change("restart Docker's engine", "it runs and does not answer", (step,), stops=services))
         elif finding.id == f"{ID}.engine":
             changes.append(_start(case))
         elif finding.id == f"{ID}.lost":
-            step = Run(("systemctl", "restart", "docker.service"), timeout_s=START_S)
+            step = Run(("systemctl", "restart", "docker.service"), timeout_s=RESTART_S)
             why = f"it has lost hold of its containers{_others(case)}"
             changes.append(Change("restart Docker's engine", why, (step,), stops=services))
         elif finding.id == f"{ID}.containerd":

@@ -153,7 +153,7 @@ def test_a_container_whose_process_is_gone(host: FakeHost, monkeypatch: pytest.M
 
 def test_one_that_ends_just_now_is_not_gone(host: FakeHost, monkeypatch: pytest.MonkeyPatch) -> None:
     keep(host, "b", "ollama", State={"Running": True, "Pid": 4243})
-    monkeypatch.setattr(units.time, "sleep", lambda _: keep(host, "b", "ollama", State={"Running": False, "Pid": 0}))
+    monkeypatch.setattr(time, "sleep", lambda _: keep(host, "b", "ollama", State={"Running": False, "Pid": 0}))
     found = as_evidence("kept", units.kept({}, str(host.root))).kept
     assert [one.gone for one in found or ()] == [False]  # type: ignore[union-attr]
 

@@ -9,7 +9,7 @@ import pytest
 
 from pantheon import diagnosis, layout
 from pantheon.evidence import Beneath, Displaced, FstabLine
-from pantheon.facts import Command, Facts, Mount, Unknown
+from pantheon.facts import Command, Entry, Facts, Mount, Unknown
 from pantheon.fixes import mounts_missing
 from pantheon.incident import Case
 from pantheon.inventory import AtlasMount, Host, Storage
@@ -73,7 +73,11 @@ def test_absent_is_the_one_cause(disk: str, path: str) -> None:
 def odd(path: str = NVME, **changes: Any) -> Facts:
     """Neither a directory of its own nor a mount."""
     facts = absent(path)
-    below = {n: replace(e, real=f"/srv{n}") for n, e in finished().paths.items() if n.startswith(path + "/") and e}  # type: ignore[type-var]
+    below = {
+        name: replace(there, real=f"/srv{name}")
+        for name, there in finished().paths.items()
+        if name.startswith(path + "/") and isinstance(there, Entry)
+    }
     linked = below if changes.get("kind") == "symlink" else {}
     return replace(facts, paths=facts.paths | linked | {path: entry(path, **changes)})
 
