@@ -238,7 +238,7 @@ def main(arguments: str, say: Callable[[str], None]) -> int:
     say(walk.count)
     if walk.names:
         first = shown(next(iter(walk.names.values()))[1])
-        say(f"{len(walk.names)} changed have names outside of it too (hard links), the first of them {first}")
+        say(f"files changed that have a name elsewhere too (hard links): {len(walk.names)}, the first of them {first}")
     if walk.refused:
         say(f"{walk.refused} kept their owner, the first of them {walk.first}")
         return 1

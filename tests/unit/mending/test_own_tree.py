@@ -141,7 +141,9 @@ def test_a_file_with_a_name_elsewhere_is_told(tmp_path: Path, chowned: Chowned) 
     (top / "x").write_text("")
     (top / "a" / "linked").hardlink_to(tmp_path / "model")
     (top / "a" / "y").hardlink_to(top / "x")
-    assert run(top)[1][1:] == [f"1 changed have names outside of it too (hard links), the first of them {top}/a/linked"]
+    assert run(top)[1][1:] == [
+        f"files changed that have a name elsewhere too (hard links): 1, the first of them {top}/a/linked"
+    ]
     assert len(run(top, ME)[1]) == 1
 
 
