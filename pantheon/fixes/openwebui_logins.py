@@ -70,6 +70,8 @@ def _kept_inside(case: Case, found: Container) -> Finding | None:
     mounted = any(m.target == stack.SECRET_IN_CONTAINER and m.source == path for m in found.mounts)
     by_hand = found.env.get(KEY)
     lines = []
+    if isinstance(case.facts.images.get(case.host.openwebui.image), Unknown):
+        by_hand = None  # what the image sets by itself cannot be told from what somebody set
     if by_hand is not None and not by_hand.from_image and KEY not in case.host.openwebui.env:
         lines.append(f"{KEY} is set by hand, where `docker inspect` shows it")
     elif webui.told(found, FILE) != stack.SECRET_IN_CONTAINER:

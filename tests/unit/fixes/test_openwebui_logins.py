@@ -97,6 +97,13 @@ def test_when_stopping_it_would_lose_the_key(facts: Facts, in_use: str, changed:
     assert finding is None or "invoke fix.openwebui-logins" in finding.mend
 
 
+def test_what_the_image_sets_is_not_taken_for_somebodys_while_nobody_knows_it() -> None:
+    facts = having(env={entry.KEY: env_value("")})  # as every container looks where containerd does not answer
+    assert ids(entry.diagnose(case(facts, "same", BEFORE))) == ["inside"]
+    unknown = replace(facts, images={image: Unknown("Docker answered 503") for image in facts.images})
+    assert entry.diagnose(case(unknown, "same", BEFORE)) == []
+
+
 def test_a_directory_that_docker_made_in_its_place_is_a_humans_to_move() -> None:
     facts = having(size=None)
     facts = replace(facts, files={**facts.files, KEY: Unknown(f"not a regular file but a directory: {KEY}")})
