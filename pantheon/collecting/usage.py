@@ -373,11 +373,12 @@ def large_files(spec: Object, root: str, end: float) -> list[Object]:
 
 def _large_on(mount: str, least: int, root: str, end: float) -> list[Object]:
     files: list[tuple[int, str]] = []
-    stores = tuple(f"{place.strip('/')}/" for place in (STORE, data_root(root), "/var/log/journal"))
+    docker = (f"{data_root(root)}/{name}/" for name in ("overlay2", "image", "containers", "buildkit", "containerd"))
+    stores = (f"{STORE}/io.containerd.", *docker, "/var/log/journal/")
 
     def take(path: str, kind: str, size: int, _mtime: int) -> None:
         whole = f"{mount.rstrip('/')}/{path}"
-        if kind == "f" and size >= least and _printable(path) and not whole[1:].startswith(stores):
+        if kind == "f" and size >= least and _printable(path) and not whole.startswith(stores):
             files.append((size, whole))
             files.sort(reverse=True)
             del files[LARGE_FILES:]
