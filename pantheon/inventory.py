@@ -7,6 +7,7 @@ is in grammar.py, how the file is read and written in hostsfile.py.
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from dataclasses import dataclass, field, fields, is_dataclass
 from datetime import date
@@ -190,14 +191,22 @@ def is_secret_name(name: str) -> bool:
     return any(part in name.upper() for part in _SECRET_PARTS)
 
 
+def without_login(text: str) -> str:
+    """A text without the names and passwords in its addresses."""
+    return re.sub(r"(?<=://)[^/@\s]*@", f"{MASK}@", text)
+
+
 def as_data(host: Host, *, reveal: bool = False) -> dict[str, Any]:
-    """The host as JSON-ready data. Environment values of secret-looking names are masked unless `reveal`."""
+    """The host as JSON-ready data. Environment values of secret-looking names, and logins within addresses, are masked
+    unless `reveal`."""
 
     def plain(value: object) -> Any:
         if is_dataclass(value):
             return {each.name: plain(getattr(value, each.name)) for each in fields(value)}
         if isinstance(value, dict):  # only `env` is one
-            return {name: item if reveal or not is_secret_name(name) else MASK for name, item in value.items()}
+            if reveal:
+                return dict(value)
+            return {name: MASK if is_secret_name(name) else without_login(item) for name, item in value.items()}
         if isinstance(value, tuple):
             return [plain(item) for item in value]
         return value.isoformat() if isinstance(value, date) else value

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pantheon import __version__
 from pantheon.facts import Facts
 from pantheon.finding import Finding
-from pantheon.inventory import Host, as_data
+from pantheon.inventory import Host, as_data, without_login
 
 KEPT = 20  # inventories remembered
 
@@ -85,8 +85,9 @@ def _differences(old: object, new: object, path: str = "") -> list[str]:
             for key in sorted({*old, *new})
             for line in _differences(old.get(key), new.get(key), f"{path}.{key}" if path else str(key))
         ]
-    return [] if old == new else [f"{path}: {_shown(old)} → {_shown(new)}"]
+    before, after = _shown(old), _shown(new)
+    return [] if before == after else [f"{path}: {before} → {after}"]
 
 
 def _shown(value: object) -> str:
-    return "none" if value is None or value == "" else str(value)
+    return "none" if value is None or value == "" else without_login(str(value))

@@ -236,7 +236,7 @@ def _settings(case: Case, found: Container) -> SectionPlan:
     if force.where == "database":
         return SectionPlan(ID, made, starts=("openwebui",))
     name, told = "OLLAMA_BASE_URLS" if force.enabled else "ENABLE_OLLAMA_API", stack.wanted(case.host, "openwebui").env
-    if name in told and webui.told(found, name) == told[name]:
+    if name in told and webui.clean(webui.told(found, name) or "") == webui.clean(told[name]):
         text = f"hosts.toml says so: [hosts.{case.host.name}.openwebui.env] {name} = {webui.clean(told[name])!r}"
         mend = f"take that line out of hosts.toml, then invoke openwebui --host {case.host.name}"
         return SectionPlan(ID, blocked=(Finding(f"{ID}.inventory", "fail", text, mend=mend),))

@@ -135,7 +135,9 @@ def _in_the_environment(host: Host, facts: Facts, evidence: Evidence, name: str)
     for key, value in sorted({**wanted, **told}.items()):
         for url in map(webui.clean, _HTTPS.findall(value)) if value and not is_secret_name(key) else ():
             if to := _leads_to(host, url):
-                where = "inventory" if host.service(name).env.get(key) == wanted.get(key) == value else "environment"
+                said = host.service(name).env.get(key)  # what the container has is shown without its login
+                is_said = said == wanted.get(key) and said is not None and webui.clean(said) == webui.clean(value)
+                where = "inventory" if is_said else "environment"
                 found.append(Place(where, name, key, url, to, _counts(container, evidence, key)))
     return [place for place in found if place.counts or place.where == "inventory"]
 

@@ -329,12 +329,13 @@ def test_data_is_json_and_masks_secrets() -> None:
     host = Host(
         name="a",
         address="a",
-        comfy=Comfy(env={"HF_TOKEN": "hf_secret", "USE_UV": "true"}),
+        comfy=Comfy(env={"HF_TOKEN": "hf_secret", "USE_UV": "true", "PROXY": "http://me:hf_secret@p:1"}),
         waivers=(Waiver("c", "r", date(2027, 1, 1)),),
     )
     text = json.dumps(inventory.as_data(host))
     assert "hf_secret" not in text
-    assert json.loads(text)["comfy"]["env"] == {"HF_TOKEN": inventory.MASK, "USE_UV": "true"}
+    shown = {"HF_TOKEN": inventory.MASK, "USE_UV": "true", "PROXY": f"http://{inventory.MASK}@p:1"}
+    assert json.loads(text)["comfy"]["env"] == shown
     assert json.loads(text)["waivers"] == [{"control": "c", "reason": "r", "until": "2027-01-01"}]
     assert inventory.as_data(host, reveal=True)["comfy"]["env"]["HF_TOKEN"] == "hf_secret"
 

@@ -87,6 +87,19 @@ def test_hosts_toml_is_the_users_to_change() -> None:
     assert entry.plan(warned).blocked == ()
 
 
+def test_hosts_toml_is_known_again_by_an_address_with_a_login() -> None:
+    """Which is shown without it, of a container as of hosts.toml."""
+    host = replace(
+        world.HOST, openwebui=replace(world.HOST.openwebui, env={"COMFYUI_BASE_URL": "https://me:pw@comfy:8188"})
+    )
+    facts = having({"COMFYUI_BASE_URL": "https://***@comfy:8188"}, host=host)
+    bad = case(facts, kept=None, host=host)
+    (finding,) = entry.diagnose(bad)
+    assert finding.id == "wrong-version-number.inventory"
+    assert "pw" not in finding.mend + finding.evidence
+    assert [f.id for f in entry.plan(bad).blocked] == [finding.id]
+
+
 def test_a_secret_is_not_looked_through() -> None:
     env = {"COMFY_TOKEN": "https://comfy:8188"}
     host = replace(world.HOST, comfy=replace(world.HOST.comfy, env=env))
