@@ -304,7 +304,9 @@ def check(host: Host, facts: Facts, name: str) -> list[Finding]:
     """Up and healthy; a stack of somebody else's, a stopped or a failing container is a fail."""
     if not isinstance(facts.containers, tuple):
         reason = facts.containers.reason if isinstance(facts.containers, Unknown) else "Docker is not there"
-        mend = f"invoke prereqs --host {host.name}"
+        docker = facts.docker
+        is_down = isinstance(docker, Docker) and docker.snap is None and isinstance(docker.engine, Unknown)
+        mend = advice.fix(host.name, "docker-down") if is_down else f"invoke prereqs --host {host.name}"
         return [Finding(f"{name}.up", "unknown", f"{name}: not known", reason, mend, "procedure §8")]
     container = foreign.named(facts, name)
     if container is None:

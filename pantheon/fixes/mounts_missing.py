@@ -402,10 +402,16 @@ def _in_the_way(case: Case, disk: Disk, key: str) -> list[Finding]:
         return [Finding(f"{key}-beneath", "fail", text, reason, mend, SOURCE)]
     if not isinstance(found, Beneath) or not found.files:
         return []
-    users = [c.name for c in _ours(case) if any(f"{m.source}/".startswith(f"{disk.path}/") for m in c.mounts)]
+    everything = case.facts.containers if isinstance(case.facts.containers, tuple) else ()
+    users = [  # somebody's own among them: it is a human who stops them
+        c.name
+        for c in everything
+        if c.state in ("running", "restarting", "paused")
+        and any(f"{mount.source}/".startswith(f"{disk.path}/") for mount in c.mounts)
+    ]
     aside = shlex.quote(f"{disk.path}.on-the-root-disk")
     path = shlex.quote(disk.path)
-    stop = f"sudo docker stop {' '.join(users)} && " if users else ""
+    stop = f"sudo docker stop {shlex.join(users)} && " if users else ""
     text = f"{_files(found.files)} in {disk.path} on the root disk: mounting would hide what was written there"
     then = command(case, ID)
     mend = f"on the host: {stop}sudo mv {path} {aside} && sudo mkdir {path}; then {then}; what is in {aside} is yours"

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pantheon.facts import Command, Facts, Http, Listener, Port, Unknown
+from pantheon.facts import Command, Docker, Facts, Http, Listener, Port, Unknown
 from pantheon.here import NOT_ALLOWED
 from pantheon.sections import validate
 from tests.unit.world import HOST, container, finished, having
@@ -97,6 +97,11 @@ def test_an_engine_that_does_not_answer_is_not_a_missing_container() -> None:
     for key in ("comfy.up", "comfy.log-errors", "comfy.log-started", "comfy.gpu", "ollama.gpu", "stack.loopback"):
         assert (about[key].level, about[key].evidence) == ("unknown", "no answer within 5 s")
     assert about["comfy.up"].mend == "invoke prereqs --host prometheus"
+    docker = finished().docker
+    assert isinstance(docker, Docker)
+    silent = replace(finished(), containers=Unknown("no"), docker=replace(docker, engine=Unknown("no")))
+    (up,) = [one for one in validate.check(HOST, silent, {}) if one.id == "comfy.up"]
+    assert up.mend == "invoke fix.docker-down --host prometheus"
 
 
 def test_a_card_that_the_host_has_lost_is_not_mended_by_a_restart() -> None:

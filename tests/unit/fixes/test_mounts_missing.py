@@ -106,6 +106,14 @@ def test_what_is_mounted_is_not_the_disk(facts: Facts, evidence: Any, said: str)
     assert "then invoke fix.mounts-missing" in blocked(one)
 
 
+def test_whoever_writes_beside_the_disk_is_named_to_be_stopped() -> None:
+    """Somebody's own container among them; one that is down writes nothing."""
+    theirs = replace(container(HOST, "openwebui", labels={}), name="my chats")
+    facts = having(absent(SSD), openwebui=theirs, comfy=container(HOST, "comfy", state="exited"))
+    said = blocked(made(facts, beneath={SSD: Beneath(SSD, 1, 3, ("ai (0:0, directory)",))}))
+    assert f"sudo docker stop 'my chats' && sudo mv {SSD}" in said
+
+
 def test_another_disk_that_has_our_directories_is_somebodys_choice() -> None:
     assert mounts_missing.diagnose(made(finished(), fstab=(replace(FSTAB[0], mounted=False), FSTAB[1]))) == []
 
