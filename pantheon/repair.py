@@ -63,7 +63,7 @@ def examine(connection: Any, host: Host, choices: Choices) -> Case:
 
 def fix(host: Host, name: str, choices: Choices, *, options: Options, report: Report) -> int:
     """Mend one entry of the troubleshooting. Returns 0 when its symptom is not there or is gone, 2 when something
-    stands in the way or only a human can mend it. Raises what engine.bring raises."""
+    stands in the way, only a human can mend it, or something else is wrong besides. Raises what engine.bring raises."""
     began = engine.began_at(options)
     what = f"fix.{name}"
     entry = fixes.load(name)

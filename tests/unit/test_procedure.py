@@ -436,3 +436,13 @@ def test_ssh_as_hosts_toml_reaches_the_host() -> None:
     host = replace(HOST, user="ops", port=2222, identity="~/my key", gateway="jump")
     assert host.ssh("docker ps") == "ssh -p 2222 -i '~/my key' -J jump ops@10.0.99.10 docker ps"
     assert replace(HOST, user="", port=0).ssh("docker ps") == "ssh 10.0.99.10 docker ps"
+
+
+@pytest.mark.parametrize("state", ["running", "exited"])
+def test_a_login_key_that_only_the_running_server_has_is_not_replaced(state: str) -> None:
+    """A new key beside a server that signs with the old one would log everybody out at its next start."""
+    facts = world.having(world.finished(), openwebui=world.container(HOST, "openwebui", state=state))
+    gone = replace(facts, files={**facts.files, layout.secret_key(HOST): None})
+    plan = procedure.plan(HOST, gone, procedure.ORDER)
+    mends = [finding.mend for finding in plan.blocked]
+    assert mends == (["invoke fix.openwebui-logins --host prometheus"] if state == "running" else [])
