@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from pantheon import advice, foreign, layout, owners, stack
+from pantheon import advice, firstrun, foreign, layout, owners, stack
 from pantheon.facts import Container, Docker, Entry, Facts, Image, TextFile, Unknown, digest
 from pantheon.finding import Finding
 from pantheon.inventory import SERVICES, Host
@@ -328,7 +328,7 @@ def _up(host: Host, container: Container) -> Finding:
         text = f"{name} is starting again, after {container.restarts} restarts of its own"
         mend = advice.command(host.name, _last_words(container))
     elif container.state == "running" and container.health == "starting":
-        text, mend = f"{name} is still starting", f"wait for it: invoke {name} --host {host.name}"
+        text, mend = f"{name} is still starting{_stage(container)}", f"wait for it: invoke {name} --host {host.name}"
     elif container.state == "running" and container.health == "unhealthy":
         text, mend = f"{name} is Up but unhealthy", advice.command(host.name, _last_words(container))
     elif container.state == "running":
@@ -339,6 +339,13 @@ def _up(host: Host, container: Container) -> Finding:
         last = container.log[-1] if isinstance(container.log, tuple) and container.log else container.error
         evidence = f"{evidence}; {last}" if last else evidence
     return Finding(key, "fail", text, evidence, mend, source, FOLLOWS.get(name, ()))
+
+
+def _stage(container: Container) -> str:
+    """How far ComfyUI's first run is (§7)."""
+    said = [lines for lines in (container.log_markers, container.log) if isinstance(lines, tuple)]
+    at = firstrun.read(line for lines in said for line in lines) if container.name == "comfy" else firstrun.Progress()
+    return f": {at.stage}/{len(firstrun.STAGES)} {at.label}; a first run takes 10-20 min (§7)" if at.stage else ""
 
 
 def _gone(host: Host, container: Container) -> str:

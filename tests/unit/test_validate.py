@@ -36,6 +36,11 @@ CASES: list[tuple[Facts, str, str]] = [
     (comfy(state="exited", exit_code=1), "comfy.up", "fail: comfy is exited (exit code 1)"),
     (comfy(health="unhealthy"), "comfy.up", "fail: comfy is Up but unhealthy"),
     (comfy(health="starting"), "comfy.up", "fail: comfy is still starting"),
+    (
+        comfy(health="starting", log_markers=("== Cloning ComfyUI",), log=("== Pre-installing/Upgrading torch",)),
+        "comfy.up",
+        "fail: comfy is still starting: 6/9 installing torch; a first run takes 10-20 min (§7)",
+    ),
     (having(finished(), ollama=None), "ollama.up", "fail: ollama is not there"),
     (
         replace(finished(), http={**OK, "comfy": Http("", 502, "Bad Gateway", "", "", 1)}),
