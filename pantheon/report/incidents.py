@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pantheon.diagnosis import Cause, Diagnosis
 from pantheon.finding import Finding
 from pantheon.inventory import Host
 from pantheon.plan import Plan, SectionPlan
@@ -14,6 +13,7 @@ from pantheon.report.text import count, seconds
 from pantheon.symptoms import SYMPTOMS
 
 if TYPE_CHECKING:
+    from pantheon.diagnosis import Cause, Diagnosis
     from pantheon.report.console import Console
 
 MOST = 5  # consequences shown under a cause, and lines of evidence shown of a finding

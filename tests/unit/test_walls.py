@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import graphlib
 import re
+import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
@@ -226,3 +227,12 @@ def test_one_version() -> None:
     newest = re.search(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
     assert newest is not None
     assert pantheon.__version__ == project["version"] == newest[1]
+
+
+def test_an_ordinary_run_does_not_load_what_incidents_need() -> None:
+    """The evidence's dataclasses take 25 ms, on every command."""
+    program = "import sys, pantheon.engine, pantheon.procedure, pantheon.report.data; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    loaded = set(done.stdout.split())
+    assert "pantheon.report.data" in loaded
+    assert loaded & {"pantheon.evidence", "pantheon.diagnosis", "pantheon.incident", "pantheon.clues"} == set()
