@@ -20,7 +20,7 @@ from pantheon.fixes import openwebui_logins
 from pantheon.fixes.wrong_version_number import https_to
 from pantheon.incident import Case, Choices
 from pantheon.inventory import SERVICES, Host
-from pantheon.plan import Plan
+from pantheon.plan import Plan, SectionPlan
 from pantheon.symptoms import SYMPTOMS
 
 JOB_S = 3600.0  # how long a running job is waited for
@@ -82,17 +82,7 @@ def fix(host: Host, name: str, choices: Choices, *, options: Options, report: Re
             return 0
         risk = entry.RISK if section.changes or section.blocked or section.reboots else ""
         report.entry(host, name, steps or findings, risk)
-        mine, others = diagnosis.own(found, name)
-        if others and not mine:
-            first = tuple(cause.finding for cause in others)
-            section = replace(section, changes=(), blocked=(*section.blocked, *first))
-        key = openwebui_logins.at_stake(case)
-        if (
-            key
-            and name != openwebui_logins.ID
-            and (section.reboots or "openwebui" in Plan(host.name, (section,)).stops)
-        ):
-            section = replace(section, changes=(), blocked=(*section.blocked, key))
+        section = _after(case, name, section, found)
         plan = Plan(host.name, (section,))
         if section.reboots and not section.changes:
             report.busy(host, running(case.evidence.busy, SERVICES))
@@ -115,6 +105,19 @@ def fix(host: Host, name: str, choices: Choices, *, options: Options, report: Re
         except ApplyError as failed:
             trouble = failed  # of this fault, or of another one that was there besides: the proof tells
         return _prove(connection, host, name, choices, plan, began=began, report=report, trouble=trouble)
+
+
+def _after(case: Case, name: str, section: SectionPlan, found: diagnosis.Diagnosis) -> SectionPlan:
+    """The entry's plan, or what must be mended before it: the cause that explains it, a login key that the server alone
+    has and would lose."""
+    mine, others = diagnosis.own(found, name)
+    if others and not mine:
+        return replace(section, changes=(), blocked=(*section.blocked, *(cause.finding for cause in others)))
+    key = openwebui_logins.at_stake(case)
+    stops = section.reboots or "openwebui" in Plan(case.host.name, (section,)).stops
+    if key and stops and name != openwebui_logins.ID:
+        return replace(section, changes=(), blocked=(*section.blocked, key))
+    return section
 
 
 def boot_of(facts: Facts) -> str:
