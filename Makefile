@@ -9,7 +9,7 @@ export PYTHON
 SOURCES = $(wildcard tasks.py pantheon lab bench scripts tests)
 TYPED = $(wildcard tasks.py pantheon lab bench scripts tests)
 
-.PHONY: help setup dev demo test test-unit static test-lab lint fmt lock bench clean
+.PHONY: help setup dev demo test test-unit static test-lab drills lint fmt lock bench clean
 .NOTPARALLEL:
 
 help:
@@ -17,6 +17,7 @@ help:
 	@echo "make demo       set up, start a lab host, bring it up, validate it"
 	@echo "make test       the gate: format, lint, types, unit tests, lab tests (needs Docker)"
 	@echo "make test-unit  the gate without the lab tests"
+	@echo "make drills     every breakage, the slow ones too, from broken to repaired"
 	@echo "make fmt        format, and mend what lint can mend"
 	@echo "make bench      a converged bring-up against plain ssh, on a lab host of its own"
 	@echo "make lock       write the lock files anew (UPGRADE=1: with newer versions)"
@@ -42,6 +43,9 @@ test-unit: static
 
 test-lab: dev
 	@scripts/lab-tests.sh
+
+drills: dev
+	@PANTHEON_ALL_DRILLS=1 scripts/lab-tests.sh -k test_drill
 
 lint: static
 static: dev

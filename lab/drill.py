@@ -141,9 +141,6 @@ def _proven(invoke: Invoke) -> None:
     done = invoke("validate")
     if done.code != 0:
         raise DrillFailed(f"proven: validate ended with {done.code}{done.seen}")
-    done = invoke("diagnose")
-    if done.code != 0:
-        raise DrillFailed(f"proven: diagnose ended with {done.code}{done.seen}")
 
 
 def _again(lab: Lab, breakage: Breakage, invoke: Invoke) -> None:

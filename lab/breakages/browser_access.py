@@ -78,5 +78,6 @@ BREAKAGES = (
         "ComfyUI listens on its container's own loopback: healthy inside, and nobody answers outside",
         listen_inside_only,
         Proof(("curl", "-sS", "--max-time", "5", "http://127.0.0.1:8188/"), "Connection reset by peer"),
+        slow=True,
     ),
 )

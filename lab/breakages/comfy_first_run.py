@@ -113,6 +113,7 @@ BREAKAGES = (
         half_installed,
         Proof(LOGS, "ModuleNotFoundError: No module named 'aiohttp'"),
         heal=without_old,
+        slow=True,
     ),
     Breakage(
         ENTRY,
@@ -121,5 +122,6 @@ BREAKAGES = (
         dead_venv,
         Proof(LOGS, "virtualenv not created, please erase any venv directory"),
         heal=without_old,
+        slow=True,
     ),
 )

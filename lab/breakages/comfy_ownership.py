@@ -113,6 +113,7 @@ BREAKAGES = (
         "WANTED_UID and WANTED_GID are 1000",
         other_ids,
         Proof(LOGS, "comfy MUST be running as UID 1000 GID 1000, current UID 1024 GID 1024"),
+        slow=True,
     ),
     Breakage(
         ENTRY,
@@ -121,6 +122,7 @@ BREAKAGES = (
         override,
         Proof(LOGS, "comfy MUST be running as UID 1024 GID 1024, current UID 0 GID 0"),
         heal=without_override,
+        slow=True,
     ),
     Breakage(
         ENTRY,

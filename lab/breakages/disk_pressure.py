@@ -97,6 +97,7 @@ BREAKAGES = (
         *("disk-pressure", "venv", "ComfyUI's disk is full of an old virtual environment", old_venv),
         cannot_write("comfy", "/comfy/mnt/written"),
         heal=partial(lift, path=COMFY, service="comfy"),
+        slow=True,
     ),
     Breakage(
         *("disk-pressure", "images", "no room for images: an old one fills the disk", unused_images),

@@ -64,6 +64,7 @@ BREAKAGES = (
         *("docker-down", "containerd", "containerd is stopped under the engine", stop_containerd),
         Proof(("docker", "images"), "containerd.sock"),
         heal=heal,
+        slow=True,
     ),
     Breakage(
         *("docker-down", "killed", "kill -9 of dockerd, which comes back without its containers", kill),

@@ -115,6 +115,7 @@ BREAKAGES = (
         open_api,
         Proof(("curl", "-sS", "http://127.0.0.1:2375/version"), '"ApiVersion"'),
         heal=close_api,
+        slow=True,
     ),
     Breakage(
         ENTRY,

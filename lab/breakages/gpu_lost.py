@@ -129,6 +129,7 @@ BREAKAGES = (
         "comfy was made without asking for the card, and ends at every start",
         ask_for_none,
         Proof(("docker", "logs", "--tail", "20", "comfy"), "nvidia-smi not found"),
+        slow=True,
     ),
     Breakage(
         "gpu-lost",
@@ -137,6 +138,7 @@ BREAKAGES = (
         install_too_late,
         Proof(ERROR, SELECT),
         heal=put_back,
+        slow=True,
     ),
     Breakage(
         "gpu-lost",
@@ -165,5 +167,6 @@ BREAKAGES = (
         Proof(("nvidia-smi",), "GPU is lost"),
         by_hand=True,
         heal=faults.clear_gpu_fault,
+        slow=True,
     ),
 )

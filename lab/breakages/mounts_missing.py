@@ -61,6 +61,7 @@ BREAKAGES = (
         *("mounts-missing", "ssd", "the SSD is not mounted, and Docker made directories there", docker_made_it),
         Proof(("findmnt", "--noheadings", "-o", "TARGET", "-T", f"{SSD}/ai"), "/\n"),
         heal=partial(heal, disk="ssd"),
+        slow=True,
     ),
     Breakage(
         *("mounts-missing", "running", "the NVMe disk is unmounted while the stack runs on it"),
@@ -73,5 +74,6 @@ BREAKAGES = (
         Proof(("sh", "-c", f"mountpoint {SSD}"), "is not a mountpoint"),
         by_hand=True,
         heal=move_aside,
+        slow=True,
     ),
 )

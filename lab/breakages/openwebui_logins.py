@@ -43,6 +43,7 @@ BREAKAGES = (
         "the key's file is gone, and the container was stopped",
         key_removed,
         Proof(("docker", "start", "openwebui"), "bind source path does not exist"),
+        slow=True,
     ),
     Breakage(
         ENTRY,
@@ -50,5 +51,6 @@ BREAKAGES = (
         "the key's file is empty",
         key_emptied,
         Proof(("docker", "logs", "--tail", "20", "openwebui"), "Required environment variable not found"),
+        slow=True,
     ),
 )

@@ -70,6 +70,7 @@ BREAKAGES = (
         "Ollama was taken off the network of the two",
         another_network,
         Proof(CURL, "Could not resolve host: ollama"),
+        slow=True,
     ),
     Breakage(
         ENTRY,
@@ -77,6 +78,7 @@ BREAKAGES = (
         "Ollama's server runs and answers nobody",
         it_hangs,
         Proof(CURL, "timed out"),
+        slow=True,
     ),
     Breakage(
         ENTRY,
@@ -85,5 +87,6 @@ BREAKAGES = (
         old_database,
         Proof(LOG, "Cannot connect to host host.docker.internal:11434 ssl:default"),
         heal=new_release,
+        slow=True,
     ),
 )

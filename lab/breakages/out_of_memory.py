@@ -101,5 +101,6 @@ BREAKAGES = (
         Proof(HAS_SAID, VRAM_TEXT),
         by_hand=True,
         heal=end_foreign_job,
+        slow=True,
     ),
 )

@@ -123,5 +123,6 @@ BREAKAGES = (
         PROOF,
         options=("--end",),
         heal=heal,
+        slow=True,
     ),
 )
