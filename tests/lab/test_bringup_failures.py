@@ -29,7 +29,7 @@ class TestFreshHost:
         assert full.code == 1, full.seen
         assert "No space left on device" in full.err, full.seen
         assert "/opt/stacks/ai" in full.err, full.seen
-        assert "Next: invoke bringup --host lab" in full.err, full.seen
+        assert "Next: invoke fix.disk-pressure --host lab" in full.err, full.seen
         assert fresh.ids() == {}
 
         # Docker has no room for the image; what the registry's layers need is more than hosts.toml says.

@@ -45,7 +45,7 @@ class TestPrerequisites:
             done = refused(untouched)
             alone = untouched.invoke("prereqs")
         assert "mismatch" in done.out.lower(), done.seen
-        assert "reboot" in done.out, done.seen
+        assert "invoke fix.driver-mismatch --host lab" in done.out, done.seen
         assert alone.code == 2, alone.seen
         assert "no GPU can be used" in alone.out, alone.seen
 
