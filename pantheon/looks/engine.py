@@ -97,11 +97,15 @@ class Engine:
                 raise Unread(f"no answer within {deadline_s:g} s ({' '.join(argv)} in {name})") from None
             if STOPPED.search(str(error)):
                 raise Unread(f"{name} stopped in the middle of it") from None
+            if not NO_PROGRAM.search(str(error)):
+                raise Unread(f"{name} could not be entered: {error}") from None
             return {"status": 126, "output": str(error)}
         output.finish()
         text = "\n".join(output.tail)
         if status == 137 or (status and STOPPED.search(text)):  # of a container in a restart loop it says nothing
             raise Unread(f"{name} stopped in the middle of it")
+        if status and "OCI runtime exec failed" in text and not NO_PROGRAM.search(text):
+            raise Unread(f"{name} could not be entered: {text}")  # nor does what kept us out
         return {"status": -1 if status is None else status, "output": text + "\n" if text else ""}
 
     def kill_exec(self, number: str, name: str) -> None:
@@ -115,6 +119,9 @@ class Engine:
 STOPPED = re.compile(
     r"cannot exec in a (stopped|paused)|container .*is not running|is restarting|procReady not received"
     r"|unable to create new parent process|namespace path: |error executing setns process"
+)
+NO_PROGRAM = re.compile(
+    r"executable file not found|stat \S+: no such file|exec: \S+: (permission denied|is a directory)"
 )
 
 

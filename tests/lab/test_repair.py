@@ -33,12 +33,12 @@ class TestAJobInWhatIsStopped:
     def test_it_is_waited_for(self, brought_up: World) -> None:
         lose_the_card(brought_up)
         before, pictures = brought_up.ids(), int(brought_up.sh(PICTURES))
-        brought_up.sh(ENQUEUE, "20")
+        brought_up.sh(ENQUEUE, "80")
         done = brought_up.invoke("fix.gpu-lost", "--yes")
         assert done.code == 0, done.seen
         assert re.search(r"running there: comfy: 1 job running, \d+ waiting", done.out), done.seen
         assert re.search(r"comfy has \d+ jobs to finish; --now does not wait", done.out), done.seen
-        assert int(brought_up.sh(PICTURES)) == pictures + 20, "no job was lost"
+        assert int(brought_up.sh(PICTURES)) == pictures + 80, "no job was lost"
         assert brought_up.ids()["comfy"] != before["comfy"]
 
     def test_now_does_not_wait(self, brought_up: World) -> None:

@@ -211,7 +211,7 @@ CASES = (
     Case("empty-comfyui-direct", (), 128, "fatal: not a git repository",
          prepare="mkdir ComfyUI; chown 1024:1024 . ComfyUI", run=(*MOUNT, *USER), never=("!! ERROR",)),
     Case("root-git", (SWITCHED,), warns="fatal: detected dubious ownership in repository at '/comfy/mnt/ComfyUI'",
-         prepare="mkdir -p ComfyUI/.git; chown 1024:1024 . ComfyUI"),
+         prepare="mkdir -p ComfyUI/.git; echo 'ref: refs/heads/master' >ComfyUI/.git/HEAD; chown 1024:1024 . ComfyUI"),
     Case("models-bound-early", (f"Directory /comfy/mnt/ComfyUI {OWNED} 0:0",),
          run=(*MOUNT, "--volume", "{m}/models:/comfy/mnt/ComfyUI/models"), never=("== Cloning ComfyUI",)),
     # who runs it, with what rights

@@ -118,6 +118,9 @@ def test_the_gpu_seen_inside(host: FakeHost, docker: FakeDocker) -> None:
     assert container_of(found, "other").gpu_seen is None
 
 
+OUT = "OCI runtime exec failed: exec failed: unable to start container process:"
+
+
 def test_one_that_stops_while_it_is_looked_into_says_nothing_of_the_card(host: FakeHost, docker: FakeDocker) -> None:
     """As in a restart loop: runc's own words, each seen on a host."""
     namespace = (
@@ -128,10 +131,13 @@ def test_one_that_stops_while_it_is_looked_into_says_nothing_of_the_card(host: F
         "b": ((200, framed(f"OCI runtime exec failed: exec failed: {namespace}\n".encode())), 128),
         "c": ((400, {"message": f"OCI runtime exec failed: exec failed: {namespace}"}), 0),
         "d": ((200, framed(b"")), 137),
+        "e": ((200, framed(f"{OUT} error writing config to pipe: write init-p: broken pipe\n".encode())), 128),
+        "f": ((500, {"message": "NotFound: task 12ab not found: not found"}), 0),
     }
     for name, (answer, status) in answers.items():
         docker.container(name)
         docker.exec_in(name, answer, status=status)
     found = host.look({"gpu_in": list(answers)})
     for name in answers:
-        assert "stopped in the middle of it" in unknown_reason(container_of(found, name).gpu_seen)
+        reason = unknown_reason(container_of(found, name).gpu_seen)
+        assert ("stopped in the middle of it" if name < "e" else "could not be entered") in reason
