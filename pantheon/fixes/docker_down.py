@@ -195,7 +195,9 @@ def _lost(case: Case) -> list[Finding]:
     and the engine was not told. It can neither enter, stop nor restart them."""
     kept = case.evidence.kept if isinstance(case.evidence.kept, tuple) else ()
     gone = {one.name for one in kept if one.gone}
-    names = [c.name for c in _ours(case) if c.name in gone and c.state in ("running", "paused")]
+    # In a restart loop a process may have ended a moment ago, and a busy engine is late to notice.
+    steady = [c for c in _ours(case) if not (c.restarts and c.health == "starting")]
+    names = [c.name for c in steady if c.name in gone and c.state in ("running", "paused")]
     if not names:
         return []
     text = f"Docker shows {', '.join(names)} as up, and no process of {'them is' if len(names) > 1 else 'it is'} there"

@@ -228,6 +228,14 @@ def test_containers_without_a_process() -> None:
     assert docker_down.diagnose(made(finished(), service=RUNS, kept=theirs)) == []
 
 
+def test_a_process_that_ends_in_a_restart_loop_is_not_lost() -> None:
+    """A busy engine is late to notice that it died."""
+    loops = container(HOST, "comfy", health="starting", restarts=2)
+    gone = tuple(replace(one, gone=one.name == "comfy") for one in KEPT)
+    found = docker_down.diagnose(made(having(finished(), comfy=loops), service=RUNS, kept=gone))
+    assert found == []
+
+
 def test_the_engines_own_words_come_first() -> None:
     own, systemd = 'failed to start daemon: driver "x" not available', "Failed to start docker.service - Docker"
     found = docker_down.diagnose(made(down(), service=FAILED, engine_log=(own, systemd, own, systemd, systemd)))
