@@ -28,7 +28,7 @@ from pantheon.collecting import (
     webui,
 )
 from pantheon.looks import work
-from pantheon.looks.files import USUAL_PATH
+from pantheon.looks.files import widen_path
 from pantheon.looks.text import Json, Object
 from pantheon.looks.work import Part
 
@@ -84,11 +84,7 @@ def main(spec: Object, stdin: BinaryIO, stdout: TextIO) -> int:
     stdout.write(json.dumps({"frame": "evidence", "evidence": collect(spec)}, separators=(",", ":")) + "\n")
     stdout.flush()
     work.end_commands()
-    try:
-        own = stdout.fileno() == 1
-    except (OSError, ValueError, AttributeError):
-        own = False
-    if own:
+    if work.is_own(stdout):
         os._exit(0)
     return 0
 
@@ -99,8 +95,7 @@ def collect(spec: Object) -> Object:
     root = str(spec.get("root") or "")
     end = began + float(spec.get("deadline_s") or 10)
     if not root:
-        have = [part for part in os.environ.get("PATH", "").split(":") if part]
-        os.environ["PATH"] = ":".join(dict.fromkeys([*have, *USUAL_PATH.split(":")]))
+        widen_path()
     wanted = spec.get("parts") or list(PARTS)
     parts = {name: Part(name, PARTS[name], spec, root) for name in wanted}
     document: Object = {"schema": SCHEMA, **{name: part.result(end) for name, part in parts.items()}}

@@ -26,7 +26,7 @@ from collections.abc import Callable, Iterator
 from pantheon.looks import docker, http, nvidia, system, work
 from pantheon.looks.containers import Containers
 from pantheon.looks.engine import Engine, Images, Missing
-from pantheon.looks.files import USUAL_PATH, Ground, read_text, which
+from pantheon.looks.files import Ground, read_text, which, widen_path
 from pantheon.looks.http import quoted
 from pantheon.looks.text import Json, Object, Unread, unknown
 from pantheon.looks.watch import Watch, bark
@@ -45,7 +45,7 @@ def main(spec: Object, stdin: BinaryIO, stdout: TextIO) -> int:
     """Looks (or watches, with spec["watch"]) and prints frames as JSON lines. Returns the exit status; as the process
     of its own that it is on a host it ends that process itself, since a thread may be stuck."""
     guard = threading.Lock()
-    own = is_own(stdout)
+    own = work.is_own(stdout)
 
     def write(frame: Object) -> None:
         text = json.dumps(frame, separators=(",", ":")) + "\n"
@@ -66,14 +66,6 @@ def main(spec: Object, stdin: BinaryIO, stdout: TextIO) -> int:
     return 0
 
 
-def is_own(out: TextIO) -> bool:
-    """Whether `out` is this process's standard output, and the process therefore ours to end."""
-    try:
-        return out.fileno() == 1
-    except (OSError, ValueError, AttributeError):
-        return False
-
-
 # ---- the look --------------------------------------------------------------------------------------------------------
 
 
@@ -83,8 +75,7 @@ def look(spec: Object) -> Object:
     root = str(spec.get("root") or "")
     end = began + float(spec.get("deadline_s") or 10)
     if not root:
-        have = [part for part in os.environ.get("PATH", "").split(":") if part]
-        os.environ["PATH"] = ":".join(dict.fromkeys([*have, *USUAL_PATH.split(":")]))
+        widen_path()
     document: Object = {"schema": SCHEMA, "nonce": str(spec.get("nonce", "")), **{part: {} for part in ON_DISK}}
     children = fork_children(spec, root, document)
 

@@ -101,7 +101,7 @@ def fix(host: Host, name: str, choices: Choices, *, options: Options, report: Re
             reboot.wait(connection, host, before=boot_of(case.facts), report=report)
         trouble = None
         try:
-            _watch_started(connection, host, case, plan, what=what, report=report)
+            _watch_started(connection, host, plan, what=what, report=report)
         except ApplyError as failed:
             trouble = failed  # of this fault, or of another one that was there besides: the proof tells
         return _prove(connection, host, name, choices, plan, began=began, report=report, trouble=trouble)
@@ -208,7 +208,7 @@ def _jobs_on_host(connection: Any, host: Host) -> int | None:
     return (busy.comfy_running or 0) + (busy.comfy_pending or 0)
 
 
-def _watch_started(connection: Any, host: Host, case: Case, plan: Plan, *, what: str, report: Report) -> None:
+def _watch_started(connection: Any, host: Host, plan: Plan, *, what: str, report: Report) -> None:
     """Follow what was stopped, or is started, until it answers: the services that have a container of ours."""
     from pantheon.remote import gather
 
@@ -220,7 +220,6 @@ def _watch_started(connection: Any, host: Host, case: Case, plan: Plan, *, what:
     ours = [foreign.named(facts, name) for name in names if name in SERVICES]
     services = tuple(c.name for c in ours if c is not None and foreign.is_ours(host, c))
     engine.watch(connection, host, services, what=what, report=report)
-    del case
 
 
 def _prove(

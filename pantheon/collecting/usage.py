@@ -104,8 +104,18 @@ def usage(spec: Object, root: str) -> Json:
         ("images", lambda: images(spec, root, end)),
         ("container logs", lambda: container_logs(root, end)),
         ("ComfyUI's tree", lambda: comfy(str(spec["comfy_mnt"]), root, end)),
-        ("Ollama's data", lambda: ollama(str(spec["ollama_data"]), root, end)),
-        ("Open WebUI's data", lambda: webui(str(spec["openwebui_data"]), root, end)),
+        (
+            "Ollama's data",
+            lambda: service_data(
+                "Ollama", "models", "Ollama's models", OLLAMA_PARTIAL, str(spec["ollama_data"]), root, end
+            ),
+        ),
+        (
+            "Open WebUI's data",
+            lambda: service_data(
+                "Open WebUI", "other", "Open WebUI's data", INCOMPLETE, str(spec["openwebui_data"]), root, end
+            ),
+        ),
         ("outputs", lambda: whole("outputs", "ComfyUI's outputs", str(spec["outputs"]), root, end)),
         ("models", lambda: whole("models", "shared models", str(spec["models"]), root, end)),
         ("journal", lambda: whole("journal", "the journal", "/var/log/journal", root, end)),
@@ -275,34 +285,22 @@ def comfy(top: str, root: str, end: float) -> list[Object]:
     return out + _partial("ComfyUI", top, partial)
 
 
-def ollama(top: str, root: str, end: float) -> list[Object]:
+def service_data(
+    who: str, kind: str, name: str, broken_off: re.Pattern[str], top: str, root: str, end: float
+) -> list[Object]:
+    """What a service keeps under `top`, and apart from it the downloads that broke off."""
     partial: list[Object] = []
     total, old = 0, time.time() - OLD_S
 
-    def take(path: str, kind: str, size: int, mtime: int) -> None:
+    def take(path: str, is_a: str, size: int, mtime: int) -> None:
         nonlocal total
-        if OLLAMA_PARTIAL.fullmatch(path) and kind == "f" and mtime < old and len(partial) < MOST_PIECES:
+        if broken_off.fullmatch(path) and is_a == "f" and mtime < old and len(partial) < MOST_PIECES:
             partial.append({"path": path, "bytes": size, "mtime": mtime})
         else:
             total += size
 
     complete = walk(root + top, end, take)
-    return [item("models", "Ollama's models", top, total, complete=complete), *_partial("Ollama", top, partial)]
-
-
-def webui(top: str, root: str, end: float) -> list[Object]:
-    partial: list[Object] = []
-    total, old = 0, time.time() - OLD_S
-
-    def take(path: str, kind: str, size: int, mtime: int) -> None:
-        nonlocal total
-        if INCOMPLETE.fullmatch(path) and kind == "f" and mtime < old and len(partial) < MOST_PIECES:
-            partial.append({"path": path, "bytes": size, "mtime": mtime})
-        else:
-            total += size
-
-    complete = walk(root + top, end, take)
-    return [item("other", "Open WebUI's data", top, total, complete=complete), *_partial("Open WebUI", top, partial)]
+    return [item(kind, name, top, total, complete=complete), *_partial(who, top, partial)]
 
 
 def _partial(who: str, top: str, pieces: list[Object]) -> list[Object]:

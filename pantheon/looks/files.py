@@ -43,6 +43,12 @@ def read_text(path: str, limit: int = 1024 * 1024) -> str | None:
     return None if data is None else data.decode("utf-8", "replace")
 
 
+def widen_path() -> None:
+    """The usual places of programs behind those that the login gave: sudo's own PATH may leave some out."""
+    have = [part for part in os.environ.get("PATH", "").split(":") if part]
+    os.environ["PATH"] = ":".join(dict.fromkeys([*have, *USUAL_PATH.split(":")]))
+
+
 def which(name: str) -> str | None:
     for folder in os.environ.get("PATH", USUAL_PATH).split(":"):
         path = f"{folder or '.'}/{name}"

@@ -20,6 +20,10 @@ from contextlib import suppress
 from pantheon.looks.files import which
 from pantheon.looks.text import Json, Object, Unread, plain, unknown, why
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import TextIO
+
 Say = Callable[[str, str, Json], None]  # part, key ("" for the whole part), value
 
 PART_S = 5.0  # deadline of a part, in seconds: well above what a busy host needs, for a false Unknown stops a bring-up
@@ -213,6 +217,14 @@ def version_of(program: str, *options: str) -> str | None:
     if result["status"] or not found:
         raise Unread(f"{' '.join([program, *options])}: exit {result['status']}: {result['output'][:200]}")
     return found[1]
+
+
+def is_own(out: TextIO) -> bool:
+    """Whether `out` is this process's standard output, and the process therefore ours to end."""
+    try:
+        return out.fileno() == 1
+    except (OSError, ValueError, AttributeError):
+        return False
 
 
 def end_commands() -> None:

@@ -33,17 +33,29 @@ def look(connection: HostConnection, host: Host) -> Facts:
 
 def ask(connection: HostConnection, host: Host, *, on_sent: Callable[[], None] | None = None) -> object:
     """The probe's document. `on_sent` is called when the question is on its way."""
+    asked = questions(host, nonce=secrets.token_hex(8))
+    status, facts = _answer(connection, PROBE, asked, "facts", on_sent)
+    if not facts:
+        raise LookFailed(f"{host.name}: the probe ended with status {status} and gave no facts")
+    return facts[-1]
+
+
+def _answer(
+    connection: HostConnection,
+    module: str,
+    asked: dict[str, object],
+    name: str,
+    on_sent: Callable[[], None] | None = None,
+) -> tuple[int, list[object]]:
+    """The exit status of a module that looks, and what its frames of that name hold."""
     found: list[object] = []
 
     def on_frame(frame: dict[str, Any]) -> None:
-        if frame.get("frame") == "facts":
-            found.append(frame.get("facts"))
+        if frame.get("frame") == name:
+            found.append(frame.get(name))
 
-    asked = questions(host, nonce=secrets.token_hex(8))
-    status = run_module(connection, PROBE, asked, deadline_s=LOOK_S, on_frame=on_frame, on_sent=on_sent)
-    if not found:
-        raise LookFailed(f"{host.name}: the probe ended with status {status} and gave no facts")
-    return found[-1]
+    status = run_module(connection, module, asked, deadline_s=LOOK_S, on_frame=on_frame, on_sent=on_sent)
+    return status, found
 
 
 def examine(connection: HostConnection, host: Host) -> tuple[Facts, Evidence]:
@@ -76,17 +88,11 @@ def busy(connection: HostConnection, host: Host) -> Maybe[Busy]:
 
 
 def _collect(connection: HostConnection, host: Host, *parts: str) -> object:
-    found: list[object] = []
-
-    def on_frame(frame: dict[str, Any]) -> None:
-        if frame.get("frame") == "evidence":
-            found.append(frame.get("evidence"))
-
     asked = matters(host, nonce=secrets.token_hex(8)) | ({"parts": list(parts)} if parts else {})
-    status = run_module(connection, COLLECT, asked, deadline_s=LOOK_S, on_frame=on_frame)
-    if not found:
+    status, evidence = _answer(connection, COLLECT, asked, "evidence")
+    if not evidence:
         raise LookFailed(f"{host.name}: gathering evidence ended with status {status} and gave none")
-    return found[-1]
+    return evidence[-1]
 
 
 def watch(
