@@ -3,7 +3,8 @@
 from invoke import Collection
 
 from lab.tasks import ns as lab
-from pantheon.cli import Call, command, port_number
+from pantheon.access import tunnel
+from pantheon.cli import Call, command
 from pantheon.incidents import diagnose, fix
 
 
@@ -61,16 +62,6 @@ def validate(call: Call) -> int:
     return engine.validate(call.host, options=call.options, report=call.report)
 
 
-@command(
-    interrupt_code=0, help={"service": "comfy, ollama or openwebui", "port": "local port (default: the service's own)"}
-)
-def tunnel(call: Call, service: str, port: str = "") -> int:
-    """A private way in: http://127.0.0.1:PORT on this machine, until Ctrl-C."""
-    from pantheon import verbs
-
-    return verbs.tunnel(call.host, service, port=port_number(port, "--port"), report=call.report)
-
-
 @command(looks=True, json=True, help={"toml": "as a section of hosts.toml, filled from what was found"})
 def facts(call: Call, toml: bool = False) -> int:
     """Everything one look sees."""
@@ -126,9 +117,10 @@ def overview(_: Call) -> int:
     return overview.show()
 
 
-ns = Collection(bringup, prereqs, storage, comfy, ollama, openwebui, validate, tunnel)
+ns = Collection(bringup, prereqs, storage, comfy, ollama, openwebui, validate)
 for each in (diagnose, facts, history, hosts, trust, runbook):
     ns.add_task(each)
 ns.add_task(overview, default=True)
+ns.add_collection(tunnel)
 ns.add_collection(fix)
 ns.add_collection(lab, name="lab")

@@ -10,16 +10,17 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol
 
-from pantheon import advice, firstrun, foreign, memory, procedure
+from pantheon import foreign, memory, procedure
 from pantheon.errors import ApplyError, Declined, Interrupted, NotAsItShouldBe
 from pantheon.facts import Facts, Http
 from pantheon.finding import Finding
 from pantheon.inventory import SERVICES, Host
 from pantheon.plan import Plan
 from pantheon.sections import validate as checklist
+from pantheon.watched import Watched, follow, ready_url
 
 ENDING_S = 20.0
 QUICK_START_S = 600.0  # Ollama and Open WebUI: a database migration included
@@ -51,19 +52,6 @@ class Report(Protocol):
     def nothing_to_do(self, host: Host, findings: list[Finding], *, took_s: float) -> None: ...
     def done(self, host: Host, plan: Plan, findings: list[Finding], *, took_s: float) -> None: ...
     def findings(self, host: Host, title: str, findings: list[Finding], *, took_s: float) -> None: ...
-
-
-@dataclass(frozen=True)
-class Watched:
-    """One service while it comes up. `trouble` says why it cannot; `mend` the command to type next."""
-
-    state: str = "starting"
-    ready: bool = False
-    trouble: str = ""
-    mend: str = ""
-    progress: firstrun.Progress = field(default_factory=firstrun.Progress)
-    restarts: int | None = None  # how many there had been when the watch began
-    last: str = ""  # the newest line of its log
 
 
 @contextmanager
@@ -182,12 +170,6 @@ def _starting(facts: Facts, services: tuple[str, ...]) -> bool:
     return any(c is not None and c.state == "running" and c.health == "starting" for c in containers)
 
 
-def ready_url(host: Host, name: str) -> str:
-    """The loopback URL on the host that answers 200 once the service can be used."""
-    path = {"comfy": "/system_stats", "ollama": "/api/version", "openwebui": "/ready"}[name]
-    return f"http://127.0.0.1:{host.service(name).port}{path}"
-
-
 def watch(connection: Any, host: Host, services: tuple[str, ...], *, what: str, report: Report) -> None:
     """Follow the services until all of them answer. Raises ApplyError when one cannot come up, or is late."""
     if not services:
@@ -232,44 +214,6 @@ def watch(connection: Any, host: Host, services: tuple[str, ...], *, what: str, 
             f"{host.name}: {', '.join(late)} did not get ready within {minutes}{stage}; it goes on by itself",
             next_commands=[f"invoke {late[0]} --host {host.name}"],
         )
-
-
-def follow(name: str, watched: Watched, frame: dict[str, Any], *, late: bool) -> Watched:
-    """One service after one frame of the watch (pantheon.probe)."""
-    container = frame.get("containers", {}).get(name) or {}
-    if "unknown" in container:  # the engine does not answer at the moment, which says nothing about the service
-        return watched
-    state, health = container.get("state", "missing"), container.get("health")
-    restarts = int(container.get("restarts") or 0)
-    base = restarts if watched.restarts is None else watched.restarts
-    lines = [line for line in container.get("log", ()) if line.strip()]
-    last = lines[-1] if lines else watched.last
-    progress = watched.progress
-    if name == "comfy":
-        for line in lines:
-            progress = firstrun.follow(progress, line)
-    status = frame.get("http", {}).get(name)
-    answered = status == 200 or (name == "openwebui" and status == 404)  # before it had /ready; its health counts then
-    ready = state == "running" and answered and health in ("healthy", None)
-    trouble, mend = "", f"invoke {name}"
-    if progress.fatal:
-        trouble, mend = progress.fatal, progress.mend
-    elif (state == "restarting" and restarts >= base + 2) or (restarts >= base + 5 and not ready):
-        # Between two starts the newest line of the log is what it died of.
-        trouble = f"it restarts over and over ({restarts} times, last exit code {container.get('exit_code')})"
-    elif state in ("exited", "dead", "missing"):
-        trouble = (
-            f"its container is {state}, exit code {container.get('exit_code')} {container.get('error') or ''}".rstrip()
-        )
-    elif name != "comfy" and ((state == "running" and health == "unhealthy") or late) and not ready:
-        # Docker calls a container that has just died unhealthy too; that is a restart, and counted as one.
-        trouble = "it runs but does not get healthy"
-    if trouble and not progress.fatal:
-        named = advice.entry([*lines, last, str(container.get("error") or "")])
-        mend = f"invoke fix.{named}" if named else "invoke diagnose"
-        trouble += f": {last}" if last else ""
-    label = "ready" if ready else state if state == "restarting" else health or state
-    return Watched(label, ready, trouble, mend, progress, base, last)
 
 
 def _prove(connection: Any, host: Host, plan: Plan, names: tuple[str, ...], *, began: float, report: Report) -> int:

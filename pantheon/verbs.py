@@ -1,4 +1,4 @@
-"""The verbs around the procedure: hosts, facts, history, trust, tunnel. Exit codes as in PRODUCT.md."""
+"""The verbs around the procedure: hosts, facts, history, trust. Exit codes as in PRODUCT.md."""
 
 from __future__ import annotations
 
@@ -95,25 +95,6 @@ def _object(line: str) -> dict[str, Any] | None:
     except ValueError:
         return None
     return value if isinstance(value, dict) else None
-
-
-def tunnel(host: Host, service: str, *, port: int, report: Console) -> int:
-    """Open a tunnel to a service and keep it until Ctrl-C."""
-    if service not in SERVICES:
-        raise UsageError(
-            f"no service {service!r}: {', '.join(SERVICES)}", next_commands=[f"invoke tunnel comfy --host {host.name}"]
-        )
-    from pantheon.remote.tunnel import open_tunnel
-
-    report.connecting(host, f"tunnel {service}")
-    with open_tunnel(host, service, port=port) as way:
-        report.settled()
-        report.line("✓", service, f"{way.url}  {host.name} (Ctrl-C closes it)")
-        own = host.service(service).port
-        if not port and f":{own}/" not in way.url:
-            report.say(f"  port {own} is taken on this machine, so another one was chosen")
-        way.wait()
-    return 0
 
 
 def trust(host: Host, *, fingerprint: str, new_key: bool, yes: bool, report: Console) -> int:

@@ -21,12 +21,10 @@ from urllib3.connection import HTTPConnection
 from pantheon.facts import Http
 from pantheon.here import NOT_ALLOWED, NOTHING_LISTENS
 from pantheon.remote.connection import HostConnection
+from pantheon.remote.wire import CLOSE_FRAME, MOST_BYTES, SWITCHING
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
-MOST_BYTES = 64 << 10
 MOST_REDIRECTS = 3
-SWITCHING = 101
-CLOSE_FRAME = b"\x88\x80\0\0\0\0"  # a websocket's goodbye, masked as a client's frames are
 
 
 def http_through(connection: HostConnection, url: str, *, timeout_s: float = 10) -> Http:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import os
 import socket
 import threading
 import time
@@ -16,19 +14,13 @@ from pantheon.errors import UsageError
 from pantheon.facts import Maybe, Unknown
 from pantheon.here import Here, LocalPort
 from pantheon.inventory import SERVICES, Host
-from pantheon.looks import system
-from pantheon.looks.text import Unread
 from pantheon.remote.connection import HostConnection
 from pantheon.remote.forward import head_through, http_through
-from pantheon.remote.tunnel import free_port
+from pantheon.remote.ports import free_port, holder_of
+from pantheon.remote.wire import WEBSOCKETS, upgrade
 
 ANSWER_S = 5.0
 LOCAL_S = 2.0  # a tunnel that is alive, to a service that is, answers sooner
-# What a browser has open all the time; without it the page stays dead (DOMAIN.md).
-WEBSOCKETS = {
-    "comfy": "/ws?clientId=pantheon",
-    "openwebui": "/ws/socket.io/?EIO=4&transport=websocket",
-}
 
 Try = Callable[[], Any]
 
@@ -100,16 +92,6 @@ def as_browser(local: Maybe[LocalPort], port: int) -> dict[str, str]:
     return {"Host": place, "Origin": f"http://{place}", "User-Agent": "pantheon", "Connection": "close"}
 
 
-def upgrade() -> dict[str, str]:
-    key = base64.b64encode(os.urandom(16)).decode()
-    return {
-        "Connection": "Upgrade",
-        "Upgrade": "websocket",
-        "Sec-WebSocket-Version": "13",
-        "Sec-WebSocket-Key": key,
-    }
-
-
 def local_port(port: int) -> Maybe[LocalPort]:
     """That port on this machine's loopback: who holds it, and which one a tunnel would take."""
     try:
@@ -119,13 +101,3 @@ def local_port(port: int) -> Maybe[LocalPort]:
     except OSError as error:
         return Unknown(str(error))
     return LocalPort(port, "" if free == port else holder_of(port), free)
-
-
-def holder_of(port: int) -> str:
-    """`firefox (pid 4711)`; "another program" where this system does not say."""
-    try:
-        rows = [row for row in system.listeners("") if row["port"] == port]
-    except (OSError, Unread, ValueError):
-        rows = []
-    named = [row for row in rows if row["process"] and row["pid"]]
-    return f"{named[0]['process']} (pid {named[0]['pid']})" if named else "another program"

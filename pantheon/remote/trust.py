@@ -9,9 +9,6 @@ The first server on the way whose key is not known is examined: a gateway before
 
 from __future__ import annotations
 
-import hashlib
-import os
-import re
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
@@ -123,45 +120,3 @@ def _remove(endpoint: Endpoint, file: Path, numbers: list[int]) -> None:
             f"{endpoint.label}: {file} cannot be changed: {error.strerror}",
             next_commands=[shlex.join(["sudo", "ssh-keygen", "-R", endpoint.key_names[0], "-f", str(file)])],
         ) from error
-
-
-def alias(index: int) -> str:
-    """The name (HostKeyAlias) under which the verified file knows the server of that place in the chain."""
-    return f"pantheon-{index}"
-
-
-def verified_file(host: Host) -> Path:
-    """A known_hosts file for OpenSSH that holds only what would be accepted here, for each server on the way under
-    its alias: given both the user's file and the project's, OpenSSH would accept either of two keys.
-
-    It lies in the user's runtime directory, mode 0600. Raises NotTrusted for a server without a known key."""
-    lines = []
-    for index, endpoint in enumerate(resolve(host).chain()):
-        known = known_hosts.of(endpoint)
-        if not known.accepted():
-            raise NotTrusted(
-                f"{endpoint.label}: its host key is unknown",
-                next_commands=[f"invoke trust --host {endpoint.inventory_host}"],
-            )
-        lines += [f"{alias(index)} {key}\n" for key in known.accepted()]
-        lines += [f"@revoked {alias(index)} {entry.key}\n" for entry in known.revoked]
-    readable = re.sub(r"[^A-Za-z0-9.-]", "_", host.name)
-    name = f"known_hosts-{readable}-{hashlib.sha256(host.name.encode()).hexdigest()[:8]}"
-    try:
-        file = runtime_dir() / name
-        known_hosts.write(file, "".join(lines).encode(), mode=0o600)
-    except OSError as error:
-        raise NotTrusted(
-            f"{host.name}: the keys that ssh may trust cannot be written: {error.filename}: {error.strerror}",
-            next_commands=['export XDG_RUNTIME_DIR="$(mktemp -d)"'],
-        ) from error
-    return file
-
-
-def runtime_dir() -> Path:
-    """$XDG_RUNTIME_DIR/pantheon, or one under the user's state directory; ours alone (0700)."""
-    given = os.environ.get("XDG_RUNTIME_DIR", "")
-    base = Path(given) if given and Path(given).is_dir() else Path("~/.local/state").expanduser()
-    folder = base / "pantheon"
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    return folder

@@ -1,223 +1,250 @@
-"""`invoke tunnel SERVICE`: OpenSSH carries the bytes (three times as fast as anything in Python, and it survives a
-browser's fifty connections), pantheon picks the port, supervises it and leaves nothing behind."""
+"""One service's way in, kept open: OpenSSH carries the bytes (three times as fast as anything in Python, and it
+survives a browser's fifty connections), this supervises it and leaves nothing behind.
+
+Two things are watched, and told apart: the link, by ssh itself (ServerAlive, 8 s), and the service, by a request from
+end to end. A service that is slow or down never costs a link; a link that is dead is made anew on the same local port.
+"""
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
-import http.client
-import os
-import shlex
-import signal
-import socket
-import subprocess
-import sys
-import tempfile
+import threading
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
-from typing import IO
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
 
-from pantheon.errors import HostError, LinkLost, NotReached, UsageError
+from pantheon.errors import HostError, NotReached, PantheonError, UsageError
 from pantheon.inventory import Host
-from pantheon.remote import trust
-from pantheon.remote.endpoint import DEFAULT_IDENTITIES, Endpoint, resolve
+from pantheon.remote import answers, ports, ssh, verified
+from pantheon.remote.carrier import Carrier
+from pantheon.remote.endpoint import Endpoint, resolve
+from pantheon.remote.knock import Knocker
+from pantheon.remote.wire import SWITCHING, WEBSOCKETS
+from pantheon.tunnel import Event, Seen, ending, pauses
+from pantheon.watched import READY_PATHS
 
-READY_S = 20.0  # from start to the first HTTP answer
-PORTS_TRIED = 50
+PACE_S = 10.0  # between two requests as long as all is well
+SOON_S = 1.0  # and when the service does not answer
+ANSWER_S = 5.0
+AWAKE_S = 2.0  # for an answer, after this machine has slept
+ASLEEP_S = 5.0  # a wait that took so much longer than it should: this machine slept
 
 
-@dataclass
 class Tunnel:
-    """An open way in. `port` is the local one; `moved` says that the service's own was taken."""
+    """The way in to one service. `start` opens it in a thread of its own, which keeps it open until `close`.
 
-    endpoint: Endpoint
-    service: str
-    port: int
-    moved: bool
-    process: subprocess.Popen[bytes]
-    words: IO[bytes]
+    `seen` is what it is now and `failed` why it was given up: NotTrusted, LoginRefused, NotReached (the first time; a
+    link that is lost later is made anew), UsageError for a port. `tell` gets each Event, in that thread. `watch` makes
+    what finds out why a service does not answer (remote/watcher.py)."""
+
+    def __init__(
+        self,
+        host: Host,
+        service: str,
+        *,
+        port: int = 0,
+        tell: Callable[[Event], None] = lambda _: None,
+        watch: Callable[[Tunnel], Any] | None = None,
+    ) -> None:
+        self.host, self.service = host, service
+        self.failed: PantheonError | None = None
+        self.defect: BaseException | None = None
+        self.endpoint: Endpoint | None = None
+        self.addresses = ports.loopback()
+        self._insists, self._tell = bool(port), tell
+        self._watch, self._watcher = watch, None
+        self._carrier: Carrier | None = None
+        self._closing = threading.Event()
+        self._lock = threading.Lock()
+        self._seen = Seen(service, host.name, port, host.service(service).port, opened=time.time())
+        self._thread = threading.Thread(target=self._run, name=f"pantheon-tunnel-{service}", daemon=True)
+
+    # ---- from outside
 
     @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}/"
+    def seen(self) -> Seen:
+        return self._seen
 
-    def wait(self) -> None:
-        """Blocks until the tunnel ends by itself, which is always an error: raises LinkLost with ssh's last words.
-        Ctrl-C passes as KeyboardInterrupt; the context then closes everything."""
-        self.process.wait()
-        raise LinkLost(
-            f"{self.endpoint.label}: the tunnel to {self.service} was lost",
-            details=self.said(),
-            next_commands=[f"invoke tunnel {self.service} --host {self.endpoint.inventory_host}"],
-        )
+    def start(self) -> None:
+        self._thread.start()
 
-    def said(self) -> list[str]:
-        """ssh's last ten lines."""
-        # pread: reading the file would move the place where ssh writes next.
-        words = os.pread(self.words.fileno(), 1 << 16, 0).decode("utf-8", "replace")
-        return [line.rstrip() for line in words.splitlines() if line.strip()][-10:]
+    @property
+    def is_running(self) -> bool:
+        return self._thread.is_alive()
 
+    def close(self) -> None:
+        """End it: nothing listens any more when this returns, and no ssh is left."""
+        self._closing.set()
+        with self._lock:
+            if self._carrier:
+                self._carrier.stop()
+        if self._thread.is_alive():
+            self._thread.join()
 
-@contextlib.contextmanager
-def open_tunnel(host: Host, service: str, *, port: int = 0) -> Iterator[Tunnel]:
-    """A tunnel to one service of the host, proven by an HTTP answer through it. `port` 0: the service's own on this
-    side too, or the next free one; a given port is taken or refused.
+    def note(self, **changes: Any) -> None:
+        self._seen = replace(self._seen, **changes)
 
-    Raises NotTrusted, NotReached (also when the service does not answer), LoginRefused through ssh's own words, and
-    UsageError for a port that is taken."""
-    endpoint = resolve(host)
-    remote = host.service(service).port
-    local = free_port(port or remote, only=bool(port))
-    command = _command(endpoint, str(trust.verified_file(host)), forward=f"127.0.0.1:{local}:127.0.0.1:{remote}")
-    with tempfile.TemporaryFile() as words:
+    def happened(self, sign: str, text: str, mend: str = "") -> None:
+        self._tell(Event(time.time(), self.service, sign, text, mend))
+
+    # ---- the thread
+
+    def _run(self) -> None:
         try:
-            process = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=words,
-                preexec_fn=_die_with_parent if sys.platform == "linux" else None,  # noqa: PLW1509
-            )
-        except FileNotFoundError as error:
-            raise NotReached(
-                "OpenSSH's ssh is not installed here; tunnels need it", next_commands=["apt-get install openssh-client"]
-            ) from error
-        tunnel = Tunnel(endpoint, service, local, local != remote and not port, process, words)
-        try:
-            _prove(tunnel, host)
-            yield tunnel
+            self._keep_open()
+        except PantheonError as error:
+            self.failed = error
+        except BaseException as error:  # raised again where it can be told
+            self.defect = error
         finally:
-            _end(process)
+            self._end_watch()
+            self._drop()
+            self.note(phase="ended", latency_ms=None)
 
+    def _keep_open(self) -> None:
+        carrier = self._connect()
+        while carrier:
+            lost = self._attend(carrier)
+            if self._closing.is_set():
+                return
+            self._drop()
+            carrier = self._anew(lost)
 
-def _prove(tunnel: Tunnel, host: Host) -> None:
-    deadline = time.monotonic() + READY_S
-    while True:
-        if tunnel.process.poll() is not None:
-            raise _refused(tunnel)
-        try:
-            web = http.client.HTTPConnection("127.0.0.1", tunnel.port, timeout=READY_S / 2)
-            web.request("GET", "/", headers={"Connection": "close"})
-            web.getresponse()
-            return
-        except ConnectionRefusedError:
-            pass  # ssh has not logged in yet
-        except (OSError, http.client.HTTPException) as error:
-            if any("open failed" in line for line in tunnel.said()) or time.monotonic() > deadline:
-                raise _silent(tunnel, host) from error
-        finally:
-            web.close()
-        if time.monotonic() > deadline:
-            raise _silent(tunnel, host)
-        time.sleep(0.05)
-
-
-def _silent(tunnel: Tunnel, host: Host) -> HostError:
-    service = tunnel.service
-    prohibited = any("prohibited" in line for line in tunnel.said())
-    if prohibited:
-        return NotReached(
-            f"{tunnel.endpoint.label}: the SSH server does not allow forwarding",
-            details=tunnel.said(),
-            next_commands=[f"invoke fix.browser-access --host {host.name}"],
-        )
-    return NotReached(
-        f"{tunnel.endpoint.label}: {service} does not answer on port {host.service(service).port} there",
-        details=tunnel.said(),
-        next_commands=[f"invoke {service} --host {host.name}", f"invoke validate --host {host.name}"],
-    )
-
-
-def _refused(tunnel: Tunnel) -> HostError:
-    """Why ssh ended at once. Our own connection meets what ssh met, and says it as every other command does: ssh would
-    have the operator mend a file of ours, under a name of ours."""
-    from pantheon.remote.connection import HostConnection
-
-    try:
-        with HostConnection(tunnel.endpoint) as connection:
-            connection.open()
-    except HostError as error:
-        return error
-    return NotReached(
-        f"{tunnel.endpoint.label}: ssh could not open the tunnel to {tunnel.service}",
-        details=tunnel.said(),
-        next_commands=[f"invoke validate --host {tunnel.endpoint.inventory_host}"],
-    )
-
-
-def free_port(wanted: int, *, only: bool = False) -> int:
-    """`wanted` or, unless `only` that will do, the next port that is free on this machine's loopback. Raises UsageError
-    when there is none."""
-    for port in range(wanted, min(wanted + (1 if only else PORTS_TRIED), 65536)):
-        with socket.socket() as probe:
+    def _anew(self, lost: str) -> Carrier | None:
+        """A new link in the place of one that was lost; None when the tunnel is being closed."""
+        began = time.monotonic()
+        self.note(phase="lost", latency_ms=None, state=lost)
+        self.happened("!", f"link lost: {lost}")
+        knocker = Knocker(self.endpoint) if self.endpoint else None
+        for pause in pauses():
+            if self._wait(pause) or (knocker and not knocker.answered(self._closing)):
+                return None
             try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
+                carrier = self._connect(again=True)
+            except NotReached as error:
+                self.note(state=error.message)
                 continue
-            return port
-    what = f"port {wanted} is" if only else f"ports {wanted} to {wanted + PORTS_TRIED - 1} are"
-    raise UsageError(f"{what} taken on this machine", next_commands=["ss -ltnp", "give another one with --port"])
+            if carrier:
+                self.note(reconnects=self._seen.reconnects + 1)
+                self.happened("✓", f"link back after {time.monotonic() - began:.0f} s")
+            return carrier
+        return None
 
+    def _connect(self, *, again: bool = False) -> Carrier | None:
+        """A link that is logged in and listens; None when the tunnel is being closed. Raises what a HostConnection
+        raises, NotReached for what may pass, and UsageError for a local port."""
+        endpoint = self.endpoint = resolve(self.host)
+        known = verified.verified_file(endpoint)
+        while True:
+            port = self._local_port(again=again)
+            argv = ssh.command(endpoint, known, forwards=ssh.forwards(self.addresses, port, self._seen.remote_port))
+            with self._lock:
+                if self._closing.is_set():
+                    return None
+                carrier = self._carrier = Carrier(argv)
+            while not (carrier.listening.wait(0.05) or carrier.ended.is_set()):
+                pass
+            if carrier.listening.is_set():
+                self.note(port=port, phase="waiting", since=time.time(), state="")
+                return carrier
+            if self._closing.is_set():
+                return None
+            if ending(carrier.said()) != "taken" or self._insists or again:
+                raise self._why(carrier)
 
-def _command(endpoint: Endpoint, known_hosts: str, *, forward: str = "", onward: str = "") -> list[str]:
-    """ssh's whole command line. Nothing of ssh_config is read again: the endpoint is what it came to."""
-    place = len(endpoint.chain()) - 1
-    options = {
-        "BatchMode": "yes",
-        "ConnectTimeout": "10",
-        "ControlMaster": "no",  # a user's master would keep the forward alive after Ctrl-C
-        "ExitOnForwardFailure": "yes",
-        "ForwardAgent": "no",
-        "GlobalKnownHostsFile": os.devnull,
-        "HostKeyAlias": trust.alias(place),
-        "LogLevel": "INFO",
-        "PermitLocalCommand": "no",
-        "ServerAliveCountMax": "3",
-        "ServerAliveInterval": "3",
-        "StrictHostKeyChecking": "yes",
-        "UpdateHostKeys": "no",
-        "UserKnownHostsFile": _config_quote(known_hosts),
-    }
-    if endpoint.identities_only:
-        options["IdentitiesOnly"] = "yes"
-    if endpoint.identity_agent:
-        options["IdentityAgent"] = _config_quote(endpoint.identity_agent)
-    if endpoint.gateway:
-        target = f"[{endpoint.hostname}]:{endpoint.port}"
-        way = shlex.join(_command(endpoint.gateway, known_hosts, onward=target))
-        options["ProxyCommand"] = way.replace("%", "%%")
-    elif endpoint.proxy_command:
-        options["ProxyCommand"] = endpoint.proxy_command
-    command = ["ssh", "-F", os.devnull, "-S", "none"]
-    for name, value in options.items():
-        command += ["-o", f"{name}={value}"]
-    for identity in endpoint.identities or [Path.home() / ".ssh" / name for name in DEFAULT_IDENTITIES]:
-        if endpoint.identities or identity.exists():
-            command += ["-i", str(identity)]
-    command += ["-p", str(endpoint.port), "-l", endpoint.user]
-    command += ["-W", onward] if onward else ["-N", "-T", "-L", forward]
-    return [*command, "--", endpoint.hostname]
+    def _local_port(self, *, again: bool) -> int:
+        """The service's own port or the next free one; from then on always that one."""
+        if again or self._insists:
+            try:
+                return ports.free_port(self._seen.port, only=True)
+            except UsageError as error:
+                raise (NotReached(error.message, next_commands=error.next_commands) if again else error) from None
+        own = self._seen.remote_port
+        port = ports.free_port(own)
+        if port != own:
+            self.note(note=f"port {own} here is held by {ports.holder_of(own)}, so {port}")
+        return port
 
+    def _why(self, carrier: Carrier) -> HostError:
+        """Why ssh ended before it listened. What is the same for every command of ours is said as they say it: ssh
+        would have the operator mend a file of ours, under a name of ours."""
+        assert self.endpoint
+        words, label = carrier.said(), self.endpoint.label
+        meaning = ending(words)
+        if meaning in ("untrusted", "refused", "unreached", "unknown"):
+            from pantheon.remote.connection import HostConnection
 
-def _config_quote(text: str) -> str:
-    return '"' + text.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%") + '"'
+            try:
+                with HostConnection(self.endpoint) as connection:
+                    connection.open()
+            except HostError as error:
+                return error
+        return NotReached(
+            f"{label}: ssh could not open the tunnel to {self.service}",
+            details=words[-10:],
+            next_commands=[f"invoke validate --host {self.host.name}"],
+        )
 
+    # ---- a link that is there
 
-_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
+    def _attend(self, carrier: Carrier) -> str:
+        """Ask the service from end to end, as long as the link lives. Returns in words why it does not."""
+        patience = ANSWER_S
+        while not self._closing.is_set():
+            answer = answers.get(self._seen.port, READY_PATHS[self.service], timeout_s=patience)
+            if carrier.ended.is_set():
+                break
+            patience = ANSWER_S
+            if 200 <= answer.status < 500:
+                self._answers(answer.ms)
+            else:
+                self._does_not_answer(answer.error or f"{answer.status} {answer.reason}".strip())
+            slept = self._wait(PACE_S if self._seen.phase == "ready" else SOON_S, carrier.ended)
+            if carrier.ended.is_set():
+                break
+            if slept:
+                patience = AWAKE_S
+        words = carrier.said()
+        return words[-1] if words else "ssh ended without a word"
 
+    def _answers(self, ms: float) -> None:
+        self._end_watch()
+        first = self._seen.phase != "ready"
+        self.note(latency_ms=ms, state="ready", mend="")
+        if first:
+            self.note(websocket=self._no_websocket(), phase="ready")
 
-def _die_with_parent() -> None:
-    """In the child, before ssh: kill -9 of pantheon must not leave a tunnel. 1 is PR_SET_PDEATHSIG."""
-    if _LIBC is not None:
-        _LIBC.prctl(1, signal.SIGTERM)
+    def _no_websocket(self) -> str:
+        """Why the service takes none; "" when it does, or needs none."""
+        if self.service not in WEBSOCKETS:
+            return ""
+        answer = answers.websocket(self._seen.port, WEBSOCKETS[self.service], timeout_s=ANSWER_S)
+        return "" if answer.status == SWITCHING else answer.error or f"{answer.status} {answer.reason}".strip()
 
+    def _does_not_answer(self, why: str) -> None:
+        if self._seen.phase == "ready":
+            self.happened("!", f"{self.service} does not answer: {why}")
+        self.note(phase="waiting", latency_ms=None, state=why)
+        if self._watch and self._watcher is None:
+            self._watcher = self._watch(self)
 
-def _end(process: subprocess.Popen[bytes]) -> None:
-    process.terminate()
-    try:
-        process.wait(3)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
+    def _end_watch(self) -> None:
+        if self._watcher:
+            self._watcher.stop()
+            self._watcher = None
+
+    # ---- small things
+
+    def _drop(self) -> None:
+        with self._lock:
+            carrier, self._carrier = self._carrier, None
+            if carrier:
+                carrier.stop()
+
+    def _wait(self, seconds: float, event: threading.Event | None = None) -> bool:
+        """Wait, or until `event` or the end of the tunnel. Whether this machine slept meanwhile, or the tunnel is
+        being closed."""
+        until, clock = time.monotonic() + seconds, time.time() + seconds
+        while time.monotonic() < until and not self._closing.is_set() and not (event and event.is_set()):
+            (event or self._closing).wait(min(0.1, max(0.0, until - time.monotonic())))
+        return self._closing.is_set() or time.time() > clock + ASLEEP_S

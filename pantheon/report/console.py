@@ -15,7 +15,6 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
-from pantheon.engine import Watched
 from pantheon.errors import PantheonError
 from pantheon.finding import Finding
 from pantheon.firstrun import STAGES
@@ -25,6 +24,7 @@ from pantheon.report import incidents
 from pantheon.report.journal import Journal
 from pantheon.report.text import Pull, clean, clock, count, seconds, typed
 from pantheon.symptoms import SYMPTOMS
+from pantheon.watched import Watched
 
 if TYPE_CHECKING:
     from pantheon.clues import Matches

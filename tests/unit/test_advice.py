@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from pantheon import advice, diagnosis, fixes, procedure
-from pantheon.engine import Watched, follow
 from pantheon.errors import HostChanged, StepFailed
 from pantheon.evidence import Room
 from pantheon.facts import Docker, Facts, Http, Space, Unknown
@@ -19,6 +18,7 @@ from pantheon.incident import Case
 from pantheon.plan import Change, Guard, Plan, Run, SectionPlan
 from pantheon.remote import apply
 from pantheon.sections import validate
+from pantheon.watched import Watched, follow
 from tests.unit import world
 from tests.unit.test_validate import OK
 from tests.unit.world import HOST, container, finished, having

@@ -11,12 +11,13 @@ from typing import Any
 import pytest
 
 from pantheon import engine, memory, procedure
-from pantheon.engine import Options, Watched, follow
+from pantheon.engine import Options
 from pantheon.errors import ApplyError, Declined, Interrupted, Locked, NotAsItShouldBe
 from pantheon.facts import Facts
 from pantheon.finding import Finding
 from pantheon.inventory import Host
 from pantheon.plan import Plan
+from pantheon.watched import Watched, follow
 from tests.unit.test_validate import OK
 from tests.unit.world import HOST, container, finished, fresh, having
 

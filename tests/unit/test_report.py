@@ -11,7 +11,6 @@ import pytest
 from rich.console import Console as RichConsole
 
 from pantheon import procedure
-from pantheon.engine import Watched
 from pantheon.errors import PantheonError
 from pantheon.finding import Finding
 from pantheon.firstrun import Progress
@@ -21,6 +20,7 @@ from pantheon.report.console import Console, error
 from pantheon.report.data import Json
 from pantheon.report.text import Pull, clean, clock, seconds
 from pantheon.sections import validate
+from pantheon.watched import Watched
 from tests.unit.test_validate import OK
 from tests.unit.world import HOST, container, finished, fresh, having
 

@@ -15,6 +15,8 @@ from pantheon.errors import NotTrusted
 from pantheon.inventory import Host
 from pantheon.remote import known_hosts, trust
 from pantheon.remote.connection import HostConnection
+from pantheon.remote.endpoint import resolve
+from pantheon.remote.verified import runtime_dir, verified_file
 from tests.unit.remote.server import HOST_KEY, LOGIN_KEY, SshServer, ed25519_key, key_of
 
 OLD = key_of(ed25519_key())
@@ -51,7 +53,7 @@ def test_a_folder_that_cannot_be_written(host: Host, known: Path, monkeypatch: p
     monkeypatch.setenv("HOME", "/proc/nowhere")
     monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
     with pytest.raises(NotTrusted, match="cannot be written: /proc") as caught:
-        trust.verified_file(host)
+        verified_file(resolve(host))
     assert "XDG_RUNTIME_DIR" in caught.value.next_commands[0]
     monkeypatch.setenv("PANTHEON_KNOWN_HOSTS", "/proc/nowhere/known_hosts")
     with pytest.raises(NotTrusted, match="/proc/nowhere/known_hosts cannot be changed") as caught:
@@ -137,7 +139,7 @@ def test_the_verified_file_holds_only_what_is_accepted(host: Host, known: Path, 
     name = f"[127.0.0.1]:{host.port}"
     theirs.write_text(f"{hashed(name)} {key_of(HOST_KEY)}\nother {OLD}\n@revoked * {OLD}\n")
     known.write_text(f"{name} {OLD}\n")
-    file = trust.verified_file(host)
+    file = verified_file(resolve(host))
     assert file.read_text() == f"pantheon-0 {key_of(HOST_KEY)}\n@revoked pantheon-0 {OLD}\n"
     assert file.stat().st_mode & 0o777 == 0o600
     assert file.parent.stat().st_mode & 0o077 == 0
@@ -148,12 +150,12 @@ def test_the_verified_file_holds_only_what_is_accepted(host: Host, known: Path, 
 def test_no_verified_file_for_an_unknown_host(host: Host, known: Path) -> None:
     known.write_text("")
     with pytest.raises(NotTrusted, match="its host key is unknown") as caught:
-        trust.verified_file(host)
+        verified_file(resolve(host))
     assert caught.value.next_commands == ("invoke trust --host box",)
 
 
 def test_hostile_names_stay_file_names(host: Host) -> None:
     with pytest.raises(NotTrusted):
-        trust.verified_file(replace(host, name="../../x $(y)", port=1))
-    odd = trust.runtime_dir()
+        verified_file(resolve(replace(host, name="../../x $(y)", port=1)))
+    odd = runtime_dir()
     assert [path for path in odd.parent.iterdir() if path != odd] == []
