@@ -15,7 +15,7 @@ import shlex
 from collections.abc import Iterator
 from pathlib import PurePosixPath
 
-from lab.machine import Lab
+from lab.machine import USER, Lab
 from lab.outer import LabError, docker
 
 DISKS = {"nvme": "/mnt/local/nvme", "ssd": "/mnt/local/ssd"}
@@ -23,6 +23,8 @@ GPU_FAULTS = ("mismatch", "nodevice", "nocomm", "lost", "unknown", "hang", "hook
 MOST_MIB = 512  # a small disk is filled to the brim, so nobody gets to make a large one
 DELAY_UNIT = "lab-delay"
 QUEUE = "5"
+KEPT = "/var/lib/lab/kept"  # what a fault has put aside
+LOGIN_KEYS = f"/home/{USER}/.ssh/authorized_keys"
 
 
 # ---- the link
@@ -90,6 +92,82 @@ def start_sshd(lab: Lab) -> None:
     start = "if systemctl is-enabled -q ssh.socket 2>/dev/null; then systemctl start ssh.socket; "
     lab.sh(start + "else systemctl start ssh.service; fi")
     lab.wait_ready()
+
+
+def restart_sshd(lab: Lab) -> None:
+    """What an upgrade does. Sessions that are open go on. systemd's count of starts is reset, so tests may do more."""
+    lab.sh("systemctl reset-failed ssh.service 2>/dev/null || true; systemctl restart ssh.service")
+
+
+def end_sessions(lab: Lab) -> None:
+    """kill -9 of the sshd of each session of `ops`; the one that listens goes on."""
+    lab.exec("pkill", "-KILL", "-f", f"^sshd[a-z-]*: {USER}", check=False)
+
+
+# ---- who may log in, and whom a client may trust
+
+
+@contextlib.contextmanager
+def other_host_keys(lab: Lab) -> Iterator[None]:
+    """sshd has other host keys, as after a new installation. Sessions that are open go on."""
+    swap_host_keys(lab)
+    try:
+        yield
+    finally:
+        restore_host_keys(lab)
+
+
+def swap_host_keys(lab: Lab) -> None:
+    lab.sh(
+        'mkdir -p "$1"; [ -e "$1/keys" ] || { mkdir "$1/keys.new"; cp -a /etc/ssh/ssh_host_* "$1/keys.new/"; '
+        'mv "$1/keys.new" "$1/keys"; }; rm /etc/ssh/ssh_host_*; ssh-keygen -qA',
+        KEPT,
+    )
+    restart_sshd(lab)
+
+
+def restore_host_keys(lab: Lab) -> None:
+    lab.sh('rm -f /etc/ssh/ssh_host_*; cp -a "$1"/keys/* /etc/ssh/; rm -r "$1/keys"', KEPT)
+    restart_sshd(lab)
+
+
+@contextlib.contextmanager
+def without_login_keys(lab: Lab) -> Iterator[None]:
+    """No key opens the account of `ops` any more. Sessions that are open go on."""
+    empty_login_keys(lab)
+    try:
+        yield
+    finally:
+        restore_login_keys(lab)
+
+
+def empty_login_keys(lab: Lab) -> None:
+    lab.sh('mkdir -p "$1"; [ -e "$1/login" ] || cp -a "$2" "$1/login"; : >"$2"', KEPT, LOGIN_KEYS)
+
+
+def restore_login_keys(lab: Lab) -> None:
+    lab.sh('cp -a "$1/login" "$2"; rm "$1/login"', KEPT, LOGIN_KEYS)
+
+
+@contextlib.contextmanager
+def no_logins(lab: Lab) -> Iterator[None]:
+    """Nobody but root is let in, as in the first seconds of a boot and the last before a shutdown (pam_nologin)."""
+    forbid_logins(lab)
+    try:
+        yield
+    finally:
+        allow_logins(lab)
+
+
+def forbid_logins(lab: Lab) -> None:
+    lab.sh("echo 'System is booting up. Unprivileged users are not permitted to log in yet.' >/run/nologin")
+
+
+def allow_logins(lab: Lab) -> None:
+    lab.sh("rm -f /run/nologin")
+
+
+# ---- a slow link
 
 
 @contextlib.contextmanager

@@ -140,12 +140,18 @@ class Running:
         )
         os.close(theirs)
 
-    def wait_for(self, text: str, deadline_s: float = 60) -> str:
-        """Read until `text` has come. Returns all that came."""
+    def wait_for(self, text: str, deadline_s: float = 60, *, since: int = 0) -> str:
+        """Read until `text` has come, behind the first `since` characters. Returns all that came."""
         end = time.monotonic() + deadline_s
-        while text not in self.seen:
+        while text not in self.seen[since:]:
             came = self._read(end - time.monotonic())
-            assert came, f"{text!r} did not come: {self.seen}"
+            assert came, f"{text!r} did not come in {deadline_s} s: {self.seen}"
+        return self.seen
+
+    def shown(self) -> str:
+        """All that has come by now."""
+        while self._read(0):
+            pass
         return self.seen
 
     def _read(self, patience_s: float) -> bool:
@@ -227,12 +233,16 @@ class World:
             "TERM": "xterm-256color",
         }
 
-    def inventory(self, **changes: Any) -> None:
-        """Write hosts.toml: the lab host with its small images, and `changes` laid over it table by table."""
+    def inventory(self, *, direct: bool = False, **changes: Any) -> None:
+        """Write hosts.toml: the lab host with its small images, and `changes` laid over it table by table.
+
+        With `direct` by the container's own address, where faults of the network are met as on a real link."""
         small = {"image_gib": 0.05, "data_gib": 0.01}
+        if direct:
+            self.lab.trust(self.directory / "known_hosts", direct=True)
         host: dict[str, Any] = {
-            "address": "127.0.0.1",
-            "port": self.lab.port,
+            "address": self.lab.address if direct else "127.0.0.1",
+            "port": 22 if direct else self.lab.port,
             "user": machine.USER,
             "identity": str(self.lab.keys.identity),
             **{name: dict(small) for name in SERVICES},
