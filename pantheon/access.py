@@ -6,13 +6,15 @@ from invoke import Collection
 
 from pantheon.cli import Call, command, port_number
 
-SERVICE = "comfy, ollama, openwebui, or all"
+SERVICE = "comfy, ollama, openwebui or all"
 
 
 @command(
     name="open",
     json=True,
     interrupt_code=0,
+    last=True,
+    needs={"service": SERVICE},
     help={
         "service": SERVICE,
         "port": "this local port and no other (default: the service's own, or the next free one)",
@@ -48,7 +50,13 @@ def list_(call: Call) -> int:
     return tunnels.list_(report=call.report)
 
 
-@command(host=False, json=True, name="close", help={"service": SERVICE, "host": "only that host's"})
+@command(
+    host=False,
+    json=True,
+    name="close",
+    needs={"service": SERVICE},
+    help={"service": SERVICE, "host": "only that host's"},
+)
 def close(call: Call, service: str, host: str = "") -> int:
     """Close tunnels that are open on this machine."""
     from pantheon import tunnels

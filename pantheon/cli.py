@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from invoke.context import Context
 from invoke.exceptions import Exit
+from invoke.executor import Executor
 from invoke.tasks import Task, task
 
 if TYPE_CHECKING:
@@ -115,12 +116,15 @@ def command(
     json: bool = False,
     alone: str = "",
     interrupt_code: int = 130,
+    last: bool = False,
+    needs: dict[str, str] | None = None,
     name: str = "",
     help: dict[str, str] | None = None,  # Invoke's own word for it
 ) -> Callable[[Body], Task[Any]]:
     """A task from a body `(call, ...) -> exit code`. `host` adds the options of a task that contacts a host, `changes`
     those of one that changes it; one that `looks` begins by looking at it, unless the option `alone` is given, which
-    does without any host. The body's own parameters stay in front; strings and flags only."""
+    does without any host. One that is `last` lets no other follow it. The body's own parameters stay in front; strings
+    and flags only; `needs` says what may be given for those that must be."""
     shared = [
         *(("host", "hosts_file", "ask_sudo_password") if host else ()),
         *(("plan", "yes", "details", "older") if changes else ()),
@@ -141,7 +145,7 @@ def command(
 
             hosts_file, as_json = call.given.get("hosts_file") or "", bool(call.given.get("json"))
             code = guarded(work, context, interrupt_code=interrupt_code, hosts_file=hosts_file, as_json=as_json)
-            if code:
+            if code or last:
                 raise Exit(code=code)
 
         own = list(inspect.signature(body).parameters.values())[1:]
@@ -150,9 +154,63 @@ def command(
         first = inspect.Parameter("c", kind)
         run.__signature__ = inspect.Signature([first, *own, *options])  # type: ignore[attr-defined]
         texts = {key: HELP[key] for key in shared} | (help or {})
-        return cast("Task[Any]", task(run, name=title, help=texts, auto_shortflags=False))
+        made = cast("_Task", task(run, name=title, help=texts, auto_shortflags=False, klass=_Task))
+        made.needs, made.last = needs or {}, last
+        return made
 
     return decorate
+
+
+class _Task(Task[Any]):
+    """A task whose missing argument is told with what may be given for it."""
+
+    needs: dict[str, str]
+    last = False
+
+    def arg_opts(self, name: str, default: Any, taken_names: set[str]) -> dict[str, Any]:
+        opts: dict[str, Any] = super().arg_opts(name, default, taken_names)
+        if name in self.needs:
+            said = _Name(name)
+            said.said = self.needs[name]
+            opts["names"] = [said]
+        return opts
+
+
+class _Name(str):
+    """Invoke tells of a missing argument by its name, with str.format: this one then says what it may be."""
+
+    said = ""
+
+    def __format__(self, spec: str) -> str:
+        return f"{self.upper()}: {self.said}"
+
+
+class OneTunnel(Executor):
+    """Invoke's executor (invoke.json names it), which runs one task after the other: `invoke tunnel comfy ollama` would
+    open a tunnel to ComfyUI and, once that is closed, bring Ollama up."""
+
+    def execute(self, *tasks: Any) -> Any:
+        calls = self.normalize(tasks)
+        for place, call in enumerate(calls[:-1]):
+            if getattr(call.task, "last", False):
+                _refuse([(other.called_as or other.task.name, other.kwargs) for other in calls[place:]])
+        return super().execute(*tasks)
+
+
+def _refuse(calls: list[tuple[str, dict[str, Any]]]) -> None:
+    """Raises Exit: the first of these would stay, and the others run when it has ended."""
+    from pantheon.errors import UsageError
+    from pantheon.inventory import SERVICES
+    from pantheon.report.console import error
+
+    given = {key: value for _, kwargs in calls for key, value in kwargs.items() if value}
+    host = f" --host {given['host']}" if given.get("host") else ""
+    following = [name for name, _ in calls[1:]]
+    service = "all" if set(following) <= set(SERVICES) else calls[0][1].get("service")
+    text = f"a tunnel is the last command of a line: {', '.join(following)} would run once it is closed"
+    problem = UsageError(text, next_commands=[f"invoke tunnel {service}{host}"])
+    error(problem, given.get("hosts_file") or "")
+    raise Exit(code=problem.exit_code)
 
 
 def guarded(
