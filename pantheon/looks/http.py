@@ -29,6 +29,22 @@ def exchange(
 
     line.settimeout(max(0.001, end - time.monotonic()))
     line.sendall(head.encode("latin-1", "replace") + body)
+    status, reason, headers, data = top_of(receive)
+    kept = bytearray()
+    for piece in pieces(data, receive, headers):
+        if sink and (200 <= status < 300 or status == 101):
+            if not sink(piece):
+                break
+        else:
+            kept += piece[: limit - len(kept)]
+            if len(kept) >= limit:
+                break
+    return status, reason, bytes(kept)
+
+
+def top_of(receive: Callable[[], bytes]) -> tuple[int, str, dict[str, str], bytes]:
+    """Status, reason and headers (names in lower case) of an answer, and what came of its body with them. Raises
+    Unread for what is no answer, and what `receive` raises."""
     data = b""
     while b"\r\n\r\n" not in data:
         piece = receive()
@@ -41,46 +57,52 @@ def exchange(
     top, _, data = data.partition(b"\r\n\r\n")
     first, *lines = top.decode("latin-1").split("\r\n")
     version_status_reason = [*first.split(" ", 2), "", ""]
-    status = int(version_status_reason[1]) if version_status_reason[1].isdigit() else 0
+    status = number(version_status_reason[1], 0)
     headers = {name.lower(): value.strip() for name, _, value in (entry.partition(":") for entry in lines)}
-    kept = bytearray()
-    length = int(headers["content-length"]) if headers.get("content-length", "").isdigit() else -1
-    for piece in pieces(data, receive, length, "chunked" in headers.get("transfer-encoding", "").lower()):
-        if sink and (200 <= status < 300 or status == 101):
-            if not sink(piece):
-                break
-        else:
-            kept += piece[: limit - len(kept)]
-            if len(kept) >= limit:
-                break
-    return status, version_status_reason[2], bytes(kept)
+    return status, version_status_reason[2], headers, data
 
 
-def pieces(data: bytes, receive: Callable[[], bytes], length: int, chunked: bool) -> Iterator[bytes]:
+def pieces(data: bytes, receive: Callable[[], bytes], headers: dict[str, str]) -> Iterator[bytes]:
     """The body of an answer as it comes in, to its length, to the last chunk or to the end of the connection."""
-    if not chunked:
-        while length != 0:
-            piece = data or receive()
-            if not piece:
-                return
-            data = b""
-            yield piece if length < 0 else piece[:length]
-            length = length if length < 0 else max(0, length - len(piece))
+    if "chunked" in headers.get("transfer-encoding", "").lower():
+        yield from chunks(data, receive)
         return
+    length = number(headers.get("content-length", ""), -1)
+    while length != 0:
+        piece = data or receive()
+        if not piece:
+            return
+        data = b""
+        yield piece if length < 0 else piece[:length]
+        length = length if length < 0 else max(0, length - len(piece))
+
+
+def chunks(data: bytes, receive: Callable[[], bytes]) -> Iterator[bytes]:
+    """What is in the chunks, never held back until one is whole: it may have any size."""
     while True:
-        while b"\n" not in data and (piece := receive()):
+        while b"\n" not in data and len(data) < 4096 and (piece := receive()):
             data += piece
         size_text, end_of_line, data = data.partition(b"\n")
         try:
-            size = int(size_text.split(b";")[0].strip() or b"0", 16)
+            left = int(size_text.split(b";")[0].strip() or b"0", 16)
         except ValueError:
             return
-        if size == 0 or not end_of_line:
+        if left <= 0 or not end_of_line:
             return
-        while len(data) < size + 2 and (piece := receive()):
+        while left > 0:
+            piece = data or receive()
+            if not piece:
+                return
+            yield piece[:left]
+            left, data = left - len(piece[:left]), piece[left:]
+        while len(data) < 2 and (piece := receive()):
             data += piece
-        yield data[:size]
-        data = data[size + 2 :]
+        data = data[2:]
+
+
+def number(text: str, default: int) -> int:
+    """A number as headers write it; `default` for anything else, however long it is."""
+    return int(text) if text.isascii() and text.isdecimal() and len(text) < 19 else default
 
 
 def quoted(text: str) -> str:

@@ -19,9 +19,7 @@ from pantheon.remote import answers, ports, ssh, verified
 from pantheon.remote.carrier import Carrier
 from pantheon.remote.endpoint import Endpoint, resolve
 from pantheon.remote.knock import Knocker
-from pantheon.remote.wire import SWITCHING, WEBSOCKETS
 from pantheon.tunnel import Event, Seen, ending, pauses
-from pantheon.watched import READY_PATHS
 
 PACE_S = 10.0  # between two requests as long as all is well
 SOON_S = 1.0  # and when the service does not answer
@@ -56,6 +54,8 @@ class Tunnel:
         self._carrier: Carrier | None = None
         self._closing = threading.Event()
         self._lock = threading.Lock()
+        self._noting = threading.Lock()
+        self.vouched = False  # the service's own container publishes the port, whatever answers there
         self._seen = Seen(service, host.name, port, host.service(service).port, opened=time.time())
         self._thread = threading.Thread(target=self._run, name=f"pantheon-tunnel-{service}", daemon=True)
 
@@ -82,7 +82,8 @@ class Tunnel:
             self._thread.join()
 
     def note(self, **changes: Any) -> None:
-        self._seen = replace(self._seen, **changes)
+        with self._noting:
+            self._seen = replace(self._seen, **changes)
 
     def happened(self, sign: str, text: str, mend: str = "") -> None:
         self._tell(Event(time.time(), self.service, sign, text, mend))
@@ -191,14 +192,14 @@ class Tunnel:
         """Ask the service from end to end, as long as the link lives. Returns in words why it does not."""
         patience = ANSWER_S
         while not self._closing.is_set():
-            answer = answers.get(self._seen.port, READY_PATHS[self.service], timeout_s=patience)
+            reply = answers.ask(self.service, self._seen.port, timeout_s=patience)
             if carrier.ended.is_set():
                 break
             patience = ANSWER_S
-            if 200 <= answer.status < 500:
-                self._answers(answer.ms)
+            if reply.ready or (reply.kind == "stranger" and self.vouched):
+                self._answers(reply)
             else:
-                self._does_not_answer(answer.error or f"{answer.status} {answer.reason}".strip())
+                self._does_not_answer(reply.text)
             slept = self._wait(PACE_S if self._seen.phase == "ready" else SOON_S, carrier.ended)
             if carrier.ended.is_set():
                 break
@@ -207,26 +208,33 @@ class Tunnel:
         words = carrier.said()
         return words[-1] if words else "ssh ended without a word"
 
-    def _answers(self, ms: float) -> None:
+    def _answers(self, reply: answers.Reply) -> None:
         self._end_watch()
-        first = self._seen.phase != "ready"
-        self.note(latency_ms=ms, state="ready", mend="")
-        if first:
-            self.note(websocket=self._no_websocket(), phase="ready")
+        self.note(latency_ms=reply.ms, state=reply.text if reply.ready else "ready")
+        if self._seen.phase == "ready":
+            return
+        # Behind a login nobody gets a websocket without one either: whether it takes any is not known.
+        refused = "" if reply.kind == "door" else self._no_websocket()
+        mend = f"invoke fix.browser-access --host {self.host.name}" if refused else ""
+        self.note(websocket=refused, mend=mend, phase="ready")
+        if refused:
+            self.happened("!", f"{self.service} {refused}", mend)
 
     def _no_websocket(self) -> str:
         """Why the service takes none; "" when it does, or needs none."""
-        if self.service not in WEBSOCKETS:
-            return ""
-        answer = answers.websocket(self._seen.port, WEBSOCKETS[self.service], timeout_s=ANSWER_S)
-        return "" if answer.status == SWITCHING else answer.error or f"{answer.status} {answer.reason}".strip()
+        return answers.no_websocket(self.service, self._seen.port, timeout_s=ANSWER_S)
 
     def _does_not_answer(self, why: str) -> None:
         if self._seen.phase == "ready":
             self.happened("!", f"{self.service} does not answer: {why}")
-        self.note(phase="waiting", latency_ms=None, state=why)
+            self.note(websocket="", mend="")
+        self.note(phase="waiting", latency_ms=None)
         if self._watch and self._watcher is None:
             self._watcher = self._watch(self)
+        if self._watcher:
+            self._watcher.hear(why)
+        else:
+            self.note(state=why)
 
     def _end_watch(self) -> None:
         if self._watcher:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import os
 
 MOST_BYTES = 64 << 10
@@ -23,3 +24,9 @@ def upgrade() -> dict[str, str]:
         "Sec-WebSocket-Version": "13",
         "Sec-WebSocket-Key": key,
     }
+
+
+def accepted(opening: dict[str, str]) -> str:
+    """The Sec-WebSocket-Accept that answers such an opening (RFC 6455, 4.2.2)."""
+    key = opening.get("Sec-WebSocket-Key", "") + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+    return base64.b64encode(hashlib.sha1(key.encode(), usedforsecurity=False).digest()).decode()
