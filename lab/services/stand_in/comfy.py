@@ -5,26 +5,25 @@ from __future__ import annotations
 import argparse
 import contextlib
 import ipaddress
+import json
 import os
 import signal
-import struct
 import sys
 import threading
 import time
 import urllib.parse
 import uuid
-import zlib
 from pathlib import Path
 from typing import Any
 
-from lab.services.stand_in import gpu
+from lab.services.stand_in import gpu, pages
 from lab.services.stand_in.sockets import WebSocket
 from lab.services.stand_in.web import Answer, App, Request, listen
 
 VERSION = "0.3.76"
-PAGE = b"<!DOCTYPE html><html><head><title>ComfyUI</title></head><body><div id='vue-app'></div></body></html>"
 MODEL_ENDINGS = (".ckpt", ".safetensors", ".sft", ".pt", ".pt2", ".bin", ".pth", ".pkl", ".gguf")
 CONTEXT_MIB, MODEL_MIB = 312, 6144
+FEATURES = {"supports_preview_metadata": True, "max_upload_size": 104_857_600}
 GIB = 1 << 30
 LOADERS = {
     "CheckpointLoaderSimple": ("ckpt_name", "checkpoints"),
@@ -87,15 +86,12 @@ def origin_allowed(host: str | None, origin: str | None) -> bool:
     return not (is_loopback(here.hostname) and ours and theirs and ours != theirs)
 
 
-def png(side: int = 64) -> bytes:
-    """A grey square: enough of a picture for a viewer to open."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack("!I", len(data)) + kind + data + struct.pack("!I", zlib.crc32(kind + data))
-
-    header = struct.pack("!IIBBBBB", side, side, 8, 0, 0, 0, 0)
-    rows = (b"\0" + b"\x7f" * side) * side
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+def is_feature_flags(text: str) -> bool:
+    """What a client's first message may be; the real one passes over anything else."""
+    with contextlib.suppress(ValueError):
+        message = json.loads(text)
+        return isinstance(message, dict) and message.get("type") == "feature_flags"
+    return False
 
 
 class Comfy(App):
@@ -116,7 +112,9 @@ class Comfy(App):
         self.has_model = False
         super().__init__(
             {
-                "GET /(index.html)?": lambda _: Answer(PAGE),
+                "GET /(index.html)?": lambda _: Answer(pages.COMFY),
+                "GET /assets/index.js": lambda _: Answer(pages.COMFY_SCRIPT, kind="text/javascript"),
+                "GET /assets/favicon.png": lambda _: Answer(pages.png(16), kind="image/png"),
                 "GET (/api)?/system_stats": self.system_stats,
                 "GET (/api)?/queue": lambda _: Answer(self.queue()),
                 "GET (/api)?/prompt": lambda _: Answer(self.remaining()),
@@ -212,16 +210,19 @@ class Comfy(App):
             self.tell_status()
 
     def execute(self, identity: str, nodes: dict[str, Any]) -> None:
-        """Puts a model on the card and writes one picture for each node that saves."""
+        """Puts a model on the card, writes one picture for each node that saves, and shows what others preview."""
         self.tell("execution_start", {"prompt_id": identity})
         outputs: dict[str, object] = {}
         try:
             self.load()
             time.sleep(0.2)
             for node, content in nodes.items():
-                if str(content.get("class_type", "SaveImage")).startswith("SaveImage"):
-                    prefix = str(content.get("inputs", {}).get("filename_prefix", "ComfyUI"))
-                    outputs[node] = {"images": [self.save(prefix)]}
+                kind, inputs = str(content.get("class_type", "SaveImage")), content.get("inputs", {})
+                if kind.startswith("SaveImage"):
+                    outputs[node] = {"images": [self.save(str(inputs.get("filename_prefix", "ComfyUI")))]}
+                elif kind == "PreviewAny":
+                    outputs[node] = {"text": [str(inputs.get("source", ""))]}
+                if node in outputs:
                     self.tell("executed", {"node": node, "output": outputs[node], "prompt_id": identity})
             status = {"status_str": "success", "completed": True}
         except OSError as error:
@@ -241,7 +242,7 @@ class Comfy(App):
         folder.mkdir(parents=True, exist_ok=True)
         number = 1 + sum(1 for path in folder.iterdir() if path.name.startswith(stem + "_"))
         name = f"{stem}_{number:05}_.png"
-        (folder / name).write_bytes(png())
+        (folder / name).write_bytes(pages.png())
         return {"filename": name, "subfolder": subfolder, "type": "output"}
 
     def past(self, request: Request) -> Answer:
@@ -277,12 +278,16 @@ class Comfy(App):
         self.clients[identity] = client
         try:
             client.send_json({"type": "status", "data": {"status": self.remaining(), "sid": identity}})
-            while client.receive() is not None:
+            first = client.receive()
+            if first is not None and is_feature_flags(first):
+                client.send_json({"type": "feature_flags", "data": FEATURES})
+            while first is not None and client.receive() is not None:
                 pass
         except OSError:
             pass
         finally:
-            self.clients.pop(identity, None)
+            if self.clients.get(identity) is client:  # and not one that came after it, under the same name
+                del self.clients[identity]
 
     def tell(self, kind: str, data: dict[str, object]) -> None:
         for client in list(self.clients.values()):

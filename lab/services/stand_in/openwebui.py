@@ -7,6 +7,7 @@ import hashlib
 import http.client
 import json
 import os
+import re
 import secrets
 import signal
 import sqlite3
@@ -18,12 +19,12 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-from lab.services.stand_in import tokens
+from lab.services.stand_in import pages, tokens
 from lab.services.stand_in.openwebui_settings import Settings
+from lab.services.stand_in.sockets import WebSocket
 from lab.services.stand_in.web import Answer, App, Request, listen, setting
 
 VERSION = os.environ.get("STAND_IN_VERSION", "0.12.4")
-PAGE = b"<!doctype html><html><head><title>Open WebUI</title></head><body></body></html>"
 WRONG = "The email or password provided is incorrect. Please check for typos and try logging in again."
 EXPIRED = "Your session has expired or the token is invalid. Please sign in again."
 NO_SIGNUP = "You do not have permission to access this resource. Please contact your administrator for assistance."
@@ -83,7 +84,9 @@ class OpenWebui(App):
         self.accounts: Database | None = None
         super().__init__(
             {
-                "GET /": lambda _: Answer(PAGE),
+                "GET /": lambda _: Answer(pages.WEBUI),
+                "GET /_app/immutable/entry/start.js": lambda _: Answer(pages.WEBUI_SCRIPT, kind="text/javascript"),
+                "GET /static/favicon.png": lambda _: Answer(pages.png(16), kind="image/png"),
                 "GET /health": lambda _: Answer({"status": True}),
                 "GET /health/db": self.health,
                 "GET /ready": self.health,
@@ -100,7 +103,7 @@ class OpenWebui(App):
 
     def unknown(self, request: Request) -> Answer:
         if request.command in ("GET", "HEAD") and not request.path.startswith(("/api", "/ollama", "/ws")):
-            return Answer(PAGE)  # the pages of a single-page application
+            return Answer(pages.WEBUI)  # the pages of a single-page application
         return Answer({"detail": "Not Found"}, 404)
 
     def log(self, request: Request, text: str) -> None:
@@ -244,14 +247,40 @@ class OpenWebui(App):
             print(f"ERROR:engineio.server:{origin} is not an accepted origin.", flush=True)
             raise Answer(b"", 403, "text/plain")
         client = request.websocket()
-        timing = {"pingInterval": 25000, "pingTimeout": 20000, "maxPayload": 1000000}
+        interval = setting("openwebui_ping_seconds", 25)
+        timing = {"pingInterval": int(interval * 1000), "pingTimeout": 20000, "maxPayload": 1000000}
+        client.connection.settimeout(interval + 20)
+        closed = threading.Event()
         with contextlib.suppress(OSError):
             client.send("0" + json.dumps({"sid": secrets.token_urlsafe(15), "upgrades": [], **timing}))
+            threading.Thread(target=self.ping, args=(client, interval, closed), daemon=True).start()
             while (message := client.receive()) is not None:
-                if message.startswith("40"):
-                    client.send("40" + json.dumps({"sid": secrets.token_urlsafe(15)}))
-                elif message.startswith("2"):
-                    client.send("3" + message[1:])
+                self.answer(client, message)
+        closed.set()
+
+    def ping(self, client: WebSocket, interval: float, closed: threading.Event) -> None:
+        """In Engine.IO 4 it is the server that pings; a client that is silent for too long is dropped."""
+        with contextlib.suppress(OSError):
+            while not closed.wait(interval):
+                client.send("2")
+
+    def answer(self, client: WebSocket, message: str) -> None:
+        event = re.fullmatch(r"42(\d*)(\[.*\])", message, re.DOTALL)
+        if message.startswith("40"):
+            client.send("40" + json.dumps({"sid": secrets.token_urlsafe(15)}))
+        elif message.startswith("2"):
+            client.send("3" + message[1:])
+        elif event and event[1]:
+            name, *values = json.loads(event[2])
+            if name in ("user-join", "heartbeat", "usage"):
+                client.send(f"43{event[1]}" + json.dumps(self.joined(values) if name == "user-join" else []))
+
+    def joined(self, values: list[Any]) -> list[dict[str, str]]:
+        """The answer to a page that says whose it is: nothing, where that is nobody."""
+        token = (values[0].get("auth") or {}).get("token") if values and isinstance(values[0], dict) else None
+        claims = tokens.read(str(token), self.secret) if token else None
+        user = self.database().find("id", str(claims.get("id"))) if claims and self.accounts else None
+        return [{"id": user["id"], "name": user["name"]}] if user else []
 
 
 def main() -> int:
