@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console as RichConsole
@@ -29,6 +29,7 @@ from pantheon.watched import Watched
 if TYPE_CHECKING:
     from pantheon.clues import Matches
     from pantheon.diagnosis import Diagnosis
+    from pantheon.tunnel import Seen
 
 STYLE = {"✓": "green", "✗": "red", "~": "yellow", "+": "green", "-": "red", "!": "yellow", "?": "magenta"}
 SIGN = {"ok": "✓", "warn": "!", "fail": "✗", "unknown": "?"}
@@ -282,6 +283,9 @@ class Console:
         del name
         self.settled()
         self.line("✓", host.name, f"nothing to fix: {reason} ({seconds(took_s)})")
+
+    def tunnels(self, host: Host, result: str, seen: Sequence[Seen], failed: Mapping[str, PantheonError]) -> None:
+        """Tunnels that are open, or that were tried: data, for whom report/tunnels.py is not enough."""
 
     def matches(self, found: Matches, causes: dict[str, str]) -> None:
         """What a pasted text speaks of (pasted.py)."""

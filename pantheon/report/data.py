@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console as RichConsole
@@ -17,6 +18,7 @@ from pantheon.report.console import Console
 if TYPE_CHECKING:
     from pantheon.clues import Matches
     from pantheon.diagnosis import Diagnosis
+    from pantheon.tunnel import Seen
 
 
 def write(document: object) -> None:
@@ -98,6 +100,13 @@ class Json(Console):
         super().busy(host, lines)
         if self._fix is not None:
             self._fix["running"] = lines
+
+    def tunnels(self, host: Host, result: str, seen: Sequence[Seen], failed: Mapping[str, PantheonError]) -> None:
+        from pantheon.report.tunnels import as_data
+
+        documents = [as_data(one, failed.get(one.service)) for one in seen]
+        good = all(document["good"] for document in documents)
+        write({"host": host.name, "result": result, "good": good, "tunnels": documents})
 
     def matches(self, found: Matches, causes: dict[str, str]) -> None:
         document = found.as_data()

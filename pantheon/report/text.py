@@ -39,6 +39,17 @@ def clock(elapsed_s: float) -> str:
     return f"{int(elapsed_s) // 60:02}:{int(elapsed_s) % 60:02}"
 
 
+def lasted(took_s: float) -> str:
+    """Roughly, in words: 12 s, 4 min, 2 h 14 min, 3 d 4 h."""
+    minutes, rest = divmod(int(max(0.0, took_s)), 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    for parts in (((days, "d"), (hours, "h")), ((hours, "h"), (minutes, "min")), ((minutes, "min"),)):
+        if parts[0][0]:
+            return " ".join(f"{number} {unit}" for number, unit in parts if number)
+    return f"{rest} s"
+
+
 def count(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
