@@ -279,7 +279,7 @@ def _unexpected(problem: Exception) -> int:
 
     from pantheon.errors import PantheonError
     from pantheon.report.console import error
-    from pantheon.report.journal import state_directory
+    from pantheon.places import state_directory
 
     where = state_directory() / "last-error.txt"
     text = "".join(traceback.format_exception(problem))

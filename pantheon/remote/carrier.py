@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import os
 import signal
 import subprocess
 import sys
@@ -13,6 +12,7 @@ from collections.abc import Sequence
 from typing import IO
 
 from pantheon.errors import NotReached
+from pantheon.remote import ssh
 
 MOST_LINES = 40
 END_S = 3.0
@@ -32,7 +32,7 @@ class Carrier:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
-                env=os.environ | {"SHELL": "/bin/sh"},  # which runs the LocalCommand
+                env=ssh.environment(),
                 start_new_session=True,  # Ctrl-C is for us: ssh is ended in order
                 preexec_fn=_die_with_parent if sys.platform == "linux" else None,  # noqa: PLW1509
             )

@@ -6,16 +6,19 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import getpass
 import os
 import pwd
+import re
 import shlex
 import socket
 import stat
 import subprocess
 import sys
 import threading
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pantheon.errors import LoginRefused, NotReached
@@ -34,7 +37,8 @@ class Endpoint:
     """One SSH server. `name` is what the operator calls it, `key_name` what known_hosts calls it.
 
     `identities` were asked for by name; with `identities_only` nothing else is offered. `user_known_hosts` and
-    `global_known_hosts` are the files that OpenSSH would read, in its order.
+    `global_known_hosts` are the files that OpenSSH would read, in its order. `said` is all that `ssh -G` said of it,
+    for the ssh that carries a tunnel; empty where OpenSSH is not installed.
     """
 
     name: str
@@ -44,12 +48,14 @@ class Endpoint:
     key_name: str
     identities: tuple[Path, ...] = ()
     identities_only: bool = False
+    certificates: tuple[Path, ...] = ()
     identity_agent: str = ""  # a socket's path, "" for SSH_AUTH_SOCK, "none"
     gateway: Endpoint | None = None
     proxy_command: str = ""
     user_known_hosts: tuple[Path, ...] = ()
     global_known_hosts: tuple[Path, ...] = ()
     inventory_host: str = ""  # the hosts.toml name that next commands should use (a hop's: its target's)
+    said: Mapping[str, list[str]] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def address(self) -> str:
@@ -98,23 +104,53 @@ def _resolve(name: str, address: str, *, user: str, port: int, gateway: str, dep
         )
     known = _ask_ssh(name, address, user=user, port=port)
     hostname = known.get("hostname", [address])[0]
-    files = [Path(text).expanduser() for text in known.get("identityfile", [])]
+    port = port or int(known.get("port", ["22"])[0])
+    user = user or known.get("user", [getpass.getuser()])[0]
+    tokens = {"n": address, "h": hostname, "p": str(port), "r": user, "k": known.get("hostkeyalias", [address])[0]}
+    files = _paths(known, "identityfile", tokens)
     defaults = all(path.name in _SSH_DEFAULTS and path.parent.name == ".ssh" for path in files)
     hops = _split(name, gateway or known.get("proxyjump", [""])[0])
+    command = known.get("proxycommand", ["none"])[0]
     return Endpoint(
         name=name,
         hostname=hostname,
-        port=port or int(known.get("port", ["22"])[0]),
-        user=user or known.get("user", [getpass.getuser()])[0],
+        port=port,
+        user=user,
         key_name=known.get("hostkeyalias", [hostname])[0],
-        identities=() if defaults and len(files) > 1 else tuple(files),
+        identities=() if defaults and len(files) > 1 else files,
         identities_only=known.get("identitiesonly", ["no"])[0] == "yes",
+        certificates=_paths(known, "certificatefile", tokens),
         identity_agent=known.get("identityagent", [""])[0],
         gateway=_way(name, hops, depth + 1),
-        proxy_command="" if hops else known.get("proxycommand", [""])[0],
+        proxy_command="" if hops or command == "none" else _expand(command, tokens),
+        said=known,
         user_known_hosts=_files(known, "userknownhostsfile", "~/.ssh/known_hosts"),
         global_known_hosts=_files(known, "globalknownhostsfile", "/etc/ssh/ssh_known_hosts"),
     )
+
+
+def _paths(known: Mapping[str, list[str]], key: str, tokens: Mapping[str, str]) -> tuple[Path, ...]:
+    """Files that `ssh -G` names as they were written: with ~, tokens and environment variables, which OpenSSH expands
+    later on."""
+    named = (text for text in known.get(key, []) if text != "none")
+    return tuple(Path(_expand(text, tokens, environment=True)).expanduser() for text in named)
+
+
+def _expand(text: str, tokens: Mapping[str, str], *, environment: bool = False) -> str:
+    """OpenSSH's % tokens (ssh_config, TOKENS), and ${NAME}; what is unknown stays."""
+
+    def value(found: re.Match[str]) -> str:
+        letter, variable = found.groups()
+        if variable:
+            return os.environ.get(variable, found[0]) if environment else found[0]
+        if letter in "iudlL":
+            me = pwd.getpwuid(os.getuid())
+            here = socket.gethostname()
+            mine = {"i": str(me.pw_uid), "u": me.pw_name, "d": me.pw_dir, "l": here, "L": here.partition(".")[0]}
+            return mine[letter]
+        return "%" if letter == "%" else tokens.get(letter, found[0])
+
+    return re.sub(r"%(.)|\$\{(\w+)\}", value, text)
 
 
 def _split(name: str, jump: str) -> list[tuple[str, str, int]]:
@@ -160,10 +196,7 @@ def _ask_ssh(name: str, address: str, *, user: str, port: int) -> dict[str, list
     """What OpenSSH would do for this address, keyword -> values; empty where OpenSSH is not installed."""
     given = [*(["-l", user] if user else []), *(["-p", str(port)] if port else [])]
     try:
-        command = ["ssh", "-G", *ssh_options(), *given, "--", address]
-        done = subprocess.run(
-            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", timeout=10, check=False
-        )
+        done = _dump(*ssh_options(), *given, "--", address)
     except FileNotFoundError:
         return {}
     except subprocess.TimeoutExpired as error:
@@ -177,8 +210,33 @@ def _ask_ssh(name: str, address: str, *, user: str, port: int) -> dict[str, list
             details=done.stderr.strip().splitlines()[-10:],
             next_commands=[f"ssh -G {address}"],
         )
+    return _keywords(done.stdout)
+
+
+@functools.cache
+def ssh_defaults() -> dict[str, list[str]]:
+    """What this OpenSSH would do if nobody had configured anything, keyword -> values; empty when it does not say."""
+    try:
+        return _keywords(_dump("-F", os.devnull, "--", "localhost").stdout)
+    except (OSError, subprocess.SubprocessError):
+        return {}
+
+
+def _dump(*argv: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["ssh", "-G", *argv],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        errors="replace",
+        timeout=10,
+        check=False,
+    )
+
+
+def _keywords(text: str) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
-    for line in done.stdout.splitlines():
+    for line in text.splitlines():
         key, _, value = line.partition(" ")
         found.setdefault(key, []).append(value)
     return found

@@ -23,10 +23,14 @@ class Knocker:
         """True when it answers, or cannot be asked; False when `closing` was set meanwhile."""
         while not closing.is_set():
             began = time.monotonic()
-            if self.address is None or self._knock(self.address):
+            if self.once():
                 return True
             closing.wait(max(0.0, began + 1.0 - time.monotonic()))
         return False
+
+    def once(self) -> bool:
+        """Whether it answers now, or cannot be asked."""
+        return self.address is None or self._knock(self.address)
 
     def _knock(self, address: tuple[str, int]) -> bool:
         try:

@@ -15,7 +15,7 @@ from typing import Any
 
 from pantheon.errors import HostError, NotReached, PantheonError, UsageError
 from pantheon.inventory import Host
-from pantheon.remote import answers, ports, ssh, verified
+from pantheon.remote import answers, ciphers, ports, ssh, verified
 from pantheon.remote.carrier import Carrier
 from pantheon.remote.endpoint import Endpoint, resolve
 from pantheon.remote.knock import Knocker
@@ -138,7 +138,8 @@ class Tunnel:
         known = verified.verified_file(endpoint)
         while True:
             port = self._local_port(again=again)
-            argv = ssh.command(endpoint, known, forwards=ssh.forwards(self.addresses, port, self._seen.remote_port))
+            listen = ssh.forwards(self.addresses, port, self._seen.remote_port)
+            argv = ssh.command(endpoint, known, forwards=listen, ciphers=ciphers.preferred(endpoint))
             with self._lock:
                 if self._closing.is_set():
                     return None
@@ -199,7 +200,7 @@ class Tunnel:
             if reply.ready or (reply.kind == "stranger" and self.vouched):
                 self._answers(reply)
             else:
-                self._does_not_answer(reply.text)
+                self._does_not_answer(reply)
             slept = self._wait(PACE_S if self._seen.phase == "ready" else SOON_S, carrier.ended)
             if carrier.ended.is_set():
                 break
@@ -210,6 +211,7 @@ class Tunnel:
 
     def _answers(self, reply: answers.Reply) -> None:
         self._end_watch()
+        self.vouched = self.vouched and not reply.ready
         self.note(latency_ms=reply.ms, state=reply.text if reply.ready else "ready")
         if self._seen.phase == "ready":
             return
@@ -224,17 +226,17 @@ class Tunnel:
         """Why the service takes none; "" when it does, or needs none."""
         return answers.no_websocket(self.service, self._seen.port, timeout_s=ANSWER_S)
 
-    def _does_not_answer(self, why: str) -> None:
+    def _does_not_answer(self, reply: answers.Reply) -> None:
         if self._seen.phase == "ready":
-            self.happened("!", f"{self.service} does not answer: {why}")
+            self.happened("!", f"{self.service} does not answer: {reply.text}")
             self.note(websocket="", mend="")
         self.note(phase="waiting", latency_ms=None)
         if self._watch and self._watcher is None:
             self._watcher = self._watch(self)
         if self._watcher:
-            self._watcher.hear(why)
+            self._watcher.hear(reply)
         else:
-            self.note(state=why)
+            self.note(state=reply.text)
 
     def _end_watch(self) -> None:
         if self._watcher:

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from pathlib import Path
 from typing import TextIO
 
+from pantheon.places import state_directory
 from pantheon.plan import Plan, Write
 from pantheon.report.text import clean
 
-
-def state_directory() -> Path:
-    """$XDG_STATE_HOME/pantheon, by default ~/.local/state/pantheon."""
-    root = os.environ.get("XDG_STATE_HOME") or "~/.local/state"
-    return Path(root).expanduser() / "pantheon"
+MOST_LOG = 256 * 1024
 
 
 class Journal:
@@ -55,3 +53,53 @@ class Journal:
                     self.line(f"  {step.show()}")
                     for line in step.diff().splitlines() if isinstance(step, Write) else ():
                         self.line(f"    {line}")
+
+
+class Log:
+    """What happened to a process that has no terminal: lines with date and time in a file of mode 0600 of MOST_LOG bytes
+    at most, of which the older ones go. Put back where it has vanished; one that cannot be written stops nothing."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self._fd = path, -1
+
+    def open(self) -> int:
+        """Its descriptor. Raises OSError."""
+        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
+        new = os.open(self.path, flags, 0o600)
+        self.close()
+        self._fd = new
+        return new
+
+    def line(self, text: str) -> None:
+        if self._fd < 0 or not self._is_in_place():
+            with contextlib.suppress(OSError):
+                self.open()
+        try:
+            stamp = time.strftime("%Y-%m-%d %H:%M:%S")
+            os.write(self._fd, f"{stamp} {clean(text)}\n".encode("utf-8", "replace"))
+            if (size := os.fstat(self._fd).st_size) > MOST_LOG:
+                kept = os.pread(self._fd, MOST_LOG // 2, size - MOST_LOG // 2)
+                os.ftruncate(self._fd, 0)
+                os.write(self._fd, kept.partition(b"\n")[2])
+        except OSError:
+            return
+
+    def last(self, lines: int = 10) -> list[str]:
+        """What it says last."""
+        try:
+            data = self.path.read_bytes()[-MOST_LOG:]
+        except OSError:
+            return []
+        return [clean(line) for line in data.decode("utf-8", "replace").splitlines() if line.strip()][-lines:]
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+        self._fd = -1
+
+    def _is_in_place(self) -> bool:
+        try:
+            here, there = os.fstat(self._fd), os.lstat(self.path)
+        except OSError:
+            return False
+        return (here.st_dev, here.st_ino) == (there.st_dev, there.st_ino)
