@@ -20,6 +20,9 @@ STAGES = (
 )
 READY = ("Starting server", "To see the GUI go to:")
 
+# What a log must not lose when it is shortened.
+MARKERS = (*(marker for marker, _ in STAGES), *READY, "!! ERROR: ", "fatal: ")
+
 # A line that says why the start cannot succeed, and the command that mends it.
 OWNERSHIP, FIRST_RUN, GPU = "invoke fix.comfy-ownership", "invoke fix.comfy-first-run", "invoke fix.gpu-lost"
 FATAL = (

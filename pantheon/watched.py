@@ -10,6 +10,7 @@ from pantheon.inventory import Host
 
 # Answers 200 on the host's loopback once the service can be used.
 READY_PATHS = {"comfy": "/system_stats", "ollama": "/api/version", "openwebui": "/ready"}
+INSIDE = {"comfy": "8188/tcp", "ollama": "11434/tcp", "openwebui": "8080/tcp"}  # its port in the container
 
 
 @dataclass(frozen=True)
@@ -66,3 +67,78 @@ def follow(name: str, watched: Watched, frame: dict[str, Any], *, late: bool) ->
         trouble += f": {last}" if last else ""
     label = "ready" if ready else state if state == "restarting" else health or state
     return Watched(label, ready, trouble, mend, progress, base, last)
+
+
+# ---- one that does not answer at the end of a tunnel
+
+
+@dataclass(frozen=True)
+class Words:
+    """What can be said of it, and the command to type when it does not mend itself. No text: nothing is known."""
+
+    text: str = ""
+    mend: str = ""
+
+
+@dataclass(frozen=True)
+class Published:
+    """Where a container's port is published: `here` on 127.0.0.1, `beyond` where others on the network can reach it
+    (address:port)."""
+
+    here: tuple[int, ...] = ()
+    beyond: tuple[str, ...] = ()
+
+
+def published(name: str, frame: dict[str, Any]) -> Published | None:
+    """Of the service's own port, while its container runs. None: not known, or it does not run."""
+    container = frame.get("containers", {}).get(name) or {}
+    if container.get("state") != "running" or "ports" not in container:
+        return None
+    places = [
+        (p["address"], p["port"]) for p in container["ports"] if p["container_port"] == INSIDE[name] and p["port"]
+    ]
+    here = {port for address, port in places if address in ("127.0.0.1", "0.0.0.0", "")}  # noqa: S104
+    beyond = [f"[{address}]:{port}" if ":" in address else f"{address or '*'}:{port}" for address, port in places
+              if not address.startswith("127.") and address != "::1"]  # fmt: skip
+    return Published(tuple(sorted(here)), tuple(beyond))
+
+
+def in_words(host: Host, name: str, watched: Watched, frame: dict[str, Any]) -> Words:
+    """Why it does not answer, after `frame`. Words without a command to type are about what ends by itself."""
+    containers = frame.get("containers", {})
+    if name not in containers:
+        return Words()
+    container, here = containers[name], f"--host {host.name}"
+    if container is None:
+        return Words("its container is missing", f"invoke {name} {here}")
+    if "unknown" in container:
+        return Words(f"the Docker engine does not answer: {container['unknown']}", f"invoke fix.docker-down {here}")
+    said = [watched.last, str(container.get("error") or "")]
+    last = next((f": {line}" for line in said if line), "")
+    named = advice.entry(said)
+    mend = f"invoke fix.{named} {here}" if named else f"invoke diagnose {here}"
+    state, code, progress = container.get("state"), container.get("exit_code"), watched.progress
+    if progress.fatal:
+        typed = progress.mend if "runbook" in progress.mend else f"{progress.mend} {here}"
+        return Words(f"cannot start: {progress.fatal}", typed)
+    if state == "restarting":
+        often = "over and over " if int(container.get("restarts") or 0) > 1 else ""
+        return Words(f"restarts {often}(exit code {code}){last}", mend)
+    if state in ("exited", "dead"):
+        return Words(f"its container is stopped (exit code {code}){last if code not in (0, 143) else ''}", mend)
+    if state != "running":
+        return Words(f"its container is {state}", f"invoke diagnose {here}")
+    return _running(name, watched, container, mend, last)
+
+
+def _running(name: str, watched: Watched, container: dict[str, Any], mend: str, last: str) -> Words:
+    progress, health = watched.progress, container.get("health")
+    if name == "comfy" and progress.stage and not progress.ready:
+        return Words(f"{progress.stage}/{len(firstrun.STAGES)} {progress.label}")
+    if health == "starting":
+        return Words("starting")
+    if health == "unhealthy":
+        return Words(f"runs, and is not healthy{last}", mend)
+    if not container.get("ports"):
+        return Words("runs, publishes no port, and does not answer", mend)
+    return Words("runs, healthy, and does not answer (busy?)" if health else "runs, and does not answer (busy?)", mend)

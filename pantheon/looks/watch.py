@@ -10,10 +10,10 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 
-from pantheon.looks.containers import condition
+from pantheon.looks.containers import condition, ports
 from pantheon.looks.engine import Engine, LogLines, Missing
 from pantheon.looks.http import http_get, quoted
-from pantheon.looks.logs import start_of_log
+from pantheon.looks.logs import LOG_LINES, start_of_log
 from pantheon.looks.text import Json, Object, Unread, seconds, unknown, why
 from pantheon.looks.work import is_unknown
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 
 SILENCE_S = 20.0
+MOST_LINES = 200  # of a log, in one frame
 
 
 class Watch:
@@ -34,6 +35,7 @@ class Watch:
         self.names: list[str] = list(spec.get("containers") or ())
         self.urls: dict[str, str] = dict(spec.get("http") or {})
         self.with_log = bool(spec.get("log"))
+        self.markers: dict[str, list[str]] = dict(spec.get("markers") or {})  # lines that are never left out, by name
         self.began = time.monotonic()
         self.deadline = self.began + float(spec.get("deadline_s") or 3600)
         self.write = write
@@ -42,7 +44,8 @@ class Watch:
         self.starts: dict[str, Object] = {}  # the last inspection, by container
         self.since: dict[str, float] = {}  # when that start was first seen
         self.answers: dict[str, int] = {}
-        self.lines: dict[str, deque[str]] = {name: deque(maxlen=200) for name in self.names}
+        self.lines: dict[str, deque[str]] = {name: deque(maxlen=MOST_LINES) for name in self.names}
+        self.marked: dict[str, deque[str]] = {name: deque(maxlen=MOST_LINES) for name in self.names}
         self.stop = False
 
     def run(self, stdin: BinaryIO) -> None:
@@ -73,8 +76,7 @@ class Watch:
     def say(self, states: Object, answers: dict[str, int]) -> None:
         containers: Object = {}
         for name, state in states.items():
-            lines = self.lines[name]
-            log = [lines.popleft() for _ in range(len(lines))]
+            log = [lines.popleft() for lines in (self.marked[name], self.lines[name]) for _ in range(len(lines))]
             containers[name] = {**state, "log": log} if state and not is_unknown(state) else state
         t = round(time.monotonic() - self.began, 2)
         self.write({"frame": "watch", "t": t, "containers": containers, "http": answers})
@@ -85,7 +87,8 @@ class Watch:
             try:
                 found = self.engine.get(f"/containers/{quoted(name)}/json")
                 self.note_start(name, found)
-                state = condition(found)
+                published = found.get("NetworkSettings") or {}
+                state = {**condition(found), "ports": ports(published.get("Ports"), None)}
             except Missing:
                 self.note_start(name, None)
             except (Unread, KeyError, TypeError) as error:
@@ -115,9 +118,10 @@ class Watch:
                 continue
             followed = start_id(found)
             lines = Followed(self.lines[name], self.changed, tty=bool(found["Config"].get("Tty")))
-            since = start_of_log(found["State"])
+            lines.markers, lines.marked = tuple(self.markers.get(name, ())), self.marked[name]
+            since, tail = start_of_log(found["State"]), LOG_LINES if lines.markers else MOST_LINES
             try:
-                self.engine.log(found["Id"], since=since, tail=200, end=self.deadline, lines=lines, follow=True)
+                self.engine.log(found["Id"], since=since, tail=tail, end=self.deadline, lines=lines, follow=True)
                 lines.finish()
             except (Unread, Missing):
                 time.sleep(0.5)
@@ -151,12 +155,20 @@ def start_id(found: Object | None) -> str:
 
 
 class Followed(LogLines):
-    """Log lines that go to a watcher as they come."""
+    """Log lines that go to a watcher as they come. Of more than a frame can hold, the oldest are left out, but for
+    those with a marker: they go to `marked`."""
 
     def __init__(self, lines: deque[str], changed: threading.Event, *, tty: bool) -> None:
-        super().__init__(tty=tty, keep=200)
+        super().__init__(tty=tty, keep=MOST_LINES)
         self.tail = lines
+        self.marked: deque[str] = deque(maxlen=MOST_LINES)
         self.changed = changed
+
+    def line(self, raw: bytes) -> None:
+        with suppress(IndexError):  # drained meanwhile
+            if len(self.tail) == self.tail.maxlen and any(marker in self.tail[0] for marker in self.markers):
+                self.marked.append(self.tail[0])
+        super().line(raw)
 
     def feed(self, data: bytes) -> bool:
         before = self.count

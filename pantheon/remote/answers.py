@@ -27,8 +27,8 @@ from pantheon.remote.wire import CLOSE_FRAME, MOST_BYTES, SWITCHING, WEBSOCKETS,
 from pantheon.watched import READY_PATHS
 
 # own: the service. door: a login in front of it. failing: a server's own error. another: one of the other services.
-# stranger: nobody who is known here. silent: no answer, or none that is HTTP.
-Kind = Literal["own", "door", "failing", "another", "stranger", "silent"]
+# stranger: nobody who is known here. tls: it speaks https. silent: no answer, or none that is HTTP.
+Kind = Literal["own", "door", "failing", "another", "stranger", "tls", "silent"]
 
 BODY_S = 1.0  # for a body, once its head has come
 CLOSED = "closed without an answer"
@@ -94,8 +94,10 @@ def judge(service: str, answer: Answer, *, ms: float | None = None) -> Reply:
     """One answer, by the rule above."""
     ms = answer.ms if ms is None else ms
     who = sign(answer)
-    if not answer.status or _is_tls(answer):
-        return Reply("silent", HTTPS if answer.status else answer.error, ms)
+    if answer.error == HTTPS or _is_tls(answer):
+        return Reply("tls", HTTPS, ms)
+    if not answer.status:
+        return Reply("silent", answer.error, ms)
     if answer.status >= 500 or answer.status in _FAILING:
         return Reply("failing", answer.said, ms)
     if answer.status in _DOORS:

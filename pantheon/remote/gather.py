@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from pantheon import firstrun
 from pantheon.errors import LookFailed
 from pantheon.inventory import Host
 from pantheon.questions import matters, questions
@@ -105,7 +106,8 @@ def watch(
     """Frames of the probe's watch mode until `on_frame` says True or `deadline_s` seconds have passed.
 
     `services` maps container names to the loopback URL that answers when they are ready."""
-    spec = {"watch": {"containers": list(services), "deadline_s": deadline_s, "log": True, "http": services}}
+    asked = {"containers": list(services), "deadline_s": deadline_s, "log": True, "http": services}
+    spec = {"watch": asked | {"markers": {"comfy": [*firstrun.MARKERS]}}}
 
     def until(frame: dict[str, Any]) -> None:
         if frame.get("frame") == "watch" and on_frame(frame):

@@ -1,0 +1,255 @@
+"""Finds out why a service does not answer at the end of a tunnel whose link is alive: over a connection of its own,
+which is there only as long as it is needed."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import select
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from pantheon.errors import NotAllowed, PantheonError
+from pantheon.remote.endpoint import CONNECT_S, resolve, tune
+from pantheon.watched import READY_PATHS, Watched, Words, follow, in_words, published
+
+if TYPE_CHECKING:
+    from pantheon.remote.answers import Reply
+    from pantheon.remote.tunnel import Tunnel
+
+AskPassword = Callable[[str], str]
+
+SOON_S = 0.5  # a hiccup is not worth a login
+WATCH_S = 3600.0
+STOP_S = 2.0
+HELD_S = 3.0  # an answer on the host that has not come through the tunnel for that long never will
+
+
+def factory(ask_password: AskPassword | None = None) -> Callable[[Tunnel], Watcher]:
+    """What makes a tunnel's watchers. The sudo password is asked for once for all of them, and kept in memory only."""
+    ask = _Once(ask_password) if ask_password else None
+    return lambda tunnel: Watcher(tunnel, ask_password=ask)
+
+
+class Watcher:
+    """Sets a tunnel's state in words, and what to type, until `stop`; follows the service to another port. What keeps
+    it from looking is no error of the tunnel: it is said, or tried again gently."""
+
+    def __init__(self, tunnel: Tunnel, *, ask_password: AskPassword | None = None) -> None:
+        self.tunnel, self.host, self.service = tunnel, tunnel.host, tunnel.service
+        self.defect: Exception | None = None
+        self._ask_password = ask_password
+        self._port = tunnel.seen.remote_port
+        self._stopping = threading.Event()
+        self._lock = threading.Lock()  # after stop() has it, nothing of ours changes the tunnel any more
+        self._line: socket.socket | None = None
+        self._reply: Reply | None = None
+        self._words, self._blind = Words(), ""
+        self._watched = Watched()
+        self._well_since = 0.0  # since when it has answered on the host
+        self._told: set[str] = set()
+        self._thread = threading.Thread(target=self._run, name=f"pantheon-watch-{self.service}", daemon=True)
+        self._thread.start()
+
+    # ---- from the tunnel's thread
+
+    def hear(self, reply: Reply) -> None:
+        """What came instead of an answer, just now."""
+        with self._lock:
+            self._reply = reply
+        self._show()
+
+    def stop(self) -> None:
+        """Ends it, wherever it is. Nothing is said any more when this returns."""
+        with self._lock:
+            self._stopping.set()
+            if self._line:
+                with contextlib.suppress(OSError):
+                    self._line.shutdown(socket.SHUT_RDWR)
+        if self._thread is not threading.current_thread():
+            self._thread.join(STOP_S)
+
+    # ---- its own
+
+    def _run(self) -> None:
+        for pause in _pauses():
+            if self._stopping.wait(pause):
+                return
+            try:
+                self._watch()
+            except NotAllowed as error:
+                self._blind = error.message.partition(": ")[2] or error.message
+                self._words = Words("", next(iter(error.next_commands), ""))
+                self._show()
+                return
+            except PantheonError:
+                pass  # the link is the tunnel's own matter
+            except Exception as error:
+                if not self._stopping.is_set():
+                    self.defect = error
+
+    def _watch(self) -> None:
+        from pantheon.remote import gather
+        from pantheon.remote.connection import HostConnection
+
+        endpoint = self.tunnel.endpoint or resolve(self.host)
+        connection = first = HostConnection(endpoint, ask_password=self._ask_password)
+        while isinstance(first.gateway, HostConnection):
+            first = first.gateway
+        dialled: Any = _Dialled(self, first.endpoint.hostname, first.endpoint.port)
+        first.early = dialled
+        try:
+            with connection:
+                connection.open()
+                while not self._stopping.is_set():
+                    port, self._watched, self._well_since = self._port, Watched(), 0.0
+                    urls = {self.service: f"http://127.0.0.1:{port}{READY_PATHS[self.service]}"}
+                    gather.watch(connection, urls, deadline_s=WATCH_S, on_frame=self._on_frame)
+                    if port == self._port:
+                        return
+        finally:
+            with self._lock:
+                self._line = None
+
+    def _on_frame(self, frame: dict[str, Any]) -> bool:
+        """Whether this watch is over: told to stop, or the service is elsewhere."""
+        if self._stopping.is_set():
+            return True
+        self._watched = follow(self.service, self._watched, frame, late=False)
+        answered = 200 <= frame.get("http", {}).get(self.service, 0) < 500
+        self._well_since = (self._well_since or time.monotonic()) if answered else 0.0
+        words, moved = self._look_at_ports(frame)
+        self._words = words or in_words(self.host, self.service, self._watched, frame)
+        self._show()
+        return moved
+
+    def _look_at_ports(self, frame: dict[str, Any]) -> tuple[Words | None, bool]:
+        """What is wrong with where it is published, and whether it was followed elsewhere."""
+        at, here = published(self.service, frame), f"--host {self.host.name}"
+        if at is None:
+            return None, False
+        if at.beyond:
+            self._tell("!", f"is published beyond loopback: {', '.join(at.beyond)}", f"invoke fix.exposed-ports {here}")
+        if self._port in at.here:
+            with self._lock:
+                self.tunnel.vouched = self._reply is not None and self._reply.kind == "stranger"
+            return None, False
+        if len(at.here) == 1:
+            self._follow(at.here[0])
+            return None, True
+        if at.here:
+            ports = ", ".join(map(str, at.here))
+            return Words(f"is published on ports {ports}, not on {self._port}", "set its port in hosts.toml"), False
+        if at.beyond:
+            text = f"is published on {', '.join(at.beyond)} only, not on 127.0.0.1"
+            return Words(text, f"invoke fix.exposed-ports {here}"), False
+        return None, False
+
+    def _follow(self, port: int) -> None:
+        old, self._port = self._port, port
+        said = self.host.service(self.service).port
+        mend = f"set port = {port} for {self.service} in hosts.toml" if said != port else ""
+        why = f"; hosts.toml here says {said}" if said != port else ", as hosts.toml says"
+        with self._lock:
+            if self._stopping.is_set():
+                return
+            self.tunnel.vouched = False
+        self._tell("!", f"moved from port {old} to {port} on the host, followed{why}", mend)
+        self.tunnel.move(port)
+
+    def _show(self) -> None:
+        """The tunnel's state: what the container says, unless what answers says more."""
+        with self._lock:
+            reply, words = self._reply, self._words
+            if self._stopping.is_set() or reply is None:
+                return
+            text, mend, here = reply.text, words.mend, f"--host {self.host.name}"
+            unheard = reply.kind == "silent" and self._well_since and time.monotonic() - self._well_since > HELD_S
+            if self._blind:
+                text = f"{reply.text}; why cannot be seen: {self._blind}"
+            elif reply.kind == "tls":
+                mend = f"invoke fix.wrong-version-number {here}"
+            elif unheard:
+                text, mend = "answers on the host, but not through the tunnel", f"invoke fix.browser-access {here}"
+            elif words.text and (reply.kind == "silent" or (mend and "does not answer" not in words.text)):
+                text = words.text
+            elif reply.kind in ("another", "stranger"):
+                mend = mend or f"invoke diagnose {here}"
+            self.tunnel.note(state=text, mend=mend)
+        if text != reply.text:
+            self._tell("!" if mend else "·", text, mend)
+
+    def _tell(self, sign: str, text: str, mend: str) -> None:
+        """Once for each thing: what only counts on is none."""
+        kind = "".join(letter for letter in text if not letter.isdigit())
+        with self._lock:
+            if self._stopping.is_set() or kind in self._told:
+                return
+            self._told.add(kind)
+        self.tunnel.happened(sign, f"{self.service} {text}", mend)
+
+
+def _pauses() -> Iterator[float]:
+    yield SOON_S
+    yield from (2.0, 5.0, 10.0)
+    while True:
+        yield 30.0
+
+
+class _Dialled:
+    """The first connection on the way, as HostConnection takes one that was begun earlier: its making ends when the
+    watcher is stopped, and so does all that goes over it."""
+
+    def __init__(self, watcher: Watcher, hostname: str, port: int) -> None:
+        self.watcher, self.hostname, self.port = watcher, hostname, port
+
+    def take(self) -> socket.socket:
+        failed: OSError = TimeoutError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))
+        for family, kind, proto, _, address in socket.getaddrinfo(self.hostname, self.port, type=socket.SOCK_STREAM):
+            line = socket.socket(family, kind, proto)
+            try:
+                self._connect(line, address)
+            except OSError as error:
+                line.close()
+                failed = error
+                continue
+            with self.watcher._lock:
+                if not self.watcher._stopping.is_set():
+                    self.watcher._line = line
+                    return line
+            line.close()
+        raise failed
+
+    def _connect(self, line: socket.socket, address: Any) -> None:
+        line.setblocking(False)
+        code, until = line.connect_ex(address), time.monotonic() + CONNECT_S
+        while code in (errno.EINPROGRESS, errno.EWOULDBLOCK):
+            if self.watcher._stopping.is_set() or time.monotonic() > until:
+                raise TimeoutError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))
+            if select.select([], [line], [], 0.1)[1]:
+                code = line.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if code:
+            raise OSError(code, os.strerror(code))
+        line.setblocking(True)
+        tune(line)
+
+    def close(self) -> None:
+        """Whoever took it closes it."""
+
+
+class _Once:
+    """Asks for a password once, whoever needs it first, and has the answer ready for the others."""
+
+    def __init__(self, ask: AskPassword) -> None:
+        self._ask, self._lock = ask, threading.Lock()
+        self._password: str | None = None
+
+    def __call__(self, prompt: str) -> str:
+        with self._lock:
+            if self._password is None:
+                self._password = self._ask(prompt)
+            return self._password
