@@ -135,15 +135,18 @@ class Opened:
     """The tunnels to some services of one host, from their opening to their end."""
 
     def __init__(self, host: Host, wish: Wish, options: Options, report: Console) -> None:
+        from pantheon.remote import watcher
         from pantheon.remote.tunnel import Tunnel
         from pantheon.report.tunnels import Display
+
+        watch = watcher.factory(options.ask_password)
 
         self.host, self.wish, self.report, self._options = host, wish, report, options
         self.news: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
         self.stop = Stop(self.news)
         self.display = Display(report, host, quiet=wish.check)
         self.tunnels: list[Tunnel] = [
-            Tunnel(host, name, port=wish.port, tell=self.news.put, watch=self._watch) for name in wish.services
+            Tunnel(host, name, port=wish.port, tell=self.news.put, watch=watch) for name in wish.services
         ]
         self._told: list[PantheonError] = []  # failures that the operator has read already
         self._said = False  # whether the document of --json has been written
@@ -228,11 +231,6 @@ class Opened:
         if all(problem.message != told.message for told in self._told):
             self._told.append(problem)
             self.stop.printing(lambda: self.display.failed(problem))
-
-    def _watch(self, tunnel: Tunnel) -> Any:
-        from pantheon.remote.watcher import Watcher
-
-        return Watcher(tunnel)
 
     def _browse(self, seen: Seen) -> None:
         from pantheon import browser

@@ -136,7 +136,7 @@ def _is_tls(answer: Answer) -> bool:
 
 
 def no_websocket(service: str, port: int, *, timeout_s: float) -> str:
-    """Why the service takes no websocket as a browser opens it; "" when it does, or needs none."""
+    """Why the service takes none as a browser opens it (`403 Forbidden`); "" when it does, or needs none."""
     if service not in WEBSOCKETS:
         return ""
     answer = websocket(port, WEBSOCKETS[service], timeout_s=timeout_s)
@@ -147,9 +147,7 @@ def no_websocket(service: str, port: int, *, timeout_s: float) -> str:
             config = json.loads(get(port, "/api/config", timeout_s=timeout_s).body)
             if config["features"]["enable_websocket"] is False:
                 return ""  # its page does without, and knows it
-    if answer.status:
-        return f"refuses a websocket ({answer.said}): its page stays dead"
-    return f"takes no websocket ({answer.said}): its page stays dead"
+    return answer.said
 
 
 def websocket(port: int, path: str, *, timeout_s: float) -> Answer:
@@ -221,7 +219,7 @@ def _read(line: socket.socket, began: float, end: float, opening: dict[str, str]
         return Answer(error="not an HTTP answer", ms=ms)
     if status == SWITCHING:
         right = headers.get("sec-websocket-accept") == accepted(opening)
-        error = "" if right else "takes a websocket without keeping to its rules (Sec-WebSocket-Accept)"
+        error = "" if right else "101 with a wrong Sec-WebSocket-Accept"
         with contextlib.suppress(OSError):
             line.sendall(CLOSE_FRAME)
         rest = b""

@@ -220,7 +220,7 @@ class Tunnel:
         mend = f"invoke fix.browser-access --host {self.host.name}" if refused else ""
         self.note(websocket=refused, mend=mend, phase="ready")
         if refused:
-            self.happened("!", f"{self.service} {refused}", mend)
+            self.happened("!", f"{self.service} takes no websocket ({refused}): its page stays dead", mend)
 
     def _no_websocket(self) -> str:
         """Why the service takes none; "" when it does, or needs none."""

@@ -190,7 +190,7 @@ class Watcher:
             if self._stopping.is_set() or kind in self._told:
                 return
             self._told.add(kind)
-        self.tunnel.happened(sign, f"{self.service} {text}", mend)
+        self.tunnel.happened(sign, text, mend)
 
 
 def _pauses() -> Iterator[float]:
