@@ -27,6 +27,7 @@ TICK_S = 0.25
 CALM_S = 1.0  # between two looks when nothing is awaited: this runs all day
 LOGIN_S = 60.0  # that a check gives a login
 CHECK_S = 20.0  # that a check gives a service, once logged in
+TROUBLE_S = 5.0  # and one of which it is known that something has to be done
 END_S = 5.0  # for what still runs when a tunnel is closed
 PAGES = ("comfy", "openwebui")  # what a browser has something of
 
@@ -139,8 +140,9 @@ class Opened:
         from pantheon.remote.tunnel import Tunnel
         from pantheon.report.tunnels import Display
 
-        watch = watcher.factory(options.ask_password)
-
+        # Asked for here, where nothing is drawn yet: whether it is needed shows only later.
+        password = options.ask_password and options.ask_password(f"sudo password for {host.name}: ")
+        watch = watcher.factory((lambda _: password) if password is not None else None)
         self.host, self.wish, self.report, self._options = host, wish, report, options
         self.news: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
         self.stop = Stop(self.news)
@@ -280,8 +282,10 @@ class Opened:
         undecided = [tunnel for tunnel in self.tunnels if not self._is_settled(tunnel)]
         if not undecided or now > began + LOGIN_S:
             return True
-        late = [one for one in undecided if one.seen.since and time.time() > one.seen.since + CHECK_S]
-        return len(late) == len(undecided)
+        return all(self._is_late(tunnel.seen) for tunnel in undecided)
+
+    def _is_late(self, seen: Seen) -> bool:
+        return seen.since > 0 and time.time() > seen.since + (TROUBLE_S if seen.mend else CHECK_S)
 
     def _checked(self, seen: list[Seen]) -> int:
         from pantheon.report.tunnels import is_good
@@ -306,7 +310,20 @@ class Opened:
 
 
 def _print_ssh(host: Host, wish: Wish, report: Console) -> int:
-    raise NotImplementedError
+    """The plain ssh command for each service, on stdout. Nothing is contacted."""
+    from pantheon.remote import ciphers, ports, ssh, verified
+    from pantheon.remote.endpoint import resolve
+
+    endpoint = resolve(host)
+    known, preferred = verified.verified_file(endpoint), ciphers.preferred(endpoint, ask=False)
+    commands = {}
+    for name in wish.services:
+        theirs = host.service(name).port
+        port = ports.free_port(wish.port or theirs, only=bool(wish.port))
+        forwards = ssh.forwards(ports.loopback(), port, theirs)
+        commands[name] = ssh.plain(endpoint, known, forwards=forwards, ciphers=preferred)
+    report.commands(host, commands)
+    return 0
 
 
 def list_(*, report: Console) -> int:

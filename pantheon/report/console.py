@@ -287,6 +287,12 @@ class Console:
     def tunnels(self, host: Host, result: str, seen: Sequence[Seen], failed: Mapping[str, PantheonError]) -> None:
         """Tunnels that are open, or that were tried: data, for whom report/tunnels.py is not enough."""
 
+    def commands(self, host: Host, commands: Mapping[str, str]) -> None:
+        """Commands by service, to be copied: on stdout as they are."""
+        del host
+        sys.stdout.write("".join(f"{command}\n" for command in commands.values()))
+        sys.stdout.flush()
+
     def matches(self, found: Matches, causes: dict[str, str]) -> None:
         """What a pasted text speaks of (pasted.py)."""
         for match in found.found:

@@ -108,6 +108,9 @@ class Json(Console):
         good = all(document["good"] for document in documents)
         write({"host": host.name, "result": result, "good": good, "tunnels": documents})
 
+    def commands(self, host: Host, commands: Mapping[str, str]) -> None:
+        write({"host": host.name, "result": "commands", "commands": dict(commands)})
+
     def matches(self, found: Matches, causes: dict[str, str]) -> None:
         document = found.as_data()
         matches: Any = document["matches"]

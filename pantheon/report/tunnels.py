@@ -50,9 +50,8 @@ def status(seen: Seen, now: float, *, since: float, was_ready: bool) -> Status:
     if seen.phase == "lost":
         return Status("!", f"{seen.url}  no link for {lasted(took)}, trying again{f': {state}' if state else ''}")
     if seen.phase == "waiting":
-        text = (
-            f"waiting for {seen.service}{f', {lasted(took)}' if took >= LONG_S else ''}{f': {state}' if state else ''}"
-        )
+        text = f"{'waiting for' if state else 'asking'} {seen.service}"
+        text += f"{f', {lasted(took)}' if took >= LONG_S else ''}{f': {state}' if state else ''}"
         return Status("!" if was_ready else "", f"{seen.url}  {text}" if was_ready else text, to_host(seen, seen.mend))
     if seen.websocket:
         mend = to_host(seen, seen.mend or "invoke fix.browser-access")
@@ -143,7 +142,8 @@ class Display:
         if self.quiet:
             return
         at = time.strftime("%H:%M:%S", time.localtime(event.at))
-        self.report.line(event.sign, event.service, f"{at} {event.text[:MOST]}")
+        text = event.text.removeprefix(f"{event.service} ")  # the line begins with it
+        self.report.line(event.sign, event.service, f"{at} {text[:MOST]}")
         if event.mend:
             self._mend(event.mend)
 
@@ -153,12 +153,13 @@ class Display:
             error(problem, self.report.hosts_file)
 
     def _change(self, seen: Seen, line: Status) -> None:
-        """In a pipe, a line when more has changed than numbers. Of a lost link the event has told already."""
-        told = (seen.phase, seen.port, seen.websocket, "" if seen.phase == "ready" else seen.state)
+        """In a pipe, a line when more has changed than numbers. Of a lost link, and of how a service comes up, events
+        tell."""
+        told = (seen.phase, seen.port, seen.websocket, seen.state if seen.phase == "opening" else "")
+        if seen.phase == "waiting" and (not seen.state or seen.service in self._ready):
+            return  # it has only just been asked, or was ready once
         if seen.phase in ("lost", "ended"):
-            self._plain[seen.service] = seen.phase
-            return
-        if seen.phase == "waiting" and not seen.state:  # a moment: it has only just been asked
+            self._plain[seen.service] = told
             return
         if self._plain.get(seen.service) == told:
             return
