@@ -54,7 +54,9 @@ def open_(host: Host, wish: Wish, *, options: Options, report: Console) -> int:
     if wish.print_ssh:
         return _print_ssh(host, wish, report)
     if wish.background:
-        raise NotImplementedError
+        from pantheon import background
+
+        return background.open_(host, wish, options=options, report=report)
     return Opened(host, wish, options, report).run()
 
 
@@ -136,12 +138,12 @@ class Opened:
     """The tunnels to some services of one host, from their opening to their end."""
 
     def __init__(self, host: Host, wish: Wish, options: Options, report: Console) -> None:
-        from pantheon.remote import watcher
+        from pantheon.remote import ledger, watcher
         from pantheon.remote.tunnel import Tunnel
         from pantheon.report.tunnels import Display
 
         # Asked for here, where nothing is drawn yet: whether it is needed shows only later.
-        password = options.ask_password and options.ask_password(f"sudo password for {host.name}: ")
+        password = options.ask_password and options.ask_password(f"sudo password on {host.name}: ")
         watch = watcher.factory((lambda _: password) if password is not None else None)
         self.host, self.wish, self.report, self._options = host, wish, report, options
         self.news: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
@@ -150,6 +152,8 @@ class Opened:
         self.tunnels: list[Tunnel] = [
             Tunnel(host, name, port=wish.port, tell=self.news.put, watch=watch) for name in wish.services
         ]
+        kept = () if wish.check else self.tunnels  # a check is over in a moment
+        self._records = ledger.Records(host, kept, asked=wish.port, hosts_file=report.hosts_file)
         self._told: list[PantheonError] = []  # failures that the operator has read already
         self._said = False  # whether the document of --json has been written
         self._shown: set[str] = set()  # services whose page a browser was asked to open
@@ -157,7 +161,7 @@ class Opened:
     def run(self) -> int:
         """Returns the exit code. Raises what ended the last of them, unless it has been told."""
         began = time.monotonic()
-        with self.stop:
+        with self.stop, self._records:
             try:
                 for tunnel in self.tunnels:
                     tunnel.start()
@@ -190,6 +194,7 @@ class Opened:
         if self.stop.came:
             return
         seen = self.seen
+        self._records.see()
         self.stop.printing(lambda: self.display.show(seen, events))
         if self.wish.check:
             return
@@ -327,8 +332,14 @@ def _print_ssh(host: Host, wish: Wish, report: Console) -> int:
 
 
 def list_(*, report: Console) -> int:
-    raise NotImplementedError
+    """Show what is open on this machine. No host and no inventory is asked."""
+    from pantheon import background
+
+    return background.list_(report=report)
 
 
 def close(service: str, host: str, *, report: Console) -> int:
-    raise NotImplementedError
+    """Close what is open on this machine, whether a terminal has it or not."""
+    from pantheon import background
+
+    return background.close(service, host, report=report)

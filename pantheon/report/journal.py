@@ -56,8 +56,9 @@ class Journal:
 
 
 class Log:
-    """What happened to a process that has no terminal: lines with date and time in a file of mode 0600 of MOST_LOG bytes
-    at most, of which the older ones go. Put back where it has vanished; one that cannot be written stops nothing."""
+    """What happened to a process that has no terminal: lines with date and time in a file of mode 0600, of MOST_LOG
+    bytes at most; the oldest lines go. It is put back where it has vanished, and one that cannot be written stops
+    nothing."""
 
     def __init__(self, path: Path) -> None:
         self.path, self._fd = path, -1

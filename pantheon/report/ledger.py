@@ -1,0 +1,117 @@
+"""The tunnels of this machine as an operator sees them: what is open, what has ended and why, what was closed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pantheon.inventory import Host
+from pantheon.report import data
+from pantheon.report.console import NAME_WIDTH
+from pantheon.report.text import typed
+from pantheon.report.tunnels import as_data, status, time_of_day
+
+if TYPE_CHECKING:
+    from pantheon.background import End
+    from pantheon.remote.ledger import Entry
+    from pantheon.report.console import Console
+
+INDENT = " " * (NAME_WIDTH + 3)
+
+
+def opened(report: Console, host: Host, entries: Sequence[Entry], new: Collection[Entry]) -> None:
+    """Open in the background, all of them ready."""
+    if isinstance(report, data.Json):
+        tunnels = [document(entry) | {"new": entry in new} for entry in entries]
+        data.write({"host": host.name, "result": "open", "tunnels": tunnels})
+        return
+    now = time.time()
+    for entry in entries:
+        line = status(entry.seen, now, since=entry.changed, was_ready=True)
+        report.line(line.sign or "·", entry.seen.service, line.text)
+        if entry.seen.note:
+            report.prose(INDENT, entry.seen.note)
+        if line.mend:
+            report.say(f"{INDENT}→ {report.typed(line.mend)}")
+    service = entries[0].seen.service if len(entries) == 1 else "all"
+    was = "" if new else " already"
+    report.say(f"In the background{was}: this terminal may be closed. Log: {entries[0].log}")
+    report.next(["invoke tunnel.list", f"invoke tunnel.close {service} --host {host.name}"])
+
+
+def listing(report: Console, entries: Sequence[Entry]) -> None:
+    running, ended = ([entry for entry in entries if entry.is_open is is_open] for is_open in (True, False))
+    if isinstance(report, data.Json):
+        data.write({"result": "tunnels", "tunnels": [*map(document, running)], "ended": [*map(document, ended)]})
+        return
+    now = time.time()
+    for entry in running:
+        line = status(entry.seen, now, since=entry.changed, was_ready=True)
+        report.line(line.sign or "·", entry.seen.service, line.text)
+        report.prose(INDENT, f"{where(entry)}; {'background' if entry.background else 'terminal'}, pid {entry.pid}")
+        if entry.log:
+            report.say(f"{INDENT}log: {entry.log}", "dim")
+        if line.mend:
+            report.say(f"{INDENT}→ {typed(line.mend, entry.hosts_file)}")
+    for entry in ended:
+        _ended(report, entry, now)
+    if not running:
+        report.line("·", "tunnels", "none open")
+    if not entries:
+        report.next(["invoke tunnel comfy"])
+
+
+def _ended(report: Console, entry: Entry, now: float) -> None:
+    assert entry.failure
+    at = time_of_day(entry.changed, now)
+    report.line("✗", entry.seen.service, f"{where(entry)}: ended {at}: {entry.failure.error}")
+    for line in entry.failure.details:
+        report.prose(INDENT, line, "dim")
+    if entry.log:
+        report.say(f"{INDENT}log: {entry.log}", "dim")
+    for command in entry.failure.next:
+        report.say(f"{INDENT}→ {typed(command, entry.hosts_file)}")
+
+
+def closed(
+    report: Console, service: str, host: str, ends: Sequence[End], left: Sequence[Entry], also: Collection[Path]
+) -> None:
+    """What came of closing them. `also`: records of tunnels that were open in the same terminal."""
+    if isinstance(report, data.Json):
+        tunnels = [document(end.entry) | {"killed": end.killed, "trouble": end.trouble} for end in ends]
+        data.write({"result": "closed" if ends else "none open", "tunnels": tunnels, "left": [*map(document, left)]})
+        return
+    now = time.time()
+    for end in ends:
+        seen = end.entry.seen
+        if end.trouble:
+            report.line("✗", seen.service, f"not closed: {end.trouble}")
+            continue
+        text = f"closed: {where(end.entry)}, open since {time_of_day(seen.opened, now)}"
+        if end.entry.path in also:
+            text += "; it was open in the same terminal"
+        if end.killed:
+            text += "; killed, since it did not end when asked to"
+        report.line("!" if end.killed else "✓", seen.service, text)
+    if not ends:
+        what = "tunnel" if service == "all" else f"tunnel to {service}"
+        report.line("·", service, f"nothing to close: no {what} is open{f' for host {host}' if host else ''}")
+    if left:
+        report.say(f"Still open: {', '.join(f'{entry.seen.service} ({entry.seen.host})' for entry in left)}")
+
+
+def where(entry: Entry) -> str:
+    """The host's name, and where that is."""
+    return f"{entry.seen.host} ({entry.label})" if entry.label else entry.seen.host
+
+
+def document(entry: Entry) -> dict[str, Any]:
+    """A tunnel on record for --json."""
+    found = as_data(entry.seen, entry.failure.as_error() if entry.failure else None)
+    found |= {"address": entry.label, "background": entry.background, "pid": entry.pid, "log": entry.log}
+    found |= {"version": entry.version, "hosts_file": entry.hosts_file, "written": entry.written}
+    if entry.failure:
+        found |= {"kind": entry.failure.kind, "exit_code": entry.failure.exit_code}
+    return found
