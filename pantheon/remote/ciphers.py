@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import socket
 import stat
 import subprocess
 import sys
@@ -21,11 +22,10 @@ from pantheon import places
 from pantheon.errors import HostError, NotReached, NotTrusted
 from pantheon.remote import known_hosts
 from pantheon.remote.endpoint import Endpoint, ssh_defaults
-from pantheon.remote.knock import Knocker
 
 FAST = ("aes128-gcm@openssh.com", "aes256-gcm@openssh.com")
 ASK = "grep -m1 -ow aes /proc/cpuinfo"
-ASK_S = 5.0
+KNOCK_S, ASK_S = 2.0, 5.0
 NO_HOLDS_S = 30 * 24 * 3600.0  # an answer "no" may have been another host, or a login that has changed since
 
 _asking = threading.Lock()
@@ -78,8 +78,12 @@ def _host_has_aes(hop: Endpoint, *, ask: bool) -> bool:
 def _ask(endpoint: Endpoint, file: Path) -> bool:
     """Ask the host and remember its answer. A host that does not even answer a knock is left to ssh, which will say
     so: nobody waits twice for it."""
-    if not Knocker(endpoint).once():
-        return False
+    first = endpoint.chain()[0]
+    if not first.proxy_command:
+        try:
+            socket.create_connection((first.hostname, first.port), KNOCK_S).close()
+        except (OSError, UnicodeError):
+            return False
     from pantheon.remote.connection import HostConnection
 
     try:
