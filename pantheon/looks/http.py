@@ -49,7 +49,7 @@ def top_of(receive: Callable[[], bytes]) -> tuple[int, str, dict[str, str], byte
     while b"\r\n\r\n" not in data:
         piece = receive()
         if not piece or len(data) > 65536 or not (data + piece).startswith(b"HTTP/"[: len(data + piece)]):
-            got = (data + piece)[:60].decode("latin-1").strip()
+            got = (data + piece)[:60].decode("latin-1").strip().partition("\r")[0]
             raise Unread(
                 f"not an HTTP answer: {plain(got)!r}" if got else "the connection was closed without an answer"
             )
