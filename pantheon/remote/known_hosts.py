@@ -23,6 +23,8 @@ from typing import Literal
 from pantheon.errors import NotTrusted
 from pantheon.remote.endpoint import Endpoint
 
+REVOKED = "do not connect; ask who revoked it, and give the host a new key"
+
 State = Literal["known", "unknown", "changed", "revoked"]
 
 
@@ -152,6 +154,14 @@ class Known:
         """Key types to ask the server for first, as OpenSSH does: those that can be checked."""
         return tuple(dict.fromkeys(entry.key.type for entry in (*self.binding, *self.near)))
 
+    @property
+    def notes(self) -> list[str]:
+        """What an operator whose host is unknown should hear besides."""
+        return [
+            f"{entry.file}:{entry.line} trusts it through a certificate authority, which is not read here"
+            for entry in self.authorities
+        ]
+
     def judge(self, key: Key) -> State:
         """A server that shows a type nobody recorded while others are on record counts as changed: it was asked for
         the recorded ones first and does not have them any more."""
@@ -210,7 +220,7 @@ def refuse(endpoint: Endpoint, known: Known, key: Key) -> None:
         raise NotTrusted(
             f"{endpoint.label}: its host key was revoked",
             details=[f"shown now: {shown}", *lines],
-            next_commands=["do not connect; ask who revoked it, and give the host a new key"],
+            next_commands=[REVOKED],
         )
     if state == "changed":
         old = [
@@ -222,12 +232,10 @@ def refuse(endpoint: Endpoint, known: Known, key: Key) -> None:
             details=[f"shown now: {shown}", *old],
             next_commands=[f"{trust} --replace"],
         )
-    notes = [
-        f"{entry.file}:{entry.line} trusts it through a certificate authority, which is not read here"
-        for entry in known.authorities
-    ]
     raise NotTrusted(
-        f"{endpoint.label}: its host key is unknown", details=[f"shown now: {shown}", *notes], next_commands=[trust]
+        f"{endpoint.label}: its host key is unknown",
+        details=[f"shown now: {shown}", *known.notes],
+        next_commands=[trust],
     )
 
 

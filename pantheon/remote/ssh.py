@@ -112,6 +112,7 @@ def environment() -> dict[str, str]:
     """What ssh runs with. It asks nothing, but it tells of a security key that waits for a touch through SSH_ASKPASS
     only: a program of ours takes that to ssh's stderr, and gives no answer to anything."""
     return os.environ | {
+        "LC_ALL": "C",  # its words are judged
         "SHELL": "/bin/sh",  # which runs the LocalCommand, and the way through a gateway
         "SSH_ASKPASS": str(ASKPASS),
         "SSH_ASKPASS_REQUIRE": "force",
