@@ -171,7 +171,8 @@ def _start(host: Host, service: str, port: int, hosts_file: str) -> Awaited:
     try:
         log = Log(ledger.folder() / f"{name}.log")
         output = log.open()
-        seen = Seen(service, host.name, opened=time.time())
+        remote = host.service(service).port
+        seen = Seen(service, host.name, port or remote, remote, opened=time.time())
         entry = Entry(seen, os.getpid(), ledger.label(host), True, port, given, str(log.path))
         record = Record.make(entry, name)
     except ledger.Held as held:  # somebody else has been quicker

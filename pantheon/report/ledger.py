@@ -7,10 +7,10 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pantheon.inventory import Host
+from pantheon.inventory import SERVICES, Host
 from pantheon.report import data
 from pantheon.report.console import NAME_WIDTH
-from pantheon.report.text import typed
+from pantheon.report.text import lasted, typed
 from pantheon.report.tunnels import as_data, status, time_of_day
 
 if TYPE_CHECKING:
@@ -27,45 +27,49 @@ def opened(report: Console, host: Host, entries: Sequence[Entry], new: Collectio
         tunnels = [document(entry) | {"new": entry in new} for entry in entries]
         data.write({"host": host.name, "result": "open", "tunnels": tunnels})
         return
-    now = time.time()
-    for entry in entries:
-        line = status(entry.seen, now, since=entry.changed, was_ready=True)
-        report.line(line.sign or "·", entry.seen.service, line.text)
-        if entry.seen.note:
-            report.prose(INDENT, entry.seen.note)
-        if line.mend:
-            report.say(f"{INDENT}→ {report.typed(line.mend)}")
+    for entry in _sorted(entries):
+        _open(report, entry, "in the background" if entry in new else "in the background already")
     service = entries[0].seen.service if len(entries) == 1 else "all"
-    was = "" if new else " already"
-    report.say(f"In the background{was}: this terminal may be closed. Log: {entries[0].log}")
+    report.say("This terminal may be closed.")
     report.next(["invoke tunnel.list", f"invoke tunnel.close {service} --host {host.name}"])
 
 
+def _open(report: Console, entry: Entry, how: str) -> None:
+    line = status(entry.seen, time.time(), since=entry.changed, was_ready=True)
+    report.line(line.sign or "·", entry.seen.service, line.text)
+    if line.mend:
+        report.say(f"{INDENT}→ {typed(line.mend, entry.hosts_file)}")
+    if entry.seen.note:
+        report.prose(INDENT, entry.seen.note)
+    report.prose(INDENT, f"{where(entry)}; {how}, pid {entry.pid}")
+    if entry.log:
+        report.say(f"{INDENT}log: {entry.log}", "dim")
+
+
 def listing(report: Console, entries: Sequence[Entry]) -> None:
+    """Those that are open, and those that were given up."""
+    entries = _sorted(entries)
     running, ended = ([entry for entry in entries if entry.is_open is is_open] for is_open in (True, False))
     if isinstance(report, data.Json):
         data.write({"result": "tunnels", "tunnels": [*map(document, running)], "ended": [*map(document, ended)]})
         return
-    now = time.time()
     for entry in running:
-        line = status(entry.seen, now, since=entry.changed, was_ready=True)
-        report.line(line.sign or "·", entry.seen.service, line.text)
-        report.prose(INDENT, f"{where(entry)}; {'background' if entry.background else 'terminal'}, pid {entry.pid}")
-        if entry.log:
-            report.say(f"{INDENT}log: {entry.log}", "dim")
-        if line.mend:
-            report.say(f"{INDENT}→ {typed(line.mend, entry.hosts_file)}")
+        _open(report, entry, "in the background" if entry.background else "in a terminal")
     for entry in ended:
-        _ended(report, entry, now)
+        _ended(report, entry)
     if not running:
         report.line("·", "tunnels", "none open")
     if not entries:
         report.next(["invoke tunnel comfy"])
 
 
-def _ended(report: Console, entry: Entry, now: float) -> None:
+def _sorted(entries: Sequence[Entry]) -> list[Entry]:
+    return sorted(entries, key=lambda entry: (entry.seen.host, entry.label, SERVICES.index(entry.seen.service)))
+
+
+def _ended(report: Console, entry: Entry) -> None:
     assert entry.failure
-    at = time_of_day(entry.changed, now)
+    at = time_of_day(entry.changed, time.time())
     report.line("✗", entry.seen.service, f"{where(entry)}: ended {at}: {entry.failure.error}")
     for line in entry.failure.details:
         report.prose(INDENT, line, "dim")
@@ -89,7 +93,7 @@ def closed(
         if end.trouble:
             report.line("✗", seen.service, f"not closed: {end.trouble}")
             continue
-        text = f"closed: {where(end.entry)}, open since {time_of_day(seen.opened, now)}"
+        text = f"{where(end.entry)}: closed after {lasted(now - seen.opened)}"
         if end.entry.path in also:
             text += "; it was open in the same terminal"
         if end.killed:

@@ -9,7 +9,7 @@ import shlex
 from pantheon.looks.text import ESCAPES
 
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u202a-\u202e\u2066-\u2069]")
-_TO_HOST = re.compile(r"\binvoke [a-z][a-z.-]*(?: [\w./:\[\]=-]+){0,4}? --host [\w.-]*\w")
+_TO_HOST = re.compile(r"\binvoke (?!tunnel\.)[a-z][a-z.-]*(?: [\w./:\[\]=-]+){0,4}? --host [\w.-]*\w")
 
 
 def clean(text: str) -> str:
