@@ -41,6 +41,7 @@ class Request(BaseHTTPRequestHandler):
     """One request; what a route is called with."""
 
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # as asyncio and Go have it; or an answer on a kept connection takes 40 ms
     server_version = "stand-in"
     sys_version = ""
     app: App
