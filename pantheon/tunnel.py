@@ -52,27 +52,95 @@ class Event:
     mend: str = ""
 
 
-_ENDINGS: tuple[tuple[Ending, str], ...] = (
-    ("taken", r"Address already in use|cannot listen to port|Could not request local forwarding"),
-    ("untrusted", r"HOST IDENTIFICATION HAS CHANGED|Host key verification failed|host key is known|REVOKED HOST KEY"),
-    ("refused", r"Permission denied|Too many authentication failures|No more authentication methods"),
+@dataclass(frozen=True)
+class Words:
+    """What ssh's last words mean, and in ours: `text` fits a status line."""
+
+    ending: Ending
+    text: str
+
+
+# ssh's words, the more telling first: those of a hop on the way come before those of the host, which then only says
+# that the connection was closed. Text in <> is taken from the words. A server's banner and a ProxyCommand speak on the
+# same stream, so a pattern holds the whole of ssh's line where another text could have the same words in it.
+_WORDS: tuple[tuple[Ending, str, str], ...] = (
+    (
+        "taken",
+        r"^bind \[.*\]:\d+: |cannot listen to port|^Could not request local forwarding",
+        "the local port is taken",
+    ),
+    ("untrusted", r"^Host key verification failed", "the host key is not the one on record"),
+    (
+        "untrusted",
+        r"^Host key for \S+ has changed and you have requested strict",
+        "the host key is not the one on record",
+    ),
+    ("refused", r"^\S+@\S+: Permission denied \(", "the login is refused"),
+    ("refused", r":\d+: Too many authentication failures", "too many keys were offered"),
+    ("refused", r":\d+: No supported authentication methods available", "the login is refused"),
+    ("refused", r"^Your account has expired", "the account has expired"),
     (
         "unreached",
-        (
-            r"Connection (refused|reset|timed out|closed)|No route to host|[Uu]nreachable|Operation timed out|"
-            r"not responding|Could not resolve|Name or service not known|Temporary failure in name|Broken pipe|"
-            r"kex_exchange_identification|banner exchange|closed by|Host is down|stdio forwarding failed"
-        ),
+        r"booting up|going down|pam_nologin|shutdown in progress",
+        "it is starting or going down (no logins)",
     ),
+    ("unreached", r"administratively prohibited", "the gateway does not forward connections"),
+    ("unreached", r"open failed: connect failed: (?P<why>.+)", "the gateway cannot connect to it: <why>"),
+    ("unreached", r"^Timeout, server .* not responding", "no answer for 8 s"),
+    ("unreached", r"^ssh: Could not resolve hostname .*: (?P<why>.+)", "DNS: <why>"),
+    ("unreached", r"^ssh: connect to host .*: Connection refused", "connection refused: no SSH server there"),
+    ("unreached", r"^ssh: connect to host .*: (Connection|Operation) timed out", "no answer"),
+    ("unreached", r"^ssh: connect to host .*: (?P<why>.+)", "<why>"),
+    ("unreached", r"timed out during banner exchange", "it accepts connections but says nothing"),
+    ("unreached", r"not allowed at this time|Exceeded MaxStartups", "it takes no more connections at the moment"),
+    ("unreached", r"^(ssh|kex)_exchange_identification: |banner exchange: ", "it hung up before a word was said"),
+    ("unreached", r"^Unable to negotiate with .*: (?P<why>no matching .+) found", "<why>"),
+    ("unreached", r"^Connection to .* closed by remote host", "the host ended it"),
+    ("unreached", r"^Received disconnect from .*:\d+: (?P<why>.+)", "the host ended it: <why>"),
+    ("unreached", r"Connection reset|Broken pipe", "the connection was reset"),
+    ("unreached", r"Connection closed|closed by", "the host hung up"),
+    ("unreached", r"(?P<why>No route to host|Network is (down|unreachable)|Host is (down|unreachable))", "<why>"),
+    ("unreached", r"timed out|not responding", "no answer"),
+    ("unreached", r"Corrupted MAC|Bad packet length|message authentication code incorrect", "garbled on the way"),
 )
 
 
+def understand(words: Sequence[str]) -> Words:
+    """What ssh's words say of its end; in its own words when they are not known."""
+    for meaning, pattern, text in _WORDS:
+        for line in reversed(words):
+            if found := re.search(pattern, line, re.IGNORECASE):
+                why = found.groupdict().get("why") or ""
+                return Words(meaning, text.replace("<why>", why[:1].lower() + why[1:] if why[1:2].islower() else why))
+    return Words("unknown", words[-1] if words else "ssh ended without a word")
+
+
 def ending(words: Sequence[str]) -> Ending:
-    """What ssh's words say of its end. Those of a hop on the way count like those of the host."""
-    for meaning, pattern in _ENDINGS:
-        if any(re.search(pattern, line) for line in words):
-            return meaning
-    return "unknown"
+    """What ended an ssh, by its words. Those of a hop on the way count like those of the host."""
+    return understand(words).ending
+
+
+Refusal = Literal["", "nothing", "forbidden", "other"]
+FORBIDDEN = "the SSH server does not allow forwarding"
+
+
+def refusal(line: str) -> Refusal:
+    """What a line of an ssh that carries a tunnel says of one client: that nothing listens at the other end, or that
+    the server does not allow forwarding. "" for any other line."""
+    if not re.match(r"channel \d+: open failed: ", line):
+        return ""
+    if "administratively prohibited" in line or "forwarding is disabled" in line:
+        return "forbidden"
+    return "nothing" if "Connection refused" in line else "other"
+
+
+def span(seconds: float) -> str:
+    """`21 s`, `4 min`, `3 h 12 min`."""
+    whole = round(seconds)
+    if whole < 120:
+        return f"{whole} s"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min"
 
 
 def pauses() -> Iterator[float]:

@@ -2,83 +2,221 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import os
+import selectors
 import signal
 import subprocess
 import sys
 import threading
+import time
 from collections import deque
-from collections.abc import Sequence
-from typing import IO
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
 
 from pantheon.errors import NotReached
-from pantheon.remote import ssh
+from pantheon.looks.text import plain
+from pantheon.tunnel import Refusal, refusal
 
 MOST_LINES = 40
-END_S = 3.0
+MOST_BYTES = 64 << 10  # of a line that does not end
+END_S = 1.0  # for ssh to end by itself
+LOOK_S = 0.5  # between two looks at whether it is still there, should something of its own hold its stderr open
+
+# Waits for the end of a pipe that only this process holds: kill -9 of pantheon must not leave a tunnel.
+WATCHDOG = 'read -r _; kill -TERM -- "-$1" 2>/dev/null || kill -TERM "$1"'
+
+HAS_DEATH_SIGNAL = sys.platform == "linux"
 
 
 class Carrier:
-    """A running ssh. `listening` is set when it has logged in and bound its ports, `ended` when it is no more.
+    """A running ssh. `listening` is set when it has logged in and bound its ports, `ended` when it is no more, with
+    all that it had started. `heard` is called, in another thread, at both and when a client was refused.
 
-    Raises NotReached when OpenSSH is not installed."""
+    With `watchdog`, where the system has no parent-death signal, a small process sees to it that ssh ends with this
+    one. The thread that makes a Carrier must live as long as it: to Linux that one is the parent.
 
-    def __init__(self, argv: Sequence[str]) -> None:
+    Raises NotReached when OpenSSH is not installed, or when no process can be started."""
+
+    def __init__(
+        self,
+        argv: Sequence[str],
+        *,
+        heard: Callable[[], None] = lambda: None,
+        watchdog: bool = not HAS_DEATH_SIGNAL,
+    ) -> None:
         self.listening, self.ended = threading.Event(), threading.Event()
+        self.refusal: Refusal = ""  # of the last client that got none of what it wanted
+        self._heard = heard
         self._words: deque[str] = deque(maxlen=MOST_LINES)
+        self._watchdog: subprocess.Popen[bytes] | None = None
         try:
             self.process = subprocess.Popen(
                 argv,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
-                env=ssh.environment(),
-                start_new_session=True,  # Ctrl-C is for us: ssh is ended in order
-                preexec_fn=_die_with_parent if sys.platform == "linux" else None,  # noqa: PLW1509
+                env=os.environ | {"SHELL": "/bin/sh", "LC_ALL": "C"},  # SHELL runs the LocalCommand
+                start_new_session=True,  # Ctrl-C is for us: ssh is ended in order, with what it has started
+                preexec_fn=None if watchdog else partial(_die_with_parent, os.getpid()),  # noqa: PLW1509
+                bufsize=0,
             )
         except FileNotFoundError as error:
             raise NotReached(
                 "OpenSSH's ssh is not installed here; tunnels need it", next_commands=["apt-get install openssh-client"]
             ) from error
-        assert self.process.stdout
-        assert self.process.stderr
-        for work, stream in ((self._hear, self.process.stdout), (self._note, self.process.stderr)):
-            threading.Thread(target=work, args=(stream,), name="pantheon-ssh", daemon=True).start()
+        except (OSError, subprocess.SubprocessError) as error:
+            raise NotReached(f"ssh cannot be started: {error}", next_commands=["ulimit -a", "free -m"]) from error
+        if watchdog:
+            self._guard()
+        threading.Thread(target=self._listen, name="pantheon-ssh", daemon=True).start()
 
     @property
     def pid(self) -> int:
         return self.process.pid
 
     def said(self) -> list[str]:
-        """ssh's last lines, oldest first."""
+        """ssh's last lines since it was started or, once it listened, since then; oldest first."""
         return list(self._words)
 
-    def stop(self) -> None:
-        """End it. Returns when it is gone."""
-        self.process.terminate()
+    def stop(self, patience_s: float = END_S) -> None:
+        """End it and all that it has started. Returns when it is gone: soon, whatever state it is in."""
+        if self.ended.is_set():
+            return
+        self._signal(signal.SIGTERM if patience_s else signal.SIGKILL)
+        self._signal(signal.SIGCONT)  # one that stands still hears nothing else
+        if not self.ended.wait(patience_s):
+            self._signal(signal.SIGKILL)
+            self.ended.wait(END_S)
+
+    def is_alive(self) -> bool:
+        """Whether it runs at this very moment; `ended` follows a little later."""
+        return not self.ended.is_set() and not self._has_ended()
+
+    def stands_still(self) -> bool:
+        """Whether somebody has stopped it (SIGSTOP, a debugger): it holds the port, and answers nobody."""
+        if not hasattr(os, "waitid"):
+            return False
         try:
-            self.process.wait(END_S)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
+            return os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WNOHANG | os.WNOWAIT) is not None
+        except OSError:
+            return False
 
-    def _hear(self, stream: IO[bytes]) -> None:
-        for _ in stream:
-            self.listening.set()
+    def turns(self) -> int | None:
+        """How often it has gone to sleep and woken: it does so every 2 s, for its keepalive. None where the system
+        does not say. One that makes no turn in several seconds hangs."""
+        try:
+            status = Path(f"/proc/{self.pid}/status").read_text(encoding="ascii", errors="replace")
+        except OSError:
+            return None
+        counts = [line.split()[-1] for line in status.splitlines() if "ctxt_switches" in line]
+        return sum(map(int, counts)) if counts else None
 
-    def _note(self, stream: IO[bytes]) -> None:
-        for line in stream:
-            if text := line.decode("utf-8", "replace").strip():
-                self._words.append(text)
-        self.process.wait()
+    # ---- its thread
+
+    def _listen(self) -> None:
+        """Read what it says until it is gone, then see off what it has left."""
+        process = self.process
+        assert process.stdout
+        assert process.stderr
+        rest = {process.stdout.fileno(): b"", process.stderr.fileno(): b""}
+        with selectors.DefaultSelector() as pipes:
+            for fd in rest:
+                os.set_blocking(fd, False)
+                pipes.register(fd, selectors.EVENT_READ)
+            while not self._has_ended():
+                if pipes.get_map():
+                    self._read(pipes, rest, LOOK_S)
+                else:
+                    time.sleep(0.02)
+            self._read(pipes, rest, 0)
+            self._see_off(pipes, rest)
+        for text in rest.values():
+            self._line(text)
+        process.stdout.close()
+        process.stderr.close()
         self.ended.set()
+        self._heard()
+
+    def _read(self, pipes: selectors.BaseSelector, rest: dict[int, bytes], patience_s: float) -> None:
+        for key, _ in pipes.select(patience_s):
+            try:
+                piece = os.read(key.fd, MOST_BYTES)
+            except BlockingIOError:
+                continue
+            if not piece:
+                pipes.unregister(key.fd)
+                continue
+            if key.fd == self.process.stdout.fileno():  # type: ignore[union-attr]
+                if b"\n" in piece and not self.listening.is_set():
+                    self._words.clear()
+                    self.listening.set()
+                    self._heard()
+                continue
+            *lines, last = (rest[key.fd] + piece).split(b"\n")
+            for line in lines:
+                self._line(line)
+            rest[key.fd] = last[-MOST_BYTES:]
+
+    def _line(self, raw: bytes) -> None:
+        text = plain(raw.decode("utf-8", "replace")).strip()
+        kind = refusal(text) if self.listening.is_set() else ""
+        if kind:
+            self.refusal = kind
+            self._heard()
+        elif text:
+            self._words.append(text)
+
+    def _see_off(self, pipes: selectors.BaseSelector, rest: dict[int, bytes]) -> None:
+        """ssh has ended, and is not buried yet, so that its number is nobody else's: what it has started goes with it.
+        All of that holds its stderr."""
+        self._signal(signal.SIGTERM)
+        end = time.monotonic() + 0.3
+        while pipes.get_map() and (left := end - time.monotonic()) > 0:
+            self._read(pipes, rest, left)
+        self._signal(signal.SIGKILL)
+        if self._watchdog:
+            self._watchdog.kill()
+            self._watchdog.wait()
+            assert self._watchdog.stdin
+            self._watchdog.stdin.close()
+        self.process.wait()
+
+    def _has_ended(self) -> bool:
+        """Leaves it unburied where the system can do that."""
+        if self.process.returncode is not None:
+            return True
+        if not hasattr(os, "waitid"):
+            return self.process.poll() is not None
+        try:
+            return os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+        except ChildProcessError:
+            return True
+
+    def _signal(self, number: int) -> None:
+        if self.process.returncode is None or not hasattr(os, "waitid"):
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.pid, number)
+
+    def _guard(self) -> None:
+        with contextlib.suppress(OSError):
+            self._watchdog = subprocess.Popen(
+                ["/bin/sh", "-c", WATCHDOG, "sh", str(self.pid)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,
+            )
 
 
-_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
+_LIBC = ctypes.CDLL(None) if HAS_DEATH_SIGNAL else None
 
 
-def _die_with_parent() -> None:
-    """In the child, before ssh: kill -9 of pantheon must not leave a tunnel. 1 is PR_SET_PDEATHSIG. It means the thread
-    that forked, which therefore lives as long as the tunnel."""
+def _die_with_parent(parent: int) -> None:
+    """In the child, before ssh. 1 is PR_SET_PDEATHSIG; a parent that was gone before it was set sends nothing."""
     if _LIBC is not None:
         _LIBC.prctl(1, signal.SIGTERM)
+        if os.getppid() != parent:
+            os._exit(1)

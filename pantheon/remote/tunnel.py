@@ -13,27 +13,44 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from pantheon.errors import HostError, NotReached, PantheonError, UsageError
+from pantheon.errors import HostError, LoginRefused, NotAllowed, NotReached, NotTrusted, PantheonError, UsageError
 from pantheon.inventory import Host
-from pantheon.remote import answers, ciphers, ports, ssh, verified
+from pantheon.remote import answers, ciphers, ports, refused, ssh, verified
 from pantheon.remote.carrier import Carrier
 from pantheon.remote.endpoint import Endpoint, resolve
 from pantheon.remote.knock import Knocker
-from pantheon.tunnel import Event, Seen, ending, pauses
+from pantheon.tunnel import FORBIDDEN, Event, Seen, pauses, span, understand
 
 PACE_S = 10.0  # between two requests as long as all is well
 SOON_S = 1.0  # and when the service does not answer
 ANSWER_S = 5.0
 AWAKE_S = 2.0  # for an answer, after this machine has slept
 ASLEEP_S = 5.0  # a wait that took so much longer than it should: this machine slept
+TICK_S = 1.0  # between two looks at the clock, and at what signals nothing
+WORD_S = 0.05  # for ssh's word on a client that it has just turned away
+FORBIDDEN_S = 10.0  # between two logins to a server that does not forward: it may have been told to, meanwhile
+LOGIN_S, LOGIN_AGAIN_S = 60.0, 30.0  # the first time somebody may have to find a security key
+PORT_TRIES = 20  # of two tunnels that are opened at the same moment one finds its port taken
+CLOSE_S = 2.0
+# How often ssh must say so before a tunnel that was open is given up: known_hosts may be in other hands at this very
+# moment. A host that was away may be on its way up, without the directory that holds its users' keys.
+DOUBTS = {"untrusted": 2, "refused": 4}
+REFUSED_S = 20.0
+
+_CLOCK = getattr(time, "CLOCK_BOOTTIME", None)  # goes on while this machine sleeps
+
+
+def awake() -> float:
+    """Seconds, those that this machine has slept included."""
+    return time.time() if _CLOCK is None else time.clock_gettime(_CLOCK)
 
 
 class Tunnel:
     """The way in to one service. `start` opens it in a thread of its own, which keeps it open until `close`.
 
-    `seen` is what it is now and `failed` why it was given up: NotTrusted, LoginRefused, NotReached (the first time; a
-    link that is lost later is made anew), UsageError for a port. `tell` gets each Event, in that thread. `watch` makes
-    what finds out why a service does not answer (remote/watcher.py)."""
+    `seen` is what it is now and `failed` why it was given up: NotTrusted, LoginRefused, NotReached and NotAllowed (the
+    first time; a link that is lost later is made anew), UsageError for a port. `tell` gets each Event, in that thread.
+    `watch` makes what finds out why a service does not answer (remote/watcher.py)."""
 
     def __init__(
         self,
@@ -49,13 +66,18 @@ class Tunnel:
         self.defect: BaseException | None = None
         self.endpoint: Endpoint | None = None
         self.addresses = ports.loopback()
+        self.vouched = False  # the service's own container publishes the port, whatever answers there
         self._insists, self._tell = bool(port), tell
         self._watch, self._watcher = watch, None
         self._carrier: Carrier | None = None
-        self._closing = threading.Event()
-        self._lock = threading.Lock()
-        self._noting = threading.Lock()
-        self.vouched = False  # the service's own container publishes the port, whatever answers there
+        self._knocker: Knocker | None = None
+        self._proved = False  # something came through
+        self._moving = 0  # the service's new port on the host
+        self._doubts, self._doubted = 0, 0.0
+        self._forbidden = self._down = 0.0  # since when
+        self._held = ""  # who was said to hold the local port
+        self._closing, self._wake = threading.Event(), threading.Event()
+        self._lock, self._noting = threading.Lock(), threading.Lock()
         self._seen = Seen(service, host.name, port, host.service(service).port, opened=time.time())
         self._thread = threading.Thread(target=self._run, name=f"pantheon-tunnel-{service}", daemon=True)
 
@@ -75,11 +97,18 @@ class Tunnel:
     def close(self) -> None:
         """End it: nothing listens any more when this returns, and no ssh is left."""
         self._closing.set()
+        self._wake.set()
         with self._lock:
             if self._carrier:
                 self._carrier.stop()
         if self._thread.is_alive():
-            self._thread.join()
+            self._thread.join(CLOSE_S)  # what else it may be waiting for starts nothing any more
+
+    def move(self, remote_port: int) -> None:
+        """The service has another port on the host: go there, with the same local one."""
+        if remote_port != self._seen.remote_port:
+            self._moving = remote_port
+            self._wake.set()
 
     def note(self, **changes: Any) -> None:
         with self._noting:
@@ -88,7 +117,7 @@ class Tunnel:
     def happened(self, sign: str, text: str, mend: str = "") -> None:
         self._tell(Event(time.time(), self.service, sign, text, mend))
 
-    # ---- the thread
+    # ---- the thread, which every ssh has as its parent
 
     def _run(self) -> None:
         try:
@@ -108,51 +137,101 @@ class Tunnel:
             lost = self._attend(carrier)
             if self._closing.is_set():
                 return
+            if lost:
+                self._end_watch()
             self._drop()
             carrier = self._anew(lost)
 
     def _anew(self, lost: str) -> Carrier | None:
-        """A new link in the place of one that was lost; None when the tunnel is being closed."""
-        began = time.monotonic()
-        self.note(phase="lost", latency_ms=None, state=lost)
-        self.happened("!", f"link lost: {lost}")
-        knocker = Knocker(self.endpoint) if self.endpoint else None
+        """A new link in the place of one that was lost or, without a reason, given up; None when the tunnel is being
+        closed. Raises what no new attempt would change."""
+        began, away, told = time.monotonic(), False, False
+
+        def tell_lost(why: str) -> None:
+            nonlocal told
+            self.note(phase="lost", latency_ms=None, state=why, mend="")
+            if not told:
+                told = True
+                self.happened("!", f"link lost: {lost or why}")
+
+        def nobody_opened(why: str) -> None:
+            nonlocal away
+            away = True
+            tell_lost(why)
+
+        if lost:
+            tell_lost(lost)
+        self._doubts = 0
         for pause in pauses():
-            if self._wait(pause) or (knocker and not knocker.answered(self._closing)):
+            self._wait(pause)
+            if self._knocker and not self._knocker.answered(self._closing, told=nobody_opened):
+                return None
+            if self._closing.is_set():
                 return None
             try:
-                carrier = self._connect(again=True)
-            except NotReached as error:
-                self.note(state=error.message)
+                carrier = self._connect(again=True, away=away)
+            except HostError as error:
+                if not passes(error):
+                    raise
+                tell_lost(error.message)
                 continue
-            if carrier:
+            if carrier and told:
                 self.note(reconnects=self._seen.reconnects + 1)
-                self.happened("✓", f"link back after {time.monotonic() - began:.0f} s")
+                self.happened("✓", f"link back after {span(time.monotonic() - began)}")
             return carrier
         return None
 
-    def _connect(self, *, again: bool = False) -> Carrier | None:
+    def _connect(self, *, again: bool = False, away: bool = False) -> Carrier | None:
         """A link that is logged in and listens; None when the tunnel is being closed. Raises what a HostConnection
         raises, NotReached for what may pass, and UsageError for a local port."""
-        endpoint = self.endpoint = resolve(self.host)
-        known = verified.verified_file(endpoint)
-        while True:
+        if self._moving:
+            self.note(remote_port=self._moving)
+            self._moving = 0
+        try:
+            endpoint = self.endpoint = resolve(self.host)
+            known = verified.verified_file(endpoint)
+            fast = ciphers.preferred(endpoint, ask=not again)
+        except OSError as error:  # no process, no file: this machine has run out of something
+            text = f"{self.host.name}: ssh cannot be started: {error.strerror or error}"
+            raise NotReached(text, next_commands=["ulimit -a", "df -h ~ /tmp"]) from error
+        for _ in range(PORT_TRIES):
             port = self._local_port(again=again)
             listen = ssh.forwards(self.addresses, port, self._seen.remote_port)
-            argv = ssh.command(endpoint, known, forwards=listen, ciphers=ciphers.preferred(endpoint))
+            argv = ssh.command(endpoint, known, forwards=listen, ciphers=fast)
             with self._lock:
                 if self._closing.is_set():
                     return None
-                carrier = self._carrier = Carrier(argv)
-            while not (carrier.listening.wait(0.05) or carrier.ended.is_set()):
-                pass
-            if carrier.listening.is_set():
-                self.note(port=port, phase="waiting", since=time.time(), state="")
-                return carrier
+                carrier = self._carrier = Carrier(argv, heard=self._wake.set)
+            self._log_in(carrier, LOGIN_AGAIN_S if again else LOGIN_S)
             if self._closing.is_set():
                 return None
-            if ending(carrier.said()) != "taken" or self._insists or again:
-                raise self._why(carrier)
+            if carrier.listening.is_set():
+                self._held = ""
+                self.note(port=port, phase="waiting", since=time.time(), latency_ms=None, state="", mend="")
+                self._knocker = self._knocker if self._knocker and again else Knocker(endpoint)
+                self._knocker.remember()
+                return carrier
+            if understand(carrier.said()).ending != "taken":
+                break
+        raise self._why(endpoint, carrier.said(), again=again, away=away)
+
+    def _log_in(self, carrier: Carrier, patience_s: float) -> None:
+        """Wait until it listens, or has ended."""
+        end, touch = time.monotonic() + patience_s, False
+        while not (carrier.listening.is_set() or carrier.ended.is_set()):
+            if not touch and ssh.wants_touch(carrier.said()):
+                touch = True
+                self.note(state="touch the security key")
+                self.happened("·", "touch the security key: ssh waits for it")
+            if time.monotonic() > end:
+                carrier.stop()
+                raise NotReached(
+                    f"{self.endpoint.label if self.endpoint else self.host.name}: no login within {patience_s:.0f} s",
+                    details=carrier.said()[-10:],
+                    next_commands=[f"invoke validate --host {self.host.name}"],
+                )
+            self._wake.wait(TICK_S)
+            self._wake.clear()
 
     def _local_port(self, *, again: bool) -> int:
         """The service's own port or the next free one; from then on always that one."""
@@ -160,67 +239,123 @@ class Tunnel:
             try:
                 return ports.free_port(self._seen.port, only=True)
             except UsageError as error:
-                raise (NotReached(error.message, next_commands=error.next_commands) if again else error) from None
+                if not again:
+                    raise
+                holder = ports.holder_of(self._seen.port)
+                text = f"port {self._seen.port} here is held by {holder}"
+                if self._held != holder:
+                    self._held = holder
+                    self.happened("!", f"{text}: waiting for it", next(iter(error.next_commands), ""))
+                raise NotReached(text, next_commands=error.next_commands) from None
         own = self._seen.remote_port
         port = ports.free_port(own)
         if port != own:
             self.note(note=f"port {own} here is held by {ports.holder_of(own)}, so {port}")
         return port
 
-    def _why(self, carrier: Carrier) -> HostError:
-        """Why ssh ended before it listened. What is the same for every command of ours is said as they say it: ssh
-        would have the operator mend a file of ours, under a name of ours."""
-        assert self.endpoint
-        words, label = carrier.said(), self.endpoint.label
-        meaning = ending(words)
-        if meaning in ("untrusted", "refused", "unreached", "unknown"):
-            from pantheon.remote.connection import HostConnection
-
-            try:
-                with HostConnection(self.endpoint) as connection:
-                    connection.open()
-            except HostError as error:
-                return error
-        return NotReached(
-            f"{label}: ssh could not open the tunnel to {self.service}",
-            details=words[-10:],
-            next_commands=[f"invoke validate --host {self.host.name}"],
-        )
+    def _why(self, endpoint: Endpoint, words: list[str], *, again: bool, away: bool) -> HostError:
+        """Why ssh ended before it listened. Of a tunnel that was open only what ssh says again and again is final."""
+        said = understand(words)
+        if again:
+            self._doubts = self._doubts + 1 if said.ending in DOUBTS else 0
+            if self._doubts == 1:
+                self._doubted = time.monotonic()
+            late = time.monotonic() - self._doubted > REFUSED_S or not away or said.ending == "untrusted"
+            if self._doubts < DOUBTS.get(said.ending, 1 << 30) or not late:
+                return NotReached(said.text)
+        return refused.explain(endpoint, self.service, words)
 
     # ---- a link that is there
 
     def _attend(self, carrier: Carrier) -> str:
-        """Ask the service from end to end, as long as the link lives. Returns in words why it does not."""
+        """Ask the service from end to end, as long as the link lives. Returns in words why it does not; "" when
+        another one is to take its place."""
         patience = ANSWER_S
-        while not self._closing.is_set():
+        while True:
+            self._wake.clear()
+            carrier.refusal = ""
+            was_ready, began, turns = self._seen.phase == "ready", awake(), carrier.turns()
             reply = answers.ask(self.service, self._seen.port, timeout_s=patience)
-            if carrier.ended.is_set():
+            took = awake() - began
+            if self._closing.is_set() or not carrier.is_alive():
                 break
+            in_vain = reply.kind == "silent" and reply.ms >= 900 * patience
+            slept = max(0.0, took - patience)
+            if in_vain and slept < ASLEEP_S:
+                if carrier.stands_still() or (turns is not None and turns == carrier.turns()):
+                    return self._give_up(carrier, "ssh hung")
+                if patience == AWAKE_S and was_ready:
+                    return self._give_up(carrier, "no answer since this machine woke")
+            if slept < ASLEEP_S:
+                if self._judge(carrier, reply):
+                    return ""
+                slept = self._wait(PACE_S if self._seen.phase == "ready" else SOON_S, carrier)
             patience = ANSWER_S
-            if reply.ready or (reply.kind == "stranger" and self.vouched):
-                self._answers(reply)
-            else:
-                self._does_not_answer(reply)
-            slept = self._wait(PACE_S if self._seen.phase == "ready" else SOON_S, carrier.ended)
-            if carrier.ended.is_set():
-                break
-            if slept:
+            if slept >= ASLEEP_S:
+                self.happened("·", f"this machine slept for {span(slept)}")
                 patience = AWAKE_S
-        words = carrier.said()
-        return words[-1] if words else "ssh ended without a word"
+            if self._moving:
+                return ""
+            if self._closing.is_set() or not carrier.is_alive():
+                break
+            if carrier.stands_still():
+                return self._give_up(carrier, "ssh hung")
+        carrier.ended.wait(CLOSE_S)
+        return understand(carrier.said()).text
+
+    def _give_up(self, carrier: Carrier, why: str) -> str:
+        carrier.stop(0)
+        return why
+
+    def _judge(self, carrier: Carrier, reply: answers.Reply) -> bool:
+        """What an answer says of the service. Whether a new login may change it."""
+        if reply.ready or (reply.kind == "stranger" and self.vouched):
+            self._answers(reply)
+            return False
+        if reply.kind == "silent" and reply.ms < 900 * AWAKE_S and not carrier.refusal:
+            self._wake.wait(WORD_S)
+        if carrier.refusal == "forbidden":
+            return self._is_forbidden()
+        self._forbidden, self._proved = 0.0, True
+        if carrier.refusal == "nothing" and reply.kind == "silent":
+            reply = replace(reply, text=f"nothing listens on port {self._seen.remote_port} there")
+        self._does_not_answer(reply)
+        return False
+
+    def _is_forbidden(self) -> bool:
+        """sshd does not forward: nothing to wait for, unless it did before."""
+        mend = f"invoke fix.browser-access --host {self.host.name}"
+        if not self._proved and self.endpoint:
+            text = f"{self.endpoint.label}: {FORBIDDEN} (AllowTcpForwarding, PermitOpen)"
+            raise NotAllowed(text, next_commands=[mend])
+        if not self._forbidden:
+            self._forbidden = time.monotonic()
+            self._end_watch()
+            self.happened("!", FORBIDDEN, mend)
+        self._down = self._down or time.monotonic()
+        self.note(phase="waiting", latency_ms=None, state=FORBIDDEN, mend=mend, websocket="")
+        if time.monotonic() < self._forbidden + FORBIDDEN_S:
+            return False
+        self._forbidden = time.monotonic()
+        return True
 
     def _answers(self, reply: answers.Reply) -> None:
         self._end_watch()
+        self._forbidden, self._proved = 0.0, True
         self.vouched = self.vouched and not reply.ready
         self.note(latency_ms=reply.ms, state=reply.text if reply.ready else "ready")
-        if self._seen.phase == "ready":
+        if self._seen.phase == "ready" and not self._seen.websocket:
             return
         # Behind a login nobody gets a websocket without one either: whether it takes any is not known.
-        refused = "" if reply.kind == "door" else self._no_websocket()
-        mend = f"invoke fix.browser-access --host {self.host.name}" if refused else ""
-        self.note(websocket=refused, mend=mend, phase="ready")
-        if refused:
-            self.happened("!", f"{self.service} takes no websocket ({refused}): its page stays dead", mend)
+        no_websocket = "" if reply.kind == "door" else self._no_websocket()
+        mend = f"invoke fix.browser-access --host {self.host.name}" if no_websocket else ""
+        news = bool(no_websocket) > bool(self._seen.websocket)
+        self.note(websocket=no_websocket, mend=mend, phase="ready")
+        if self._down:
+            self.happened("✓", f"{self.service} answers again after {span(time.monotonic() - self._down)}")
+            self._down = 0.0
+        if news:
+            self.happened("!", f"{self.service} {no_websocket}", mend)
 
     def _no_websocket(self) -> str:
         """Why the service takes none; "" when it does, or needs none."""
@@ -228,6 +363,7 @@ class Tunnel:
 
     def _does_not_answer(self, reply: answers.Reply) -> None:
         if self._seen.phase == "ready":
+            self._down = time.monotonic()
             self.happened("!", f"{self.service} does not answer: {reply.text}")
             self.note(websocket="", mend="")
         self.note(phase="waiting", latency_ms=None)
@@ -251,10 +387,26 @@ class Tunnel:
             if carrier:
                 carrier.stop()
 
-    def _wait(self, seconds: float, event: threading.Event | None = None) -> bool:
-        """Wait, or until `event` or the end of the tunnel. Whether this machine slept meanwhile, or the tunnel is
-        being closed."""
-        until, clock = time.monotonic() + seconds, time.time() + seconds
-        while time.monotonic() < until and not self._closing.is_set() and not (event and event.is_set()):
-            (event or self._closing).wait(min(0.1, max(0.0, until - time.monotonic())))
-        return self._closing.is_set() or time.time() > clock + ASLEEP_S
+    def _wait(self, seconds: float, carrier: Carrier | None = None) -> float:
+        """Wait, or until there is something to do: the tunnel is being closed or moved, the link has ended or ssh
+        stands still, a client was turned away by a service that was well. Returns how long this machine slept."""
+        end = awake() + seconds
+        while not (self._closing.is_set() or self._moving) and (before := awake()) < end:
+            if carrier and (carrier.ended.is_set() or carrier.stands_still()):
+                break
+            if carrier and carrier.refusal and self._seen.phase == "ready":
+                break
+            wait_s = min(TICK_S, end - before)
+            self._wake.wait(wait_s)
+            self._wake.clear()
+            slept = awake() - before - wait_s
+            if slept >= ASLEEP_S:
+                return slept
+        return 0.0
+
+
+def passes(error: HostError) -> bool:
+    """Whether a new attempt may go better. Not that of a host that is not trusted or does not let us in; what this
+    machine could not write (a full disk) says nothing of the host."""
+    full = isinstance(error, NotTrusted) and isinstance(error.__cause__, OSError)
+    return full or not isinstance(error, (NotTrusted, LoginRefused))
