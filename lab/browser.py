@@ -55,7 +55,7 @@ def flags(profile: Path) -> list[str]:
         "--no-pings",
         "--no-proxy-server",  # whatever the environment says: what is tested is the way through the tunnel
         # What would still try finds no name. `localhost` is no look-up: the browser knows it to be ::1 and 127.0.0.1.
-        "--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE localhost , EXCLUDE 127.0.0.1 , EXCLUDE [::1]",
+        "--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE localhost , EXCLUDE 127.0.0.1 , EXCLUDE ::1",
         f"--disable-features={','.join(FEATURES)}",
         # Timers of a page in the background run at full pace: with no window every page is one.
         "--disable-background-timer-throttling",

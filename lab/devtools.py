@@ -72,7 +72,8 @@ class Browser:
         self._pages: dict[str, Page] = {}
         self._lock, self._number = threading.Lock(), 0
         self._gone = threading.Event()
-        threading.Thread(target=self._read, name="browser", daemon=True).start()
+        self._reader = threading.Thread(target=self._read, name="browser", daemon=True)
+        self._reader.start()
         try:
             self.version = str(self.ask("Browser.getVersion")["product"])
         except BaseException:
@@ -109,7 +110,9 @@ class Browser:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
-        self._gone.wait(END_S)
+        self._reader.join(END_S)  # its pipe ends with the last process that has it
+        assert self.process.stdout
+        self.process.stdout.close()
         self._folder.cleanup()
 
     def ask(self, method: str, *, session: str = "", deadline_s: float = ANSWER_S, **parameters: Any) -> Message:

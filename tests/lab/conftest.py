@@ -41,7 +41,10 @@ SERVICES = ("comfy", "ollama", "openwebui")
 PORTS = {"comfy": 8188, "ollama": 11434, "openwebui": 3000}
 
 # The stand-ins at their quickest; a test that watches a first run asks for a slower one.
-QUICK = {"comfy_step_seconds": 0.03, "openwebui_first_seconds": 0.2, "openwebui_start_seconds": 0.1}
+QUICK = {
+    "comfy_step_seconds": 0.03, "openwebui_first_seconds": 0.2, "openwebui_start_seconds": 0.1,
+    "openwebui_ping_seconds": 0.5,
+}  # fmt: skip
 
 # ---- no engine, no lab tests: said once, loudly, and never with exit code 0
 
