@@ -26,7 +26,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
-from pantheon import __version__, errors
+from pantheon import __version__, errors, places
 from pantheon.errors import PantheonError
 from pantheon.inventory import SERVICES, Host
 from pantheon.remote import verified
@@ -117,7 +117,7 @@ def folders() -> list[Path]:
     found = []
     with contextlib.suppress(OSError):
         found.append(verified.runtime_dir() / "tunnels")
-    found.append(Path("~/.local/state/pantheon/tunnels").expanduser())
+    found.append(places.state_directory() / "tunnels")
     return [path for path in dict.fromkeys(found) if _is_ours(path)]
 
 
