@@ -18,6 +18,7 @@ from pathlib import Path
 
 from pantheon.errors import NotReached
 from pantheon.looks.text import plain
+from pantheon.remote import ssh
 from pantheon.tunnel import Refusal, refusal
 
 MOST_LINES = 40
@@ -58,7 +59,7 @@ class Carrier:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
-                env=os.environ | {"SHELL": "/bin/sh", "LC_ALL": "C"},  # SHELL runs the LocalCommand
+                env=ssh.environment(),
                 start_new_session=True,  # Ctrl-C is for us: ssh is ended in order, with what it has started
                 preexec_fn=None if watchdog else partial(_die_with_parent, os.getpid()),  # noqa: PLW1509
                 bufsize=0,

@@ -250,7 +250,7 @@ class Tunnel:
         own = self._seen.remote_port
         port = ports.free_port(own)
         if port != own:
-            self.note(note=f"port {own} here is held by {ports.holder_of(own)}, so {port}")
+            self.note(note=f"{ports.why_not(own)}, so {port}")
         return port
 
     def _why(self, endpoint: Endpoint, words: list[str], *, again: bool, away: bool) -> HostError:
