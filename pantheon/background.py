@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pantheon import __version__
 from pantheon.errors import PantheonError, UsageError
@@ -31,6 +31,7 @@ from pantheon.tunnel import Event, Seen
 if TYPE_CHECKING:
     from pantheon.engine import Options
     from pantheon.report.console import Console
+    from pantheon.report.tunnels import Display
     from pantheon.tunnels import Wish
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -54,6 +55,10 @@ class Awaited:
     @property
     def is_ready(self) -> bool:
         return self.entry.is_open and self.entry.seen.phase == "ready"
+
+    def is_shown(self, display: Display) -> bool:
+        """Whether it is part of what is drawn anew, or news; in a pipe one that is ready is said once, in the end."""
+        return display.is_drawn or not self.is_ready
 
     def look(self) -> None:
         """Read its record again. Raises what ended it, in the same words in which it would have ended in a terminal."""
@@ -117,9 +122,9 @@ def open_(host: Host, wish: Wish, *, options: Options, report: Console) -> int:
             while not stop.came and not all(one.is_ready for one in awaited):
                 for one in awaited:
                     one.look()
-                seen = [replace(one.entry.seen, note="") for one in awaited]
-                seen = seen if display.is_drawn else [one for one in seen if one.phase != "ready"]
-                stop.printing(partial(display.show, seen))
+                stop.printing(
+                    partial(display.show, [_shown(one.entry.seen) for one in awaited if one.is_shown(display)])
+                )
                 if not all(one.is_ready for one in awaited):
                     time.sleep(SOON_S)
         except BaseException:
@@ -137,7 +142,12 @@ def open_(host: Host, wish: Wish, *, options: Options, report: Console) -> int:
     return 0
 
 
-def _stop(awaited: Sequence[Awaited], display: Any) -> None:
+def _shown(seen: Seen) -> Seen:
+    """As it is shown while it is awaited: what belongs to the end is said there."""
+    return replace(seen, note="", port=0 if seen.phase == "opening" else seen.port)
+
+
+def _stop(awaited: Sequence[Awaited], display: Display) -> None:
     display.end()
     for one in awaited:
         if one.process:

@@ -383,7 +383,7 @@ def read(path: Path) -> Entry | None:
                 return replace(entry, path=path, is_open=is_open)
             if not is_open:
                 return None
-            time.sleep(0.01)  # it is being written
+            time.sleep(0.005)  # it is being written
     except OSError:
         pass
     finally:
