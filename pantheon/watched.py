@@ -74,10 +74,12 @@ def follow(name: str, watched: Watched, frame: dict[str, Any], *, late: bool) ->
 
 @dataclass(frozen=True)
 class Words:
-    """What can be said of it, and the command to type when it does not mend itself. No text: nothing is known."""
+    """What can be said of it, and the command to type when it does not mend itself. No text: nothing is known. `well`:
+    nothing is wrong with its container."""
 
     text: str = ""
     mend: str = ""
+    well: bool = False
 
 
 @dataclass(frozen=True)
@@ -141,4 +143,5 @@ def _running(name: str, watched: Watched, container: dict[str, Any], mend: str, 
         return Words(f"runs, and is not healthy{last}", mend)
     if not container.get("ports"):
         return Words("runs, publishes no port, and does not answer", mend)
-    return Words("runs, healthy, and does not answer (busy?)" if health else "runs, and does not answer (busy?)", mend)
+    text = "runs, healthy, and does not answer (busy?)" if health else "runs, and does not answer (busy?)"
+    return Words(text, mend, well=True)

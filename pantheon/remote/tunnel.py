@@ -355,7 +355,7 @@ class Tunnel:
             self.happened("✓", f"{self.service} answers again after {span(time.monotonic() - self._down)}")
             self._down = 0.0
         if news:
-            self.happened("!", f"{self.service} {no_websocket}", mend)
+            self.happened("!", f"{self.service} takes no websocket ({no_websocket}): its page stays dead", mend)
 
     def _no_websocket(self) -> str:
         """Why the service takes none; "" when it does, or needs none."""

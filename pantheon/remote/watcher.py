@@ -175,10 +175,10 @@ class Watcher:
                 mend = f"invoke fix.wrong-version-number {here}"
             elif unheard:
                 text, mend = "answers on the host, but not through the tunnel", f"invoke fix.browser-access {here}"
-            elif words.text and (reply.kind == "silent" or (mend and "does not answer" not in words.text)):
+            elif words.text and (reply.kind == "silent" or (mend and not words.well)):
                 text = words.text
-            elif reply.kind in ("another", "stranger"):
-                mend = mend or f"invoke diagnose {here}"
+            else:
+                mend = f"invoke diagnose {here}" if reply.kind in ("another", "stranger") else ""
             self.tunnel.note(state=text, mend=mend)
         if text != reply.text:
             self._tell("!" if mend else "·", text, mend)

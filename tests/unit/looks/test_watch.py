@@ -68,7 +68,8 @@ def test_watching_a_container_through_a_restart(host: FakeHost, docker: FakeDock
     watched = Watched(host, {"containers": ["comfy", "nope"], "deadline_s": 20, "log": True, "http": {}})
     frame = watched.until(lambda frame: bool((frame["containers"].get("comfy") or {}).get("log")))
     state = {"state": "running", "health": "healthy", "restarts": 0, "exit_code": 0, "error": ""}
-    assert frame["containers"]["comfy"] == {**state, "log": ["== Cloning ComfyUI"]}
+    ports = [{"container_port": "8188/tcp", "address": "127.0.0.1", "port": 8188}]
+    assert frame["containers"]["comfy"] == {**state, "ports": ports, "log": ["== Cloning ComfyUI"]}
     assert frame["containers"]["nope"] is None
     more.set()
     watched.until(lambda frame: frame["containers"]["comfy"]["log"] == ["!! ERROR: no"])
@@ -83,6 +84,37 @@ def test_watching_a_container_through_a_restart(host: FakeHost, docker: FakeDock
     times = [frame["t"] for frame in watched.frames]
     assert all(later - earlier <= 1.2 for earlier, later in pairwise(times))
     watched.close()
+
+
+def test_ports_are_those_of_now(host: FakeHost, docker: FakeDocker) -> None:
+    """A container that is stopped publishes nothing, whatever it would publish; one made anew may publish elsewhere."""
+    inspect = docker.container("comfy", number=ID, NetworkSettings={"Ports": {}}, State={"Status": "exited"})
+    watched = Watched(host, {"containers": ["comfy"], "deadline_s": 20})
+    frame = watched.until(lambda frame: "comfy" in frame["containers"])
+    assert frame["containers"]["comfy"]["ports"] == []
+    moved = {"8188/tcp": [{"HostIp": "127.0.0.1", "HostPort": "9188"}], "22/tcp": None}
+    again = {**inspect, "NetworkSettings": {"Ports": moved}, "State": {**inspect["State"], "Status": "running"}}
+    docker.routes["/containers/comfy/json"] = (200, again)
+    frame = watched.until(lambda frame: bool(frame["containers"]["comfy"]["ports"]))
+    assert frame["containers"]["comfy"]["ports"] == [
+        {"container_port": "8188/tcp", "address": "127.0.0.1", "port": 9188}
+    ]
+    watched.close()
+
+
+def test_a_long_log_keeps_its_stages(host: FakeHost, docker: FakeDocker) -> None:
+    """Who starts to watch in the middle of a first run must see the stage that it is in."""
+    lines = ["Starting script", "== Cloning ComfyUI", *(f"Collecting package-{n}" for n in range(3000))]
+    docker.container("comfy", number=ID, log=(200, framed(*(f"{line}\n".encode() for line in lines))))
+    markers = {"comfy": ["Starting script", "== Cloning"]}
+    watched = Watched(host, {"containers": ["comfy"], "deadline_s": 20, "log": True, "markers": markers})
+    watched.until(lambda frame: "Collecting package-2999" in (frame["containers"].get("comfy") or {}).get("log", ()))
+    watched.close()
+    said = [line for frame in watched.frames for line in (frame["containers"].get("comfy") or {}).get("log", ())]
+    assert said[:2] == lines[:2]
+    assert said[-200:] == lines[-200:]
+    tails = [asked for asked in docker.asked if "/logs" in asked]
+    assert "tail=20000" in tails[0]
 
 
 def test_watching_ends_at_its_deadline_whatever_hangs(host: FakeHost, docker: FakeDocker) -> None:
