@@ -42,7 +42,7 @@ class Status:
 def status(seen: Seen, now: float, *, since: float, was_ready: bool) -> Status:
     """A tunnel's line at that moment, in words that change no more often than what they say. `since` is when its phase
     began."""
-    state, took = clean(seen.state)[:MOST], now - since
+    state, took = brief(seen.state), now - since
     if seen.phase == "ended":
         return Status("·", "closed")
     if seen.phase == "opening":
@@ -50,15 +50,22 @@ def status(seen: Seen, now: float, *, since: float, was_ready: bool) -> Status:
     if seen.phase == "lost":
         return Status("!", f"{seen.url}  no link for {lasted(took)}, trying again{f': {state}' if state else ''}")
     if seen.phase == "waiting":
+        state = "" if state == "ready" else state  # which it was a moment ago
         text = f"{'waiting for' if state else 'asking'} {seen.service}"
         text += f"{f', {lasted(took)}' if took >= LONG_S else ''}{f': {state}' if state else ''}"
         return Status("!" if was_ready else "", f"{seen.url}  {text}" if was_ready else text, to_host(seen, seen.mend))
     if seen.websocket:
         mend = to_host(seen, seen.mend or "invoke fix.browser-access")
-        return Status("!", f"{seen.url}  answers, but {NO_WEBSOCKET.format(clean(seen.websocket)[:MOST])}", mend)
+        return Status("!", f"{seen.url}  answers, but {NO_WEBSOCKET.format(brief(seen.websocket))}", mend)
     parts = [state or "ready", latency(seen), f"since {time_of_day(seen.since, now)}" if seen.since else ""]
     parts += [count(seen.reconnects, "reconnect")] if seen.reconnects else []
     return Status("✓", f"{seen.url}  {', '.join(filter(None, parts))}", to_host(seen, seen.mend))
+
+
+def brief(text: str) -> str:
+    """On one line, and of a text without end the beginning."""
+    text = " ".join(clean(text.replace("\n", " ")).split())
+    return text if len(text) <= MOST else f"{text[:MOST]}..."
 
 
 def latency(seen: Seen) -> str:
@@ -120,7 +127,7 @@ class Display:
         for seen in tunnels:
             if seen.note and self._notes.get(seen.service) != seen.note and not self.quiet:
                 self._notes[seen.service] = seen.note
-                self.report.line("·", seen.service, seen.note[:MOST])
+                self.report.line("·", seen.service, brief(seen.note))
         for event in events:
             self.event(event)
         self._lines = [(seen.service, self._status(seen, now)) for seen in tunnels]
@@ -143,7 +150,7 @@ class Display:
             return
         at = time.strftime("%H:%M:%S", time.localtime(event.at))
         text = event.text.removeprefix(f"{event.service} ")  # the line begins with it
-        self.report.line(event.sign, event.service, f"{at} {text[:MOST]}")
+        self.report.line(event.sign, event.service, f"{at} {brief(text)}")
         if event.mend:
             self._mend(event.mend)
 
@@ -165,7 +172,7 @@ class Display:
             return
         self._plain[seen.service] = told
         closes = f" ({seen.host}; Ctrl-C closes it)" if is_good(seen) and seen.service not in self._ready else ""
-        text = status(seen, 0.0, since=0.0, was_ready=bool(seen.port)).text if not line.sign else line.text
+        text = line.text if line.sign else status(seen, 0.0, since=0.0, was_ready=False).text  # without how long
         self.report.line(line.sign or "·", seen.service, f"{text}{closes}")
         if line.mend:
             self._mend(line.mend)
@@ -259,10 +266,8 @@ def result(seen: Seen) -> Status:
     if is_good(seen):
         return Status("✓", f"answers through the tunnel in {latency(seen) or '?'}")
     if seen.phase == "ready":
-        return Status(
-            "✗", NO_WEBSOCKET.format(clean(seen.websocket)[:MOST]), f"invoke fix.browser-access --host {seen.host}"
-        )
+        return Status("✗", NO_WEBSOCKET.format(brief(seen.websocket)), f"invoke fix.browser-access --host {seen.host}")
     if seen.phase == "waiting":
-        state = clean(seen.state)[:MOST]
+        state = brief(seen.state)
         return Status("✗", f"does not answer{f': {state}' if state else ''}", to_host(seen, seen.mend) or diagnose)
-    return Status("✗", f"the link was lost: {clean(seen.state)[:MOST]}", diagnose)
+    return Status("✗", f"the link was lost: {brief(seen.state)}", diagnose)
