@@ -122,7 +122,7 @@ def apt(*argv: str) -> None:
     done = run([*environment, "apt-get", "-q", "-o", "DPkg::Lock::Timeout=60", *argv], timeout=600)
     if done.returncode != 0:
         said = (done.stderr or done.stdout).decode(errors="replace").splitlines()
-        errors = [line for line in said if line.startswith("E:")] or said[-3:]
+        errors = [line for line in said if line.startswith("E:")][:3] or said[-3:]  # one for each package else
         raise LabError(f"apt-get {argv[0]} failed: {' / '.join(errors)}. Next: apt-get {' '.join(argv)}")
 
 

@@ -8,6 +8,15 @@ if ! .venv/bin/python -m lab.engine; then
     echo "NOT RUN: the lab tests ($count files in tests/lab), for want of a Docker engine. The gate has not passed; without them: make test-unit" >&2
     exit 1
 fi
+# The browser too, for a run of all of them; a selection (`-k ...`) takes what is there. Without one the rest runs, and
+# the browser's tests say that they were not; in CI that is a failure like any other.
+if [ $# -eq 0 ] && ! .venv/bin/python -m lab.browser; then
+    if [ -n "${PANTHEON_CI:-}" ]; then
+        echo "NOT RUN: the lab tests ($count files in tests/lab), for want of a browser. The gate has not passed" >&2
+        exit 1
+    fi
+    echo "NOT RUN: tests/lab/test_browser.py, for want of a browser; all the others are" >&2
+fi
 # Built before the tests, whose time limit is for what they test.
 .venv/bin/python -m lab.commands
 # In CI a lab test that skips is a failure (tests/conftest.py).
