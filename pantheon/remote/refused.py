@@ -29,16 +29,17 @@ def explain(endpoint: Endpoint, service: str, words: Sequence[str]) -> HostError
         return _asked(endpoint, (LoginRefused, NotTrusted, NotReached)) or LoginRefused(
             f"{endpoint.label}: ssh cannot log in: {said.text}",
             details=details,
-            next_commands=[f"ssh -v -p {endpoint.port} {endpoint.user}@{endpoint.hostname} true"],
+            next_commands=[_verbosely(endpoint)],
         )
-    return (
-        _unreached(endpoint, words)
-        or (_asked(endpoint, (NotReached,)) if said.ending == "unknown" or endpoint.proxy_command else None)
-        or NotReached(
-            f"{endpoint.label}: ssh could not open the tunnel to {service}: {said.text}",
-            details=details,
-            next_commands=[f"invoke validate --host {host}"],
-        )
+    if found := _unreached(endpoint, words):
+        return found
+    if (said.ending == "unknown" or endpoint.proxy_command) and (asked := _asked(endpoint, (NotReached,))):
+        return asked
+    known = said.ending == "unreached"
+    return NotReached(
+        f"{endpoint.label}: {said.text if known else f'ssh could not open the tunnel to {service}: {said.text}'}",
+        details=details,
+        next_commands=[_verbosely(endpoint) if known else f"invoke validate --host {host}"],
     )
 
 
@@ -79,6 +80,10 @@ def _unreached(endpoint: Endpoint, words: Sequence[str]) -> HostError | None:
                 next_commands=["check `address` and `port` in hosts.toml, as seen from the gateway"],
             )
     return None
+
+
+def _verbosely(endpoint: Endpoint) -> str:
+    return f"ssh -v -p {endpoint.port} {endpoint.user}@{endpoint.hostname} true"
 
 
 def _hop(endpoint: Endpoint, hostname: str, port: int) -> Endpoint:

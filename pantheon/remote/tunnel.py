@@ -7,6 +7,7 @@ end to end. A service that is slow or down never costs a link; a link that is de
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable
@@ -241,16 +242,18 @@ class Tunnel:
             except UsageError as error:
                 if not again:
                     raise
-                holder = ports.holder_of(self._seen.port)
-                text = f"port {self._seen.port} here is held by {holder}"
-                if self._held != holder:
-                    self._held = holder
-                    self.happened("!", f"{text}: waiting for it", next(iter(error.next_commands), ""))
-                raise NotReached(text, next_commands=error.next_commands) from None
+                if self._held != error.message:
+                    self._held = error.message
+                    self.happened("!", f"{error.message}: waiting for it", next(iter(error.next_commands), ""))
+                raise NotReached(error.message, next_commands=error.next_commands) from None
         own = self._seen.remote_port
+        kept = _kept()
         port = ports.free_port(own)
+        while port in kept:
+            port = ports.free_port(port + 1)
         if port != own:
-            self.note(note=f"{ports.why_not(own)}, so {port}")
+            why = ports.why_not(own) or f"port {own} here is kept for the tunnel to {kept.get(own, 'another host')}"
+            self.note(note=f"{why}, so {port}")
         return port
 
     def _why(self, endpoint: Endpoint, words: list[str], *, again: bool, away: bool) -> HostError:
@@ -403,6 +406,18 @@ class Tunnel:
             if slept >= ASLEEP_S:
                 return slept
         return 0.0
+
+
+def _kept() -> dict[int, str]:
+    """Local ports of our own open tunnels that have no link just now, and so hold none: whose they are."""
+    found = {}
+    with contextlib.suppress(Exception):  # whatever lies in that folder
+        from pantheon.remote import ledger
+
+        for entry in ledger.entries(keep=True):
+            if entry.is_open and entry.seen.phase == "lost":
+                found[entry.seen.port] = f"{entry.seen.service} of {entry.seen.host}"
+    return found
 
 
 def passes(error: HostError) -> bool:
