@@ -14,7 +14,7 @@ PROCEDURE bringup         all sections, in order
           ollama          Ollama                                  sections 4, 5
           openwebui       Open WebUI                              sections 4, 5
           validate        the checklist                           section 8
-          tunnel SERVICE  a private way in
+          tunnel SERVICE  a private way in   (tunnel.list, tunnel.close SERVICE)
 INCIDENT  diagnose        what is wrong, the cause first
           fix.NAME        mend it        (invoke fix shows them all)
           runbook NAME    read the page

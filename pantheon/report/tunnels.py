@@ -252,6 +252,8 @@ class Display:
         for seen in tunnels:
             if seen.service in failed:
                 self.report.line("✗", seen.service, failed[seen.service].message)
+                for command in failed[seen.service].next_commands:
+                    self._mend(command)
                 continue
             line = result(seen)
             self.report.line(line.sign, seen.service, line.text)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import subprocess
 import sys
@@ -149,10 +150,11 @@ def test_bare_invoke_prints_the_table() -> None:
 def test_every_command_of_the_table_exists() -> None:
     listed = invoke("--list").stdout
     procedure = ["bringup", "prereqs", "storage", "comfy", "ollama", "openwebui", "validate", "tunnel"]
+    procedure += ["tunnel.list", "tunnel.close"]
     around = ["diagnose", "runbook", "facts", "history", "hosts", "trust"]
     lab = ["lab.up", "lab.down", "lab.reset", "lab.status", "lab.shell", "lab.break", "lab.drill"]
     for word in (*procedure, *around, *lab):
-        assert f"  {word} " in listed, word
+        assert re.search(rf"  {word}(\.open)? ", listed), word
         assert word.removeprefix("lab") in overview.TABLE
 
 
@@ -177,7 +179,14 @@ def test_every_task_that_changes_a_host_takes_plan_yes_details(task: str) -> Non
         (["--dry", "bringup"], 1, "--plan"),
         (["tunnel", "comfi"], 1, "comfy, ollama, openwebui"),
         (["tunnel", "comfy", "--port", "99999"], 1, "--port must be a port"),
-        (["tunnel"], 1, "service"),
+        (["tunnel"], 1, "SERVICE: comfy, ollama, openwebui or all"),
+        (["tunnel.close"], 1, "SERVICE: comfy, ollama, openwebui or all"),
+        (["tunnel", "--help"], 1, "Next: invoke --help tunnel"),
+        (["tunnel", "list"], 1, "Next: invoke tunnel.list"),
+        (["tunnel", "comfy", "--check", "--background"], 1, "exclude each other"),
+        (["tunnel", "comfy", "ollama", "--host", "lab"], 1, "Next: invoke tunnel all --host lab"),
+        (["tunnel", "comfy", "validate"], 1, "validate would run once it is closed\nNext: invoke tunnel comfy\n"),
+        (["hosts", "tunnel.open", "comfy", "trust"], 1, "a tunnel is the last command of a line: trust"),
         (["runbook", "storag"], 1, "did you mean storage?"),
         (["bringup", "--host", "$(touch x)"], 1, "no host"),
         (["nosuch"], 1, "nosuch"),
@@ -188,6 +197,24 @@ def test_called_wrongly(arguments: list[str], code: int, text: str) -> None:
     assert result.returncode == code
     assert text in result.stderr + result.stdout
     assert "Traceback" not in result.stderr
+
+
+def test_the_ssh_command_is_shown_and_nothing_is_contacted(tmp_path: Path) -> None:
+    hosts, known = tmp_path / "hosts.toml", tmp_path / "known_hosts"
+    hosts.write_text('[hosts.x]\naddress = "192.0.2.1"\nuser = "ops"\n[hosts.x.comfy]\nport = 8199\n')
+    key = "AAAAC3NzaC1lZDI1NTE5AAAAIJGSv0kFVVbeEZBzhXLnzEPKfcDsZGvXcWRtEfcNhNzI"
+    known.write_text(f"192.0.2.1 ssh-ed25519 {key}\n")
+    env = {"PANTHEON_HOSTS": str(hosts), "PANTHEON_KNOWN_HOSTS": str(known), "XDG_RUNTIME_DIR": str(tmp_path)}
+    result = invoke("tunnel", "all", "--print-ssh", "--host", "x", env=env)
+    assert (result.returncode, result.stderr) == (0, "")
+    commands = [shlex.split(line) for line in result.stdout.splitlines()]
+    assert len(commands) == 3
+    for words in commands:
+        assert words[0] == "ssh"
+        assert words[words.index("-L") + 1].startswith("127.0.0.1:")
+    assert commands[0][commands[0].index("-L") + 1].endswith(":127.0.0.1:8199")
+    document = json.loads(invoke("tunnel", "comfy", "--print-ssh", "--json", "--host", "x", env=env).stdout)
+    assert shlex.split(document["commands"]["comfy"]) == commands[0]
 
 
 def test_a_closed_pipe_is_no_drama() -> None:
