@@ -97,10 +97,10 @@ _WORDS: tuple[tuple[Ending, str, str], ...] = (
     ("unreached", r"^Unable to negotiate with .*: (?P<why>no matching .+) found", "<why>"),
     ("unreached", r"^Connection to .* closed by remote host", "the host ended it"),
     ("unreached", r"^Received disconnect from .*:\d+: (?P<why>.+)", "the host ended it: <why>"),
-    ("unreached", r"Connection reset|Broken pipe", "the connection was reset"),
-    ("unreached", r"Connection closed|closed by", "the host hung up"),
     ("unreached", r"(?P<why>No route to host|Network is (down|unreachable)|Host is (down|unreachable))", "<why>"),
     ("unreached", r"timed out|not responding", "no answer"),
+    ("unreached", r"Connection reset|Broken pipe", "the connection was reset"),
+    ("unreached", r"Connection closed|closed by", "the host hung up"),
     ("unreached", r"Corrupted MAC|Bad packet length|message authentication code incorrect", "garbled on the way"),
 )
 

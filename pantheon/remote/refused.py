@@ -33,7 +33,7 @@ def explain(endpoint: Endpoint, service: str, words: Sequence[str]) -> HostError
         )
     if found := _unreached(endpoint, words):
         return found
-    if (said.ending == "unknown" or endpoint.proxy_command) and (asked := _asked(endpoint, (NotReached,))):
+    if said.ending == "unknown" and (asked := _asked(endpoint, (NotReached,))):
         return asked
     known = said.ending == "unreached"
     return NotReached(
