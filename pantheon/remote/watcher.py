@@ -26,7 +26,7 @@ AskPassword = Callable[[str], str]
 SOON_S = 0.5  # a hiccup is not worth a login
 WATCH_S = 3600.0
 STOP_S = 2.0
-HELD_S = 3.0  # an answer on the host that has not come through the tunnel for that long never will
+HELD_S = 3.0  # what is well there and does not answer here for that long is worth a word
 
 
 def factory(ask_password: AskPassword | None = None) -> Callable[[Tunnel], Watcher]:
@@ -50,7 +50,7 @@ class Watcher:
         self._reply: Reply | None = None
         self._words, self._blind = Words(), ""
         self._watched = Watched()
-        self._well_since = 0.0  # since when it has answered on the host
+        self._answers_since = self._well_since = 0.0  # on the host; its container
         self._told: set[str] = set()
         self._thread = threading.Thread(target=self._run, name=f"pantheon-watch-{self.service}", daemon=True)
         self._thread.start()
@@ -106,7 +106,8 @@ class Watcher:
             with connection:
                 connection.open()
                 while not self._stopping.is_set():
-                    port, self._watched, self._well_since = self._port, Watched(), 0.0
+                    port, self._watched = self._port, Watched()
+                    self._answers_since = self._well_since = 0.0
                     urls = {self.service: f"http://127.0.0.1:{port}{READY_PATHS[self.service]}"}
                     gather.watch(connection, urls, deadline_s=WATCH_S, on_frame=self._on_frame)
                     if port == self._port:
@@ -120,10 +121,12 @@ class Watcher:
         if self._stopping.is_set():
             return True
         self._watched = follow(self.service, self._watched, frame, late=False)
-        answered = 200 <= frame.get("http", {}).get(self.service, 0) < 500
-        self._well_since = (self._well_since or time.monotonic()) if answered else 0.0
         words, moved = self._look_at_ports(frame)
-        self._words = words or in_words(self.host, self.service, self._watched, frame)
+        words = words or in_words(self.host, self.service, self._watched, frame)
+        answers, now = 200 <= frame.get("http", {}).get(self.service, 0) < 500, time.monotonic()
+        self._answers_since = (self._answers_since or now) if answers else 0.0
+        self._well_since = (self._well_since or now) if words.well else 0.0
+        self._words = words
         self._show()
         return moved
 
@@ -167,21 +170,24 @@ class Watcher:
             reply, words = self._reply, self._words
             if self._stopping.is_set() or reply is None:
                 return
-            text, mend, here = reply.text, words.mend, f"--host {self.host.name}"
-            unheard = reply.kind == "silent" and self._well_since and time.monotonic() - self._well_since > HELD_S
-            if self._blind:
-                text = f"{reply.text}; why cannot be seen: {self._blind}"
-            elif reply.kind == "tls":
-                mend = f"invoke fix.wrong-version-number {here}"
-            elif unheard:
-                text, mend = "answers on the host, but not through the tunnel", f"invoke fix.browser-access {here}"
-            elif words.text and (reply.kind == "silent" or (mend and not words.well)):
-                text = words.text
-            else:
-                mend = f"invoke diagnose {here}" if reply.kind in ("another", "stranger") else ""
+            text, mend = self._state(reply, words)
             self.tunnel.note(state=text, mend=mend)
-        if text != reply.text:
+        if mend or (text != reply.text and text[:1].isdigit()):  # a trouble, or a stage
             self._tell("!" if mend else "·", text, mend)
+
+    def _state(self, reply: Reply, words: Words) -> tuple[str, str]:
+        here = f"--host {self.host.name}"
+        if self._blind:
+            return f"{reply.text}; why cannot be seen: {self._blind}", words.mend
+        if reply.kind == "tls":
+            return reply.text, f"invoke fix.wrong-version-number {here}"
+        if reply.kind == "silent" and _held(self._answers_since):
+            return "answers on the host, but not through the tunnel", f"invoke fix.browser-access {here}"
+        if reply.kind == "silent" and words.text and (not words.well or _held(self._well_since)):
+            return words.text, words.mend
+        if words.mend and not words.well:
+            return words.text, words.mend
+        return reply.text, f"invoke diagnose {here}" if reply.kind in ("another", "stranger") else ""
 
     def _tell(self, sign: str, text: str, mend: str) -> None:
         """Once for each thing: what only counts on is none."""
@@ -191,6 +197,10 @@ class Watcher:
                 return
             self._told.add(kind)
         self.tunnel.happened(sign, text, mend)
+
+
+def _held(since: float) -> bool:
+    return bool(since) and time.monotonic() - since > HELD_S
 
 
 def _pauses() -> Iterator[float]:

@@ -164,7 +164,7 @@ STATES = [
     (ANOTHER, frame(runs(), 200), "ollama answers there", "invoke diagnose"),
     (ANOTHER, frame(None, 200), "its container is missing", "invoke comfy"),
     (HTTPS, frame(runs(), 400), "speaks https: not the documented service", "invoke fix.wrong-version-number"),
-    (SILENT, frame(runs()), "runs, healthy, and does not answer (busy?)", "invoke diagnose"),
+    (SILENT, frame(runs()), "closed without an answer", ""),  # not yet
 ]
 
 
@@ -173,6 +173,12 @@ def test_what_is_shown(play: Callable[..., Played], heard: Reply, came: Any, tex
     played = play(came, hear=None)
     played.watcher.hear(heard)
     assert played.last == (text, f"{mend} --host box" if mend else "")
+
+
+def test_one_that_is_well_and_does_not_answer(play: Callable[..., Played], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watcher, "HELD_S", -1.0)
+    played = play(frame(runs()))
+    assert played.last == ("runs, healthy, and does not answer (busy?)", "invoke diagnose --host box")
 
 
 def test_forwarding_that_is_forbidden(play: Callable[..., Played], monkeypatch: pytest.MonkeyPatch) -> None:
