@@ -89,12 +89,13 @@ def log_in(transport: Transport, endpoint: Endpoint) -> None:
 
 
 def _refused(endpoint: Endpoint, offered: list[str], notes: list[str], transport: Transport) -> LoginRefused:
-    locked = [note.partition(" is protected by")[0] for note in notes if "passphrase" in note]
+    locked = [note for note in notes if note.endswith(("no ssh-agent holds it", "no ssh-agent holds the private one"))]
     if not offered and locked:
+        path = locked[0].partition(" is protected by")[0].partition(" is a public key")[0]
         return LoginRefused(
-            f"{endpoint.label}: {locked[0]} is protected by a passphrase and no ssh-agent holds it",
+            f"{endpoint.label}: {locked[0]}",
             details=notes,
-            next_commands=[shlex.join(["ssh-add", locked[0]])],
+            next_commands=[shlex.join(["ssh-add", path.removesuffix(".pub")])],
         )
     what = "there is no key to offer" if not offered else f"the server refused to let {endpoint.user} in"
     if methods := ", ".join(filter(None, transport.login_methods)):
@@ -147,14 +148,19 @@ def _load(path: Path, held: dict[bytes, Any], notes: list[str]) -> tuple[Any, st
         blob = public_part(path)
         if blob in held:
             return held[blob], f"{path}, through the agent"
-        notes.append(f"{path} is no key that can be used here: {error}")
+        if _public(path):
+            notes.append(f"{path} is a public key, and no ssh-agent holds the private one")
+        else:
+            notes.append(f"{path} is no key that can be used here: {error}")
     return None, ""
 
 
 def public_part(path: Path) -> bytes:
-    """The public key of a private key file, which OpenSSH leaves readable in it or beside it; b"" if neither."""
-    with contextlib.suppress(OSError, ValueError, IndexError):
-        return base64.b64decode(Path(f"{path}.pub").read_text().split()[1])
+    """The public key of a private key file, which OpenSSH leaves readable in it or beside it, or of a public one, which
+    names a key that an agent holds; b"" if none."""
+    for file in (path, Path(f"{path}.pub")):
+        if found := _public(file):
+            return found
     with contextlib.suppress(OSError, ValueError, IndexError, binascii.Error):
         body = base64.b64decode("".join(path.read_text().split("-----")[2].split()))
         if body.startswith(b"openssh-key-v1\0"):
@@ -163,6 +169,14 @@ def public_part(path: Path) -> bytes:
                 message.get_string()
             message.get_int()
             return bytes(message.get_string())
+    return b""
+
+
+def _public(path: Path) -> bytes:
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        kind, text = path.read_text().split()[:2]
+        if kind.startswith(("ssh-", "ecdsa-", "sk-")):
+            return base64.b64decode(text, validate=True)
     return b""
 
 
