@@ -56,7 +56,7 @@ def status(seen: Seen, now: float, *, since: float, was_ready: bool) -> Status:
         return Status("!" if was_ready else "", f"{seen.url}  {text}" if was_ready else text, to_host(seen, seen.mend))
     if seen.websocket:
         mend = to_host(seen, seen.mend or "invoke fix.browser-access")
-        return Status("!", f"{seen.url}  answers, but {NO_WEBSOCKET.format(brief(seen.websocket))}", mend)
+        return Status("!", f"{seen.url}  takes no websocket: {brief(seen.websocket)}", mend)
     parts = [state or "ready", latency(seen), f"since {time_of_day(seen.since, now)}" if seen.since else ""]
     parts += [count(seen.reconnects, "reconnect")] if seen.reconnects else []
     return Status("✓", f"{seen.url}  {', '.join(filter(None, parts))}", to_host(seen, seen.mend))
@@ -174,7 +174,7 @@ class Display:
         closes = f" ({seen.host}; Ctrl-C closes it)" if is_good(seen) and seen.service not in self._ready else ""
         text = line.text if line.sign else status(seen, 0.0, since=0.0, was_ready=False).text  # without how long
         self.report.line(line.sign or "·", seen.service, f"{text}{closes}")
-        if line.mend:
+        if line.mend and not seen.websocket:  # which is an event too
             self._mend(line.mend)
 
     def _mend(self, command: str) -> None:

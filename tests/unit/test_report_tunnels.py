@@ -73,7 +73,7 @@ def line(seen: Seen, *, since: float = NOW, was_ready: bool = False) -> str:
         ({"phase": "lost", "state": "no answer"}, {"since": NOW - 72},
          "!|http://127.0.0.1:8188/  no link for 1 min, trying again: no answer|"),
         ({"websocket": "403"}, {},
-         "!|http://127.0.0.1:8188/  answers, but takes no websocket (403): its page stays dead|invoke fix.browser-access --host prometheus"),
+         "!|http://127.0.0.1:8188/  takes no websocket: 403|invoke fix.browser-access --host prometheus"),
         ({"phase": "ended"}, {}, "·|closed|"),
     ],
 )  # fmt: skip
