@@ -122,15 +122,12 @@ def folders() -> list[Path]:
 
 
 def _is_ours(path: Path) -> bool:
-    for each in (path, path.parent):
-        try:
-            status = each.lstat()
-        except OSError:
-            return False
-        others = status.st_mode & 0o022
-        if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid() or others:
-            return False
-    return True
+    """Whether it is a folder of this user's, in one of his, that only he can write to."""
+    try:
+        about = (path.lstat(), path.parent.stat())
+    except OSError:
+        return False
+    return all(stat.S_ISDIR(one.st_mode) and one.st_uid == os.geteuid() and not one.st_mode & 0o022 for one in about)
 
 
 def stem(host: Host, service: str, *, asked: int = 0) -> str:

@@ -86,7 +86,7 @@ def test_nobody_else_gets_a_record_that_is_held() -> None:
 
 def test_a_phase_is_written_at_once_and_the_rest_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1000.0
-    monkeypatch.setattr(ledger.time, "monotonic", lambda: now)
+    monkeypatch.setattr("pantheon.remote.ledger.time.monotonic", lambda: now)
     with a_record() as record:
         path = record.entry.path
         record.see(replace(READY, latency_ms=4.0))
@@ -103,7 +103,7 @@ def test_a_phase_is_written_at_once_and_the_rest_after_a_while(monkeypatch: pyte
 
 def test_when_a_phase_began_is_on_record(monkeypatch: pytest.MonkeyPatch) -> None:
     moment = 5000.0
-    monkeypatch.setattr(ledger.time, "time", lambda: moment)
+    monkeypatch.setattr("pantheon.remote.ledger.time.time", lambda: moment)
     with a_record() as record:
         moment = 6000.0
         record.see(replace(READY, phase="lost"))
@@ -222,7 +222,7 @@ def test_a_disk_that_is_full_already_refuses_the_record(monkeypatch: pytest.Monk
     def full(*_: Any) -> int:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(ledger.os, "pwrite", full)
+    monkeypatch.setattr("pantheon.remote.ledger.os.pwrite", full)
     with pytest.raises(OSError, match="No space left"):
         Record.make(an_entry(), "comfy-prometheus-1")
     assert [*(runtime / "pantheon" / "tunnels").iterdir()] == []
