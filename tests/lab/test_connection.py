@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -18,15 +16,13 @@ import pytest
 from lab import faults, machine
 from lab.machine import Lab
 from pantheon.errors import HostError, LinkLost, LoginRefused, NotAllowed, NotReached, NotTrusted
-from pantheon.inventory import Comfy, Host
+from pantheon.inventory import Host
 from pantheon.remote import session, shipped, trust
 from pantheon.remote.connection import HostConnection
 from pantheon.remote.forward import http_through
-from pantheon.remote.tunnel import open_tunnel
 
 pytestmark = pytest.mark.lab
 
-ROOT = Path(__file__).resolve().parents[2]
 REGISTRY_PORT = 443  # something on the host that listens on loopback, whatever its answer
 
 
@@ -239,20 +235,16 @@ def test_sshd_is_down(lab: Lab, host: Host, known: Path) -> None:
 
 def test_another_host_key(lab: Lab, host: Host, known: Path) -> None:
     """The host is rebuilt: what is shown, what replaces it, and that it works again."""
-    lab.sh("mkdir /root/keys; cp -a /etc/ssh/ssh_host_* /root/keys/; rm /etc/ssh/ssh_host_*; ssh-keygen -qA")
-    try:
-        with sshd(lab):
-            error = fails(host, NotTrusted)
-            assert "its host key has changed" in str(error)
-            assert error.next_commands == ("invoke trust --host lab --replace",)
-            found = trust.examine(host)
-            assert found.state == "changed"
-            assert {entry.file for entry in found.old} == {known}
-            trust.replace(found)
-            with HostConnection.to(host) as connection:
-                connection.open()
-    finally:
-        lab.sh("cp -a /root/keys/* /etc/ssh/; rm -r /root/keys; systemctl restart ssh.service")
+    with faults.other_host_keys(lab):
+        error = fails(host, NotTrusted)
+        assert "its host key has changed" in str(error)
+        assert error.next_commands == ("invoke trust --host lab --replace",)
+        found = trust.examine(host)
+        assert found.state == "changed"
+        assert {entry.file for entry in found.old} == {known}
+        trust.replace(found)
+        with HostConnection.to(host) as connection:
+            connection.open()
 
 
 def test_an_unknown_key_and_how_it_becomes_known(host: Host, known: Path) -> None:
@@ -319,12 +311,9 @@ def test_a_forced_command(lab: Lab, host: Host, module: Callable[[str], str]) ->
 
 
 def test_forwarding_is_not_allowed(lab: Lab, host: Host) -> None:
-    with sshd(lab, "AllowTcpForwarding no"):
-        with HostConnection.to(host) as connection:
-            connection.open()
-            found = http_through(connection, "http://127.0.0.1:8188/")
-        with pytest.raises(NotReached, match="does not allow forwarding"), open_tunnel(host, "comfy"):
-            pass
+    with sshd(lab, "AllowTcpForwarding no"), HostConnection.to(host) as connection:
+        connection.open()
+        found = http_through(connection, "http://127.0.0.1:8188/")
     assert "AllowTcpForwarding" in found.error
 
 
@@ -430,51 +419,11 @@ def web(lab: Lab) -> Iterator[None]:
     lab.sh("systemctl stop test-web")
 
 
-def test_http_and_a_tunnel(host: Host, web: None) -> None:
+def test_http(host: Host, web: None) -> None:
     with HostConnection.to(host) as connection:
         connection.open()
         assert http_through(connection, "http://127.0.0.1:8188/").status == 200
         assert "nothing listens there" in http_through(connection, "http://127.0.0.1:1/").error
-    with open_tunnel(host, "comfy") as tunnel:
-        shown = subprocess.run(["curl", "-fsS", tunnel.url], capture_output=True, text=True, check=True).stdout
-        assert "Directory listing" in shown
-        pid = tunnel.process.pid
-    assert not Path(f"/proc/{pid}").exists()
-
-
-def test_a_tunnel_through_a_gateway(host: Host, known: Path, web: None) -> None:
-    inner = Host("behind", "127.0.0.1", "ops", 22, host.identity, gateway=f"ops@{host.address}")
-    trust.record(trust.examine(inner))
-    with open_tunnel(inner, "comfy") as tunnel:
-        subprocess.run(["curl", "-fsS", "-o", os.devnull, tunnel.url], check=True)
-    known.write_text("")
-    with pytest.raises(NotTrusted, match="its host key is unknown"), open_tunnel(inner, "comfy"):
-        pass
-
-
-def test_a_tunnel_to_a_service_that_is_down(host: Host) -> None:
-    quiet = Host("lab", host.address, "ops", 22, host.identity, comfy=Comfy(port=8199))
-    began = time.monotonic()
-    with pytest.raises(NotReached, match="comfy does not answer on port 8199 there"), open_tunnel(quiet, "comfy"):
-        pass
-    assert time.monotonic() - began < 10
-
-
-def test_a_killed_parent_leaves_no_tunnel(host: Host, known: Path, web: None) -> None:
-    script = (
-        "import sys, time\nfrom pantheon.inventory import Host\nfrom pantheon.remote.tunnel import open_tunnel\n"
-        "with open_tunnel(Host('lab', sys.argv[1], 'ops', 22, sys.argv[2]), 'comfy') as tunnel:\n"
-        "    print(tunnel.process.pid, flush=True)\n    time.sleep(60)\n"
-    )
-    argv = [sys.executable, "-c", script, host.address, host.identity]
-    with subprocess.Popen(argv, cwd=ROOT, stdout=subprocess.PIPE, text=True) as parent:
-        assert parent.stdout
-        pid = int(parent.stdout.readline())
-        parent.send_signal(signal.SIGKILL)
-    deadline = time.monotonic() + 5
-    while Path(f"/proc/{pid}").exists():
-        assert time.monotonic() < deadline, "ssh outlived its parent"
-        time.sleep(0.05)
 
 
 # -- speed
