@@ -247,10 +247,11 @@ def _local_port(case: Case, name: str) -> Finding:
     text = f"{name}: port {port} here is held by {local.holder}: {other}"
     if not local.silent:
         evidence = f"http://127.0.0.1:{port}/ reaches that program; {case.host.name} only if it is a tunnel to it"
+        evidence += " (invoke tunnel.list shows those of pantheon)"
         return _link(case, key, "warn", text, evidence=evidence)
     pid = re.search(r"\(pid (\d+)\)$", local.holder)
     end = f"kill {pid[1]}" if pid else f"end what holds it: ss -ltnp 'sport = :{port}'"
-    text = f"{name}: port {port} here is held by {local.holder}, and nothing answers there: a dead tunnel?"
+    text = f"{name}: port {port} here is held by {local.holder}, and nothing answers there: a dead ssh -L?"
     evidence = f"http://127.0.0.1:{port}/: {local.silent}; {other}"
     mend = f"invoke tunnel {name} --host {case.host.name}, once the old one is ended: {end}"
     return _link(case, key, "warn", text, evidence=evidence, mend=mend)

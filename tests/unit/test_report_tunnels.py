@@ -223,8 +223,8 @@ def test_a_check_says_what_it_found() -> None:
 def test_commands_to_type_reach_the_same_host() -> None:
     made, out = display()
     made.report.hosts_file = "/tmp/other hosts.toml"
-    made.show([replace(READY, websocket="403 Forbidden")], now=NOW)
-    assert "→ invoke fix.browser-access --host prometheus --hosts-file '/tmp/other hosts.toml'" in out.getvalue()
+    made.show([replace(READY, phase="waiting", state="its container is stopped", mend="invoke diagnose")], now=NOW)
+    assert "→ invoke diagnose --host prometheus --hosts-file '/tmp/other hosts.toml'" in out.getvalue()
 
 
 def test_as_data(capsys: pytest.CaptureFixture[str]) -> None:
