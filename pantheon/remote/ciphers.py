@@ -109,11 +109,15 @@ def _remembered(file: Path) -> bool | None:
         number = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
         return None
-    with os.fdopen(number, "rb") as stream:
+    try:
         about = os.fstat(number)
         if not stat.S_ISREG(about.st_mode) or about.st_uid != os.getuid() or about.st_mode & 0o022:
             return None
-        answer = stream.read(8)
+        answer = os.read(number, 8)
+    except OSError:
+        return None
+    finally:
+        os.close(number)
     if answer == b"no\n" and time.time() - about.st_mtime < NO_HOLDS_S:
         return False
     return True if answer == b"yes\n" else None

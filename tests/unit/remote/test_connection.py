@@ -168,6 +168,18 @@ def test_a_locked_key_without_an_agent(host: Host, tmp_path: Path) -> None:
     assert error.next_commands == (f"ssh-add {locked}",)
 
 
+def test_a_public_key_names_one_that_an_agent_holds(host: Host, identity: Path, agent: Path, server: SshServer) -> None:
+    public = identity.with_name("work.pub")
+    public.write_text(f"{LOGIN_KEY.get_name()} {LOGIN_KEY.get_base64()} me@here\n")
+    error = refusal(replace(host, identity=str(public)), LoginRefused)
+    assert f"{public} is a public key, and no ssh-agent holds the private one" in str(error)
+    assert error.next_commands == (f"ssh-add {identity.with_name('work')}",)
+    subprocess.run(["ssh-add", "-q", str(identity)], check=True, stdin=subprocess.DEVNULL)
+    with HostConnection.to(replace(host, identity=str(public))) as connection:
+        connection.open()
+    assert server.offered == [LOGIN_KEY.asbytes()]
+
+
 def test_a_file_that_is_no_key(host: Host, tmp_path: Path) -> None:
     (tmp_path / "odd").write_text("not a key")
     error = refusal(replace(host, identity=str(tmp_path / "odd")), LoginRefused)

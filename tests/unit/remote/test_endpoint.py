@@ -12,7 +12,6 @@ from pantheon.errors import LoginRefused, NotReached
 from pantheon.inventory import Host
 from pantheon.remote.connection import HostConnection
 from pantheon.remote.endpoint import Early, Endpoint, resolve
-from pantheon.remote.tunnel import _command
 from tests.unit.remote.server import SshServer
 
 
@@ -112,23 +111,6 @@ def test_a_hostile_address_stays_an_address(address: str) -> None:
 def test_without_openssh(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
     assert names(resolve(Host("box", "10.0.0.5", "ops"))) == ["ops@10.0.0.5:22"]
-
-
-def test_the_tunnels_command_reads_no_configuration_again(config: Path) -> None:
-    config.write_text('Host *\n IdentityAgent "~/a b.sock"\n')
-    found = resolve(Host("box", "10.0.0.5", "ops", 2222, "~/my key", gateway="hop@bastion"))
-    command = _command(found, "/run/my dir/known", forward="127.0.0.1:1:127.0.0.1:2")
-    assert command[:5] == ["ssh", "-F", "/dev/null", "-S", "none"]
-    assert command[-2:] == ["--", "10.0.0.5"]
-    options = {word.partition("=")[0]: word.partition("=")[2] for word in command if "=" in word}
-    assert options["StrictHostKeyChecking"] == "yes"
-    assert options["BatchMode"] == "yes"
-    assert options["UserKnownHostsFile"] == '"/run/my dir/known"'
-    assert options["GlobalKnownHostsFile"] == "/dev/null"
-    assert options["HostKeyAlias"] == "pantheon-1"
-    assert "HostKeyAlias=pantheon-0" in options["ProxyCommand"]
-    assert "-W '[10.0.0.5]:2222'" in options["ProxyCommand"]
-    assert options["ProxyCommand"].endswith("-- bastion")
 
 
 # -- the first steps, while Fabric is being imported

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hmac
+import os
 import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
@@ -152,6 +153,77 @@ def test_no_verified_file_for_an_unknown_host(host: Host, known: Path) -> None:
     with pytest.raises(NotTrusted, match="its host key is unknown") as caught:
         verified_file(resolve(host))
     assert caught.value.next_commands == ("invoke trust --host box",)
+
+
+def test_what_is_said_of_a_host_that_only_an_authority_or_a_revocation_knows(host: Host, known: Path) -> None:
+    name = f"[127.0.0.1]:{host.port}"
+    known.write_text(f"@cert-authority {name} {OLD}\n")
+    with pytest.raises(NotTrusted, match="its host key is unknown") as caught:
+        verified_file(resolve(host))
+    assert f"{known}:1 trusts it through a certificate authority, which is not read here" in caught.value.details
+    known.write_text(f"{name} {OLD}\n@revoked * {OLD}\n")
+    with pytest.raises(NotTrusted, match="its host key was revoked") as caught:
+        verified_file(resolve(host))
+    assert caught.value.details == (f"revoked by {known}:2",)
+    assert "do not connect" in caught.value.next_commands[0]
+
+
+def test_a_verified_file_that_says_the_same_is_left_alone(
+    host: Host, known: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A link is made anew on a disk that has filled up; a key that has changed meanwhile is not written over."""
+    file = verified_file(resolve(host))
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device", str(file))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(known_hosts, "write", full)
+        assert verified_file(resolve(host)) == file
+        known.write_text(f"[127.0.0.1]:{host.port} {OLD}\n")
+        with pytest.raises(NotTrusted, match=r"cannot be written: .*: No space left on device"):
+            verified_file(resolve(host))
+    assert str(OLD) not in file.read_text()
+    # Nor is what somebody else may have written taken for ours.
+    assert str(OLD) in verified_file(resolve(host)).read_text()
+    file.chmod(0o666)
+    assert verified_file(resolve(host)).stat().st_mode & 0o777 == 0o600
+    elsewhere = known.with_name("elsewhere")
+    file.rename(elsewhere)
+    file.symlink_to(elsewhere)
+    elsewhere.write_text("mine\n")
+    assert not verified_file(resolve(host)).is_symlink()
+    assert elsewhere.read_text() == "mine\n"
+
+
+def test_hosts_of_one_name_have_files_of_their_own(
+    host: Host, known: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two inventories, each with its known_hosts: a tunnel of one is not trusted by what the other knows."""
+    first = verified_file(resolve(host))
+    other = tmp_path / "other"
+    other.write_text(f"[127.0.0.1]:{host.port} {OLD}\n")
+    monkeypatch.setenv("PANTHEON_KNOWN_HOSTS", str(other))
+    second = verified_file(resolve(host))
+    assert first != second
+    assert str(key_of(HOST_KEY)) in first.read_text()
+    assert str(key_of(HOST_KEY)) not in second.read_text()
+    other.write_text(f"[127.0.0.1]:{host.port} {OLD}\n" * 2 + f"10.0.0.9 {OLD}\n")
+    third = verified_file(resolve(replace(host, address="10.0.0.9", port=22)))
+    assert len({first, second, third}) == 3
+
+
+def test_the_runtime_directory_is_ours_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = tmp_path / "run"
+    given.mkdir()
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(given))
+    (given / "pantheon").mkdir(mode=0o777)
+    (given / "pantheon").chmod(0o777)
+    assert runtime_dir() == given / "pantheon"
+    assert runtime_dir().stat().st_mode & 0o022 == 0
+    monkeypatch.setattr(os, "getuid", lambda: 54321)
+    with pytest.raises(PermissionError, match="it is another user's"):
+        runtime_dir()
 
 
 def test_hostile_names_stay_file_names(host: Host) -> None:
