@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 
 SILENCE_S = 20.0
+CALM_PACE_S = 10.0
 MOST_LINES = 200  # of a log, in one frame
 
 
@@ -34,10 +35,12 @@ class Watch:
         self.engine = Engine(root)
         self.names: list[str] = list(spec.get("containers") or ())
         self.urls: dict[str, str] = dict(spec.get("http") or {})
+        self.calm_s = float(spec.get("calm_s") or 1 << 30)  # without news, after which it looks less often
         self.with_log = bool(spec.get("log"))
         self.markers: dict[str, list[str]] = dict(spec.get("markers") or {})  # lines that are never left out, by name
         self.began = time.monotonic()
         self.deadline = self.began + float(spec.get("deadline_s") or 3600)
+        self.news = self.began
         self.write = write
         self.changed = threading.Event()
         self.states: Object = {}
@@ -64,14 +67,19 @@ class Watch:
         while not self.stop and (now := time.monotonic()) < self.deadline:
             self.changed.clear()
             news = (dict(self.states), dict(self.answers))
-            if news != said or any(self.lines.values()) or now - last >= 0.9:
+            if news != said or any(self.lines.values()):
+                self.news = now
+            if self.news == now or now - last >= self.pace(0.9):
                 self.say(*news)
                 said, last = news, now
-            self.changed.wait(max(0.0, min(last + 0.9, self.deadline) - time.monotonic()))
+            self.changed.wait(max(0.0, min(last + self.pace(0.9), self.deadline) - time.monotonic()))
             time.sleep(0.05)  # what changes together is said together
 
     def start(self, work: Callable[..., None], *arguments: Json) -> None:
         threading.Thread(target=work, args=arguments, daemon=True).start()
+
+    def pace(self, usual_s: float) -> float:
+        return usual_s if time.monotonic() - self.news < self.calm_s else CALM_PACE_S
 
     def say(self, states: Object, answers: dict[str, int]) -> None:
         containers: Object = {}
@@ -96,7 +104,7 @@ class Watch:
             if name not in self.states or self.states[name] != state:
                 self.states[name] = state
                 self.changed.set()
-            time.sleep(0.5)
+            time.sleep(self.pace(0.5))
 
     def note_start(self, name: str, found: Object | None) -> None:
         if start_id(found) != start_id(self.starts.get(name)):
@@ -136,7 +144,7 @@ class Watch:
             if began >= self.since.get(name, 0.0) and self.answers.get(key) != status:
                 self.answers[key] = status
                 self.changed.set()
-            time.sleep(1)
+            time.sleep(self.pace(1.0))
 
     def listen(self, stdin: BinaryIO) -> None:
         """The other side is gone when its stream ends, or when no heartbeat has come for SILENCE_S: a link that goes

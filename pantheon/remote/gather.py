@@ -101,13 +101,15 @@ def watch(
     services: dict[str, str],
     *,
     deadline_s: float,
+    calm_s: float = 0.0,
     on_frame: Callable[[dict[str, Any]], bool],
 ) -> None:
     """Frames of the probe's watch mode until `on_frame` says True or `deadline_s` seconds have passed.
 
-    `services` maps container names to the loopback URL that answers when they are ready."""
+    `services` maps container names to the loopback URL that answers when they are ready. After `calm_s` seconds
+    without news it looks less often, and there are fewer frames."""
     asked = {"containers": list(services), "deadline_s": deadline_s, "log": True, "http": services}
-    spec = {"watch": asked | {"markers": {"comfy": [*firstrun.MARKERS]}}}
+    spec = {"watch": asked | {"calm_s": calm_s, "markers": {"comfy": [*firstrun.MARKERS]}}}
 
     def until(frame: dict[str, Any]) -> None:
         if frame.get("frame") == "watch" and on_frame(frame):

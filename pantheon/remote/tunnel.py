@@ -24,6 +24,7 @@ from pantheon.tunnel import FORBIDDEN, Event, Seen, pauses, span, understand
 
 PACE_S = 10.0  # between two requests as long as all is well
 SOON_S = 1.0  # and when the service does not answer
+LATER_S, SOON_TRIES = 5.0, 60  # after so many of them: sshd notes each that finds nobody there, all night
 ANSWER_S = 5.0
 AWAKE_S = 2.0  # for an answer, after this machine has slept
 ASLEEP_S = 5.0  # a wait that took so much longer than it should: this machine slept
@@ -76,6 +77,7 @@ class Tunnel:
         self._moving = 0  # the service's new port on the host
         self._doubts, self._doubted = 0, 0.0
         self._forbidden = self._down = 0.0  # since when
+        self._unanswered = 0
         self._held = ""  # who was said to hold the local port
         self._closing, self._wake = threading.Event(), threading.Event()
         self._lock, self._noting = threading.Lock(), threading.Lock()
@@ -292,7 +294,7 @@ class Tunnel:
             if slept < ASLEEP_S:
                 if self._judge(carrier, reply):
                     return ""
-                slept = self._wait(PACE_S if self._seen.phase == "ready" else SOON_S, carrier)
+                slept = self._wait(self._pace(), carrier)
             patience = ANSWER_S
             if slept >= ASLEEP_S:
                 self.happened("·", f"this machine slept for {span(slept)}")
@@ -342,8 +344,14 @@ class Tunnel:
         self._forbidden = time.monotonic()
         return True
 
+    def _pace(self) -> float:
+        if self._seen.phase == "ready":
+            return PACE_S
+        return SOON_S if self._unanswered < SOON_TRIES else LATER_S
+
     def _answers(self, reply: answers.Reply) -> None:
         self._end_watch()
+        self._unanswered = 0
         self._forbidden, self._proved = 0.0, True
         self.vouched = self.vouched and not reply.ready
         self.note(latency_ms=reply.ms, state=reply.text if reply.ready else "ready")
@@ -365,6 +373,7 @@ class Tunnel:
         return answers.no_websocket(self.service, self._seen.port, timeout_s=ANSWER_S)
 
     def _does_not_answer(self, reply: answers.Reply) -> None:
+        self._unanswered += 1
         if self._seen.phase == "ready":
             self._down = time.monotonic()
             self.happened("!", f"{self.service} does not answer: {reply.text}")

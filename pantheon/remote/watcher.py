@@ -25,6 +25,7 @@ AskPassword = Callable[[str], str]
 
 SOON_S = 0.5  # a hiccup is not worth a login
 WATCH_S = 3600.0
+CALM_S = 300.0  # without news, after which it is looked at more gently: this may go on all night
 STOP_S = 2.0
 HELD_S = 3.0  # what is well there and does not answer here for that long is worth a word
 
@@ -47,6 +48,7 @@ class Watcher:
         self._stopping = threading.Event()
         self._lock = threading.Lock()  # after stop() has it, nothing of ours changes the tunnel any more
         self._line: socket.socket | None = None
+        self._link: Any = None
         self._reply: Reply | None = None
         self._words, self._blind = Words(), ""
         self._watched = Watched()
@@ -67,9 +69,12 @@ class Watcher:
         """Ends it, wherever it is. Nothing is said any more when this returns."""
         with self._lock:
             self._stopping.set()
-            if self._line:
-                with contextlib.suppress(OSError):
-                    self._line.shutdown(socket.SHUT_RDWR)
+            line, link = self._line, self._link
+        with contextlib.suppress(Exception):  # whatever is in the way of hanging up
+            if line:
+                line.shutdown(socket.SHUT_RDWR)
+            elif link:  # over a ProxyCommand
+                link.close()
         if self._thread is not threading.current_thread():
             self._thread.join(STOP_S)
 
@@ -105,16 +110,14 @@ class Watcher:
         try:
             with connection:
                 connection.open()
+                self._link = connection.transport
                 while not self._stopping.is_set():
-                    port, self._watched = self._port, Watched()
-                    self._answers_since = self._well_since = 0.0
-                    urls = {self.service: f"http://127.0.0.1:{port}{READY_PATHS[self.service]}"}
-                    gather.watch(connection, urls, deadline_s=WATCH_S, on_frame=self._on_frame)
-                    if port == self._port:
-                        return
+                    self._watched, self._answers_since, self._well_since = Watched(), 0.0, 0.0
+                    urls = {self.service: f"http://127.0.0.1:{self._port}{READY_PATHS[self.service]}"}
+                    gather.watch(connection, urls, deadline_s=WATCH_S, calm_s=CALM_S, on_frame=self._on_frame)
         finally:
             with self._lock:
-                self._line = None
+                self._line = self._link = None
 
     def _on_frame(self, frame: dict[str, Any]) -> bool:
         """Whether this watch is over: told to stop, or the service is elsewhere."""

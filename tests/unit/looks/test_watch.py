@@ -117,6 +117,14 @@ def test_a_long_log_keeps_its_stages(host: FakeHost, docker: FakeDocker) -> None
     assert "tail=20000" in tails[0]
 
 
+def test_without_news_it_looks_less_often(host: FakeHost, docker: FakeDocker) -> None:
+    docker.container("comfy", number=ID)
+    watched = Watched(host, {"containers": ["comfy"], "deadline_s": 3, "calm_s": 0.6})
+    frames = watched.rest()
+    assert len(frames) <= 2
+    assert sum("/containers/comfy/json" in asked for asked in docker.asked) <= 3
+
+
 def test_watching_ends_at_its_deadline_whatever_hangs(host: FakeHost, docker: FakeDocker) -> None:
     docker.container("comfy")
     docker.routes["/containers/comfy/json"] = never

@@ -79,7 +79,7 @@ class Played:
     def _open(self, *_: Any) -> None:
         self.opened += 1
 
-    def _watch(self, _: Any, services: dict[str, str], *, deadline_s: float, on_frame: Any) -> None:
+    def _watch(self, _: Any, services: dict[str, str], *, deadline_s: float, calm_s: float, on_frame: Any) -> None:
         self.urls.append(services["comfy"])
         while True:
             while self.frames:
