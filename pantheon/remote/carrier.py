@@ -24,6 +24,7 @@ from pantheon.tunnel import Refusal, refusal
 MOST_LINES = 40
 MOST_BYTES = 64 << 10  # of a line that does not end
 END_S = 1.0  # for ssh to end by itself
+LEFT_S = 0.3  # for what it has started, once it is gone
 LOOK_S = 0.5  # between two looks at whether it is still there, should something of its own hold its stderr open
 
 # Waits for the end of a pipe that only this process holds: kill -9 of pantheon must not leave a tunnel.
@@ -52,6 +53,7 @@ class Carrier:
         self.refusal: Refusal = ""  # of the last client that got none of what it wanted
         self._heard = heard
         self._words: deque[str] = deque(maxlen=MOST_LINES)
+        self._stdout = -1
         self._watchdog: subprocess.Popen[bytes] | None = None
         try:
             self.process = subprocess.Popen(
@@ -122,7 +124,8 @@ class Carrier:
         process = self.process
         assert process.stdout
         assert process.stderr
-        rest = {process.stdout.fileno(): b"", process.stderr.fileno(): b""}
+        self._stdout = process.stdout.fileno()
+        rest = {self._stdout: b"", process.stderr.fileno(): b""}
         with selectors.DefaultSelector() as pipes:
             for fd in rest:
                 os.set_blocking(fd, False)
@@ -142,7 +145,8 @@ class Carrier:
         self._heard()
 
     def _read(self, pipes: selectors.BaseSelector, rest: dict[int, bytes], patience_s: float) -> None:
-        for key, _ in pipes.select(patience_s):
+        # stdout first: what comes with `listening` comes after it.
+        for key, _ in sorted(pipes.select(patience_s), key=lambda ready: ready[0].fd != self._stdout):
             try:
                 piece = os.read(key.fd, MOST_BYTES)
             except BlockingIOError:
@@ -150,7 +154,7 @@ class Carrier:
             if not piece:
                 pipes.unregister(key.fd)
                 continue
-            if key.fd == self.process.stdout.fileno():  # type: ignore[union-attr]
+            if key.fd == self._stdout:
                 if b"\n" in piece and not self.listening.is_set():
                     self._words.clear()
                     self.listening.set()
@@ -173,11 +177,11 @@ class Carrier:
     def _see_off(self, pipes: selectors.BaseSelector, rest: dict[int, bytes]) -> None:
         """ssh has ended, and is not buried yet, so that its number is nobody else's: what it has started goes with it.
         All of that holds its stderr."""
-        self._signal(signal.SIGTERM)
-        end = time.monotonic() + 0.3
-        while pipes.get_map() and (left := end - time.monotonic()) > 0:
-            self._read(pipes, rest, left)
-        self._signal(signal.SIGKILL)
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            self._signal(number)
+            end = time.monotonic() + LEFT_S
+            while pipes.get_map() and (left := end - time.monotonic()) > 0:
+                self._read(pipes, rest, left)
         if self._watchdog:
             self._watchdog.kill()
             self._watchdog.wait()
