@@ -18,6 +18,7 @@ import subprocess
 import tempfile
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -161,7 +162,7 @@ class Browser:
             answer.put({"error": {"message": str(self._ended())}})
 
 
-def messages(pipe: IO[bytes]) -> Any:
+def messages(pipe: IO[bytes]) -> Iterator[Message]:
     """The JSON documents of the pipe, each ended by a zero byte."""
     rest = b""
     while chunk := os.read(pipe.fileno(), 1 << 16):

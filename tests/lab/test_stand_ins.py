@@ -572,7 +572,18 @@ class TestOpenWebui:
         assert json.loads(client.recv()[1:])["upgrades"] == []
         client.send("40")
         assert str(client.recv()).startswith("40{")
+        client.send('42["heartbeat",{}]42')  # what is no event is passed over
+        client.send('421["user-join",{"auth":{}}]')
+        assert client.recv() == "431[]"
+        until(lambda: answers(f"{url}/ready"))
+        form = {"name": "A", "email": "a@b.c", "password": "x"}
+        account = requests.post(f"{url}/api/v1/auths/signup", json=form, timeout=5).json()
+        client.send(f'422["user-join",{json.dumps({"auth": {"token": account["token"]}})}]')
+        assert json.loads(str(client.recv())[3:]) == [{"id": account["id"], "name": "A"}]
         client.close()
+        page = requests.get(url, timeout=5).text
+        (script,) = re.findall(r'script type="module" src="([^"]+)"', page)
+        assert requests.get(f"{url}{script}", timeout=5).headers["Content-Type"] == "text/javascript"
 
     def test_health_check(self, bench: Bench) -> None:
         test = docker("inspect", "--format", "{{json .Config.Healthcheck.Test}}", bench.images[OPENWEBUI]).stdout
