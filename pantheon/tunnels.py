@@ -175,7 +175,10 @@ class Opened:
                 return 0
             events = self._news()
             self.stop.printing(lambda: self.display.show((), events))
-            return self._checked(seen) if self.wish.check else self._ended()
+            if self.wish.check:
+                return self._checked(seen)
+            self.stop.printing(lambda: self.display.ended(seen))
+            return self._ended()
 
     @property
     def seen(self) -> list[Seen]:

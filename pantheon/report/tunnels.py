@@ -246,6 +246,16 @@ class Display:
         )
         self._flush()
 
+    def ended(self, tunnels: Sequence[Seen], now: float | None = None) -> None:
+        """The last line where nobody wanted that: when it was. Why is told as an error."""
+        self.end()
+        now = time.time() if now is None else now
+        if self._ready:
+            at, times = time.strftime("%H:%M:%S", time.localtime(now)), sum(seen.reconnects for seen in tunnels)
+            text = f"{at} ended after {lasted(now - min(seen.opened for seen in tunnels))}"
+            self.report.line("✗", self.host.name, text + (f", {count(times, 'reconnect')}" if times else ""))
+        self._flush()
+
     def checked(self, tunnels: Sequence[Seen], failed: Mapping[str, PantheonError]) -> None:
         """What a check found: a line for each."""
         self.end()

@@ -6,6 +6,7 @@ import errno
 import io
 import json
 import os
+import re
 import signal
 import threading
 import time
@@ -193,6 +194,13 @@ def test_a_full_disk_behind_the_output_closes_nothing() -> None:
 def test_what_ends_the_only_one_is_raised() -> None:
     with pytest.raises(NotTrusted, match="has changed"):
         run(Wish("comfy"), comfy=raising(CHANGED))
+
+
+def test_when_it_ended_is_said_of_one_that_was_open() -> None:
+    out = io.StringIO()
+    with pytest.raises(NotTrusted, match="has changed"):
+        run(Wish("comfy"), out=out, comfy=raising(CHANGED, late=True))
+    assert re.fullmatch(r"✗ prometheus \d\d:\d\d:\d\d ended after 0 s", out.getvalue().splitlines()[-1])
 
 
 def test_the_same_reason_for_all_is_said_once(capsys: pytest.CaptureFixture[str]) -> None:
