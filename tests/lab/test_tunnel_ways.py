@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 import requests
 
+from pantheon.remote import ciphers
 from tests.lab.conftest import SERVICES, World, toml, until
 from tests.lab.test_tunnel import a_port, ask, bound, children, is_alive, listens, opened
 
@@ -243,6 +244,17 @@ def test_through_a_gateway_with_a_login_of_its_own(ways: Ways) -> None:
             outer, inner = (argv_of(pid) for pid in sorted(pids, key=lambda pid: "-W" in argv_of(pid)))
             assert ("Ciphers=aes256-ctr" in outer, "Ciphers=aes192-ctr" in inner) == (True, True)
             tunnel.interrupt()
+        # The same way as people wrote it before there was ProxyJump: a command, here one that trusts on its own.
+        (ways.folder / "config").rename(ways.folder / "old")
+        options = f'-F "{ways.folder}/old" -o "UserKnownHostsFile \\"{ways.world.directory}/known_hosts\\""'
+        ways.config(
+            "HostName 127.0.0.1", f"HostKeyAlias {address}", f'IdentityFile "{ways.identity}"',
+            f"ProxyCommand ssh {options} -W %h:%p hop",
+        )  # fmt: skip
+        for command in (("tunnel", "comfy", "--check", "--port", str(port)), ("validate",)):
+            done = ways.world.invoke(*command)
+            assert done.code == 0, done.seen
+        (ways.folder / "old").rename(ways.folder / "config")
         # The gateway's own key is gone: that is what is said, and no door is left open.
         ways.world.sh("rm /home/guest/.ssh/authorized_keys")
         done = ways.world.invoke("tunnel", "comfy", "--check", "--port", str(port))
@@ -318,6 +330,23 @@ def test_a_certificate(ways: Ways) -> None:
         done = ways.world.invoke("tunnel", "comfy", "--check", "--port", str(port))
         assert done.code == 3, done.seen
         assert "refused to let ops in" in done.all, done.seen
+
+
+def test_a_cipher_that_both_machines_have_instructions_for(ways: Ways) -> None:
+    """Asked once over a connection of its own; the second tunnel knows it."""
+    port = a_port()
+    ways.config(f'IdentityFile "{ways.identity}"')
+    both = ciphers.has_aes() and ways.world.sh("grep -m1 -ow aes /proc/cpuinfo || true") == "aes"
+    memory = ways.world.logs / "aes"
+    run("rm", "-rf", str(memory))
+    for _ in range(2):
+        with opened(ways.world, port=port) as tunnel:
+            said = " ".join(argv_of(tunnel.ssh))
+            assert ("Ciphers=aes128-gcm@openssh.com," in said) == both
+            tunnel.interrupt()
+    if ciphers.has_aes():
+        (file,) = memory.iterdir()
+        assert (file.read_text(), file.stat().st_mode & 0o777) == ("yes\n" if both else "no\n", 0o600)
 
 
 # ---- the plain command
