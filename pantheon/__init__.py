@@ -1,3 +1,3 @@
 """The bring-up procedure of Prometheus as commands."""
 
-__version__ = "0.2.0"
+__version__ = "0.3.0"
