@@ -132,6 +132,21 @@ def _is_tls(answer: Answer) -> bool:
     return bool(re.match(r"https://(127\.0\.0\.1|localhost|\[::1\])[:/]?", answer.location))
 
 
+def speaks_tls(port: int, *, timeout_s: float) -> bool:
+    """Whether somebody at a local port answers a TLS greeting. Such a server may hang up on HTTP without a word."""
+    import ssl  # which nobody else needs
+
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE  # nothing is said to it: who it is matters not
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout=timeout_s) as line, context.wrap_socket(line):
+            return True
+    except ssl.SSLError as error:
+        return "ALERT" in str(error.reason)
+    except OSError:
+        return False
+
+
 # ---- websockets
 
 

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from pantheon.errors import NotAllowed, PantheonError
+from pantheon.remote import answers
 from pantheon.remote.endpoint import CONNECT_S, resolve, tune
 from pantheon.watched import READY_PATHS, Watched, Words, follow, in_words, published
 
@@ -27,6 +28,7 @@ SOON_S = 0.5  # a hiccup is not worth a login
 WATCH_S = 3600.0
 CALM_S = 300.0  # without news, after which it is looked at more gently: this may go on all night
 STOP_S = 2.0
+TLS_S = 2.0
 HELD_S = 3.0  # what is well there and does not answer here for that long is worth a word
 
 
@@ -51,6 +53,7 @@ class Watcher:
         self._link: Any = None
         self._reply: Reply | None = None
         self._words, self._blind = Words(), ""
+        self._asked_tls = self._tls = False
         self._watched = Watched()
         self._answers_since = self._well_since = 0.0  # on the host; its container
         self._told: set[str] = set()
@@ -126,12 +129,18 @@ class Watcher:
         self._watched = follow(self.service, self._watched, frame, late=False)
         words, moved = self._look_at_ports(frame)
         words = words or in_words(self.host, self.service, self._watched, frame)
-        answers, now = 200 <= frame.get("http", {}).get(self.service, 0) < 500, time.monotonic()
-        self._answers_since = (self._answers_since or now) if answers else 0.0
+        there, now = 200 <= frame.get("http", {}).get(self.service, 0) < 500, time.monotonic()
+        self._answers_since = (self._answers_since or now) if there else 0.0
         self._well_since = (self._well_since or now) if words.well else 0.0
+        if words.mend and not self._asked_tls and published(self.service, frame) and self._is_mute():
+            self._asked_tls, self._tls = True, answers.speaks_tls(self.tunnel.seen.port, timeout_s=TLS_S)
         self._words = words
         self._show()
         return moved
+
+    def _is_mute(self) -> bool:
+        reply = self._reply
+        return reply is not None and reply.text == answers.CLOSED
 
     def _look_at_ports(self, frame: dict[str, Any]) -> tuple[Words | None, bool]:
         """What is wrong with where it is published, and whether it was followed elsewhere."""
@@ -182,8 +191,8 @@ class Watcher:
         here = f"--host {self.host.name}"
         if self._blind:
             return f"{reply.text}; why cannot be seen: {self._blind}", words.mend
-        if reply.kind == "tls":
-            return reply.text, f"invoke fix.wrong-version-number {here}"
+        if reply.kind == "tls" or (self._tls and reply.text == answers.CLOSED):
+            return answers.HTTPS, f"invoke fix.wrong-version-number {here}"
         if reply.kind == "silent" and _held(self._answers_since):
             return "answers on the host, but not through the tunnel", f"invoke fix.browser-access {here}"
         if reply.kind == "silent" and words.text and (not words.well or _held(self._well_since)):
@@ -193,8 +202,8 @@ class Watcher:
         return reply.text, f"invoke diagnose {here}" if reply.kind in ("another", "stranger") else ""
 
     def _tell(self, sign: str, text: str, mend: str) -> None:
-        """Once for each thing: what only counts on is none."""
-        kind = "".join(letter for letter in text if not letter.isdigit())
+        """Once for each thing: what counts on, or dies with other last words, is none."""
+        kind = mend + "".join(letter for letter in text.partition(": ")[0] if not letter.isdigit())
         with self._lock:
             if self._stopping.is_set() or kind in self._told:
                 return

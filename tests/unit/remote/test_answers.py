@@ -212,13 +212,20 @@ def test_a_real_tls_server(tmp_path: Path) -> None:
 
         def run() -> None:
             with contextlib.suppress(OSError):
-                line, _ = listener.accept()
-                with line, context.wrap_socket(line, server_side=True):
-                    pass
+                while True:
+                    line, _ = listener.accept()
+                    with line, contextlib.suppress(ssl.SSLError), context.wrap_socket(line, server_side=True):
+                        pass
 
         threading.Thread(target=run, daemon=True).start()
-        reply = answers.ask("comfy", listener.getsockname()[1], timeout_s=5)
-    assert reply.kind in ("tls", "silent")  # OpenSSL hangs up without a word
+        port = listener.getsockname()[1]
+        assert answers.ask("comfy", port, timeout_s=5).text == "closed without an answer"  # OpenSSL says nothing else
+        assert answers.speaks_tls(port, timeout_s=5)
+
+
+@pytest.mark.parametrize("said", [b"", page(STATS), b"\0" * 100])
+def test_no_tls(serve: Serve, said: bytes) -> None:
+    assert not answers.speaks_tls(serve(said).port, timeout_s=1)
 
 
 # ---- no answer, and servers that take their time

@@ -13,7 +13,7 @@ import pytest
 
 from pantheon.errors import LinkLost, LookFailed, NotAllowed
 from pantheon.inventory import Comfy, Host
-from pantheon.remote import gather, watcher
+from pantheon.remote import answers, gather, watcher
 from pantheon.remote.answers import Reply
 from pantheon.remote.connection import HostConnection
 from pantheon.remote.watcher import Watcher
@@ -69,7 +69,7 @@ class Played:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, host: Host, *frames: Any) -> None:
         self.frames, self.opened = list(frames), 0
         self.urls: list[str] = []
-        self.waiting = threading.Event()
+        self.waiting, self.heard = threading.Event(), threading.Event()  # frames come when the tunnel has spoken
         monkeypatch.setattr(HostConnection, "open", self._open)
         monkeypatch.setattr(gather, "watch", self._watch)
         monkeypatch.setattr(watcher, "_pauses", lambda: iter([0.0] + [0.01] * 1000))
@@ -81,6 +81,8 @@ class Played:
 
     def _watch(self, _: Any, services: dict[str, str], *, deadline_s: float, calm_s: float, on_frame: Any) -> None:
         self.urls.append(services["comfy"])
+        while not self.heard.wait(0.01) and not on_frame.__self__._stopping.is_set():
+            pass
         while True:
             while self.frames:
                 next_ = self.frames.pop(0)
@@ -112,6 +114,7 @@ def play(monkeypatch: pytest.MonkeyPatch, box: Host) -> Iterator[Callable[..., P
         Played.__init__(held, monkeypatch, box, *frames)
         if hear:
             held.watcher.hear(hear)
+        held.heard.set()
         until(held.waiting.is_set)
         return held
 
@@ -177,12 +180,32 @@ def test_what_is_shown(play: Callable[..., Played], heard: Reply, came: Any, tex
 
 def test_one_that_is_well_and_does_not_answer(play: Callable[..., Played], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watcher, "HELD_S", -1.0)
+    monkeypatch.setattr(answers, "speaks_tls", lambda *_, **__: False)
     played = play(frame(runs()))
     assert played.last == ("runs, healthy, and does not answer (busy?)", "invoke diagnose --host box")
 
 
+@pytest.mark.parametrize("health", ["healthy", "unhealthy", None])
+def test_one_that_hangs_up_on_http_may_speak_https(
+    play: Callable[..., Played], monkeypatch: pytest.MonkeyPatch, health: str | None
+) -> None:
+    asked: list[int] = []
+
+    def speaks_tls(port: int, *, timeout_s: float) -> bool:
+        asked.append(port)
+        return True
+
+    monkeypatch.setattr(answers, "speaks_tls", speaks_tls)
+    played = play(*[frame(runs(health=health))] * 3)
+    assert played.last == ("speaks https: not the documented service", "invoke fix.wrong-version-number --host box")
+    assert len(asked) <= 1
+    played.watcher.hear(BUSY)
+    assert "https" not in played.last[0]
+
+
 def test_forwarding_that_is_forbidden(play: Callable[..., Played], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watcher, "HELD_S", -1.0)
+    monkeypatch.setattr(answers, "speaks_tls", lambda *_, **__: False)
     play_ = play(frame(runs(), 200))
     until(lambda: any("not through the tunnel" in state for state, _ in play_.tunnel.states))
     assert ("!", "answers on the host, but not through the tunnel", "invoke fix.browser-access --host box") in (
@@ -243,10 +266,10 @@ def test_two_ports_are_one_too_many(play: Callable[..., Played]) -> None:
 def test_its_own_container_vouches_for_a_stranger(
     monkeypatch: pytest.MonkeyPatch, box: Host, heard: Reply, vouched: bool
 ) -> None:
-    played = Played(monkeypatch, box)
+    played = Played(monkeypatch, box, frame(runs(), 404))
     played.watcher.hear(heard)
-    played.frames.append(frame(runs(), 404))
-    until(lambda: not played.frames)
+    played.heard.set()
+    until(played.waiting.is_set)
     played.watcher.stop()
     assert played.tunnel.vouched is vouched
 
@@ -258,6 +281,7 @@ def test_without_sudo_it_says_why_it_cannot_see(monkeypatch: pytest.MonkeyPatch,
     error = NotAllowed("box (ops@h:22): sudo asks for the password of ops", next_commands=["the same command with --x"])
     played = Played(monkeypatch, box, error)
     played.watcher.hear(SILENT)
+    played.heard.set()
     until(lambda: not played.watcher._thread.is_alive())
     assert played.last == (
         "closed without an answer; why cannot be seen: sudo asks for the password of ops",
