@@ -20,15 +20,17 @@ if [ -n "$other" ]; then
 fi
 show invoke bringup --host lab --yes
 show invoke validate --host lab
+show invoke tunnel all --check --host lab
 
 cat <<END
 
 What happened: a lab host was started (a whole Ubuntu or Debian in a container, with an sshd and a Docker Engine of
 its own). bringup looked at it, planned, applied the plan and looked again; validate went through the checklist of
-the procedure. On a real host it is the same: describe the host in hosts.toml, then type invoke trust.
+the procedure; each service answered through a tunnel. On a real host it is the same: describe the host in
+hosts.toml, then type invoke trust.
 
   export PATH="$PWD/.venv/bin:\$PATH"
 ${note:-}  invoke bringup --host lab        again: nothing to do
-  invoke tunnel comfy --host lab   a private way in, until Ctrl-C
+  invoke tunnel comfy --host lab   a private way in, until Ctrl-C (--open: in the browser)
   invoke lab.down                  tear it down
 END
