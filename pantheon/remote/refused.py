@@ -33,8 +33,6 @@ def explain(endpoint: Endpoint, service: str, words: Sequence[str]) -> HostError
         )
     if found := _unreached(endpoint, words):
         return found
-    if said.ending == "unknown" and (asked := _asked(endpoint, (NotReached,))):
-        return asked
     known = said.ending == "unreached"
     return NotReached(
         f"{endpoint.label}: {said.text if known else f'ssh could not open the tunnel to {service}: {said.text}'}",

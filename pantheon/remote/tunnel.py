@@ -29,6 +29,7 @@ ANSWER_S = 5.0
 AWAKE_S = 2.0  # for an answer, after this machine has slept
 ASLEEP_S = 5.0  # a wait that took so much longer than it should: this machine slept
 TICK_S = 1.0  # between two looks at the clock, and at what signals nothing
+HUNG = 2  # requests in vain in which ssh did nothing at all
 WORD_S = 0.05  # for ssh's word on a client that it has just turned away
 FORBIDDEN_S = 10.0  # between two logins to a server that does not forward: it may have been told to, meanwhile
 LOGIN_S, LOGIN_AGAIN_S = 60.0, 30.0  # the first time somebody may have to find a security key
@@ -275,7 +276,7 @@ class Tunnel:
     def _attend(self, carrier: Carrier) -> str:
         """Ask the service from end to end, as long as the link lives. Returns in words why it does not; "" when
         another one is to take its place."""
-        patience = ANSWER_S
+        patience, hung = ANSWER_S, 0
         while True:
             self._wake.clear()
             carrier.refusal = ""
@@ -287,7 +288,8 @@ class Tunnel:
             in_vain = reply.kind == "silent" and reply.ms >= 900 * patience
             slept = max(0.0, took - patience)
             if in_vain and slept < ASLEEP_S:
-                if carrier.stands_still() or (turns is not None and turns == carrier.turns()):
+                hung = hung + 1 if turns is not None and turns == carrier.turns() else 0
+                if hung == HUNG or carrier.stands_still():
                     return self._give_up(carrier, "ssh hung")
                 if patience == AWAKE_S and was_ready:
                     return self._give_up(carrier, "no answer since this machine woke")

@@ -1,40 +1,88 @@
-"""Supervising ssh: which port, when it is ready, what is said when it is not. The real ssh is shown in tests/lab; here
-a script stands for it that listens, or says what ssh would say."""
+"""Supervising ssh. The real one is shown in tests/lab; here a script stands for it that forwards to where -L says, or
+says what ssh would say, and the host is a port that speaks a banner."""
 
 from __future__ import annotations
 
-import http.client
+import contextlib
+import http.server
+import os
 import shlex
 import shutil
+import signal
 import socket
 import sys
+import threading
 import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from pantheon.errors import LinkLost, LoginRefused, NotReached, NotTrusted, UsageError
-from pantheon.inventory import Comfy, Host
-from pantheon.remote.tunnel import open_tunnel
+from pantheon.errors import HostError, LoginRefused, NotAllowed, NotReached, NotTrusted, PantheonError, UsageError
+from pantheon.inventory import Host, Ollama
+from pantheon.remote import ciphers, knock, ports, refused, verified
+from pantheon.remote import tunnel as supervisor
+from pantheon.remote.carrier import Carrier
+from pantheon.remote.tunnel import Tunnel
+from pantheon.tunnel import Event, Phase
 from tests.unit.remote.server import HOST_KEY, SshServer, ed25519_key, key_of
 
-# `ssh -G` is the real one; otherwise a web server on the local side of -L, or whatever $SAY holds.
-SSH = f"""import http.server, os, sys
-if "-G" in sys.argv:
-    os.execv("{shutil.which("ssh")}", sys.argv)
-if os.environ.get("SAY"):
-    sys.exit(os.environ["SAY"])
-port = int(sys.argv[sys.argv.index("-L") + 1].split(":")[1])
-class Web(http.server.BaseHTTPRequestHandler):
-    def do_GET(self):
-        if self.path == "/end":
-            print("Connection to box closed by remote host.", file=sys.stderr, flush=True)
-            os._exit(255)
-        self.send_response(404)
-        self.end_headers()
-    def log_message(self, *args): pass
-http.server.HTTPServer(("127.0.0.1", port), Web).serve_forever()
+# `ssh -G` is the real one. The files beside it say how it behaves: `say` what it says instead of listening, `forbid`
+# that it forwards nothing, `hang` that it never gets as far as listening.
+SSH = """import os, pathlib, socket, sys, threading, time
+here = pathlib.Path(__file__).parent
+if (here / "say").exists():
+    sys.exit((here / "say").read_text())
+while (here / "hang").exists():
+    time.sleep(0.01)
+def pump(source, sink):
+    try:
+        while data := source.recv(1 << 16):
+            sink.sendall(data)
+        sink.shutdown(socket.SHUT_WR)
+    except OSError:
+        pass
+def serve(listener, port):
+    while True:
+        near, _ = listener.accept()
+        try:
+            if (here / "forbid").exists():
+                raise OSError("administratively prohibited: open failed")
+            far = socket.create_connection(("127.0.0.1", port))
+        except OSError as error:
+            why = "connect failed: Connection refused" if error.errno else str(error)
+            print(f"channel 2: open failed: {why}", file=sys.stderr, flush=True)
+            near.close()
+            continue
+        for pair in ((near, far), (far, near)):
+            threading.Thread(target=pump, args=pair, daemon=True).start()
+words = sys.argv[1:]
+forwards = [words[index + 1] for index, word in enumerate(words) if word == "-L"]
+for forward in forwards:
+    address, near, _, far = forward.replace("[::1]", "::1").rsplit(":", 3)
+    listener = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((address, int(near)))
+    except OSError:
+        sys.exit(f"bind [{address}]:{near}: Address already in use\\nCould not request local forwarding.")
+    listener.listen(16)
+    threading.Thread(target=serve, args=(listener, int(far)), daemon=True).start()
+print("listening", flush=True)
+while True:
+    time.sleep(0.01)
 """
+
+
+def until(question: Callable[[], Any], deadline_s: float = 20, what: object = "") -> Any:
+    end = time.monotonic() + deadline_s
+    while not (answer := question()):
+        assert time.monotonic() < end, what or question
+        time.sleep(0.01)
+    return answer
 
 
 def free_port() -> int:
@@ -43,91 +91,622 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+class Service:
+    """An Ollama on a port of its own, that can be slow, down and back."""
+
+    def __init__(self, port: int = 0) -> None:
+        self.port, self.slow_s, self.asked = port, 0.0, 0
+        self.server: http.server.ThreadingHTTPServer | None = None
+        self.up()
+
+    def up(self) -> None:
+        service = self
+
+        class Answers(http.server.BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                service.asked += 1
+                time.sleep(service.slow_s)
+                body = b'{"version": "0.12.6"}'
+                with contextlib.suppress(OSError):
+                    self.send_response(200)
+                    self.send_header("Content-Length", str(len(body)))
+                    self.end_headers()
+                    self.wfile.write(body)
+
+            def log_message(self, *_: Any) -> None:
+                pass
+
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", self.port), Answers)
+        self.server.daemon_threads = True
+        self.port = int(self.server.server_address[1])
+        threading.Thread(target=self.server.serve_forever, args=(0.01,), daemon=True).start()
+
+    def down(self) -> None:
+        if self.server:
+            self.server.shutdown()
+            self.server.server_close()
+            self.server = None
+
+
+class Door:
+    """A port that says it is an SSH server, as long as it is open."""
+
+    def __init__(self) -> None:
+        self.port = 0
+        self.open()
+
+    def open(self) -> None:
+        self.listener = socket.create_server(("127.0.0.1", self.port))
+        self.port = int(self.listener.getsockname()[1])
+        threading.Thread(target=self._serve, args=(self.listener,), daemon=True).start()
+
+    def _serve(self, listener: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                sock, _ = listener.accept()
+                with sock, contextlib.suppress(OSError):
+                    sock.sendall(b"SSH-2.0-door\r\n")
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):
+            self.listener.shutdown(socket.SHUT_RDWR)
+        self.listener.close()
+
+
+@dataclass
+class Box:
+    """A host with a service, an ssh that leads there, and the tunnels that were opened to it."""
+
+    folder: Path
+    service: Service
+    door: Door
+    host: Host
+    events: list[Event] = field(default_factory=list)
+    tunnels: list[Tunnel] = field(default_factory=list)
+
+    def tunnel(self, **given: Any) -> Tunnel:
+        made = Tunnel(given.pop("host", self.host), "ollama", tell=self.events.append, **given)
+        self.tunnels.append(made)
+        made.start()
+        return made
+
+    def opened(self, **given: Any) -> Tunnel:
+        made = self.tunnel(**given)
+        self.wait(made, "ready")
+        return made
+
+    def wait(self, tunnel: Tunnel, phase: Phase, deadline_s: float = 20) -> None:
+        until(
+            lambda: tunnel.seen.phase == phase or not tunnel.is_running,
+            deadline_s,
+            lambda: (tunnel.seen, self.told),
+        )
+        assert tunnel.defect is None
+        assert tunnel.seen.phase == phase, (tunnel.failed, tunnel.seen)
+
+    def failure(self, tunnel: Tunnel) -> PantheonError:
+        until(lambda: not tunnel.is_running, 20, tunnel.seen)
+        assert tunnel.defect is None
+        assert tunnel.failed
+        return tunnel.failed
+
+    def says(self, text: str = "") -> None:
+        """What ssh says from now on instead of opening anything."""
+        if text:
+            (self.folder / "say").write_text(text)
+        else:
+            (self.folder / "say").unlink()
+
+    @property
+    def told(self) -> list[str]:
+        return [event.text for event in self.events]
+
+
+def pid_of(tunnel: Tunnel) -> int:
+    carrier = tunnel._carrier
+    assert carrier
+    return carrier.pid
+
+
+def cut(tunnel: Tunnel) -> None:
+    """The end of its ssh, as of a link that is dead."""
+    os.kill(pid_of(tunnel), signal.SIGKILL)
+
+
+def ask(port: int) -> bytes:
+    """A client's own try: what came, or b""."""
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout=5) as link:
+            link.sendall(b"GET /api/version HTTP/1.0\r\n\r\n")
+            return link.recv(100)
+    except OSError:
+        return b""
+
+
 @pytest.fixture
-def box(tmp_path: Path, known: Path, monkeypatch: pytest.MonkeyPatch) -> Host:
-    (tmp_path / "path").mkdir()
-    (tmp_path / "path/ssh.py").write_text(SSH)
-    # A shebang could not hold the spaces of a clone's path.
-    words = shlex.join([sys.executable, "-I", str(tmp_path / "path/ssh.py")])
-    (tmp_path / "path/ssh").write_text(f'#!/bin/sh\nexec {words} "$@"\n')
-    (tmp_path / "path/ssh").chmod(0o755)
-    monkeypatch.setenv("PATH", str(tmp_path / "path"))
-    known.write_text(f"10.0.0.5 {key_of(HOST_KEY)}\n")
-    return Host("box", "10.0.0.5", "ops", 22, comfy=Comfy(port=free_port()))
+def box(tmp_path: Path, known: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Box]:
+    folder = tmp_path / "path"
+    folder.mkdir()
+    (folder / "ssh.py").write_text(SSH)
+    words = shlex.join([sys.executable, "-I", "-S", str(folder / "ssh.py")])
+    real = shlex.quote(shutil.which("ssh") or "ssh")
+    (folder / "ssh").write_text(f'#!/bin/sh\ncase "$1" in -G) exec {real} "$@";; esac\nexec {words} "$@"\n')
+    (folder / "ssh").chmod(0o755)
+    monkeypatch.setenv("PATH", str(folder))
+    monkeypatch.setattr(ciphers, "preferred", lambda *_, **__: {})
+    monkeypatch.setattr(supervisor, "TICK_S", 0.05)
+    monkeypatch.setattr(supervisor, "SOON_S", 0.05)
+    monkeypatch.setattr(knock, "EVERY_S", 0.05)
+    monkeypatch.setattr(supervisor, "pauses", lambda: iter([0.0] + [0.05] * 10000))
+    door, service = Door(), Service()
+    known.write_text(f"[127.0.0.1]:{door.port} {key_of(HOST_KEY)}\n")
+    made = Box(folder, service, door, Host("box", "127.0.0.1", "ops", door.port, ollama=Ollama(port=service.port)))
+    yield made
+    for tunnel in made.tunnels:
+        tunnel.close()
+    door.close()
+    service.down()
 
 
-def test_ready_means_that_something_answers(box: Host) -> None:
-    with open_tunnel(box, "comfy") as tunnel:
-        assert tunnel.url == f"http://127.0.0.1:{box.comfy.port}/"
-        assert not tunnel.moved
-        process = tunnel.process
-        assert process.poll() is None
-    assert process.poll() is not None
+# ---- open, and closed
 
 
-def test_the_next_free_port(box: Host) -> None:
-    with socket.create_server(("127.0.0.1", box.comfy.port)), open_tunnel(box, "comfy") as tunnel:
-        assert tunnel.port > box.comfy.port
-        assert tunnel.moved
+def test_ready_means_that_the_service_answers_through_it(box: Box) -> None:
+    tunnel = box.opened()
+    seen = tunnel.seen
+    assert seen.port > box.service.port, "which holds its own port here"
+    assert f"port {box.service.port} here is held by" in seen.note
+    assert seen.note.endswith(f"so {seen.port}")
+    assert (seen.remote_port, seen.reconnects, seen.state) == (box.service.port, 0, "ready")
+    assert seen.latency_ms is not None
+    assert seen.opened <= seen.since <= time.time()
+    assert ask(seen.port).startswith(b"HTTP/1.0 200")
+    pid, began = pid_of(tunnel), time.monotonic()
+    tunnel.close()
+    assert time.monotonic() - began < 2
+    assert (tunnel.seen.phase, tunnel.is_running, tunnel.failed) == ("ended", False, None)
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+    assert ask(seen.port) == b""
+    assert box.events == []
 
 
-def test_a_port_that_was_asked_for_is_taken_or_refused(box: Host) -> None:
-    port = free_port()
-    with open_tunnel(box, "comfy", port=port) as tunnel:
-        assert (tunnel.port, tunnel.moved) == (port, False)
-    with (
-        socket.create_server(("127.0.0.1", port)),
-        pytest.raises(UsageError, match=f"port {port} is taken"),
-        open_tunnel(box, "comfy", port=port),
-    ):
-        pass
-
-
-def test_a_tunnel_that_ends(box: Host) -> None:
-    with open_tunnel(box, "comfy") as tunnel:
-        web = http.client.HTTPConnection("127.0.0.1", tunnel.port, timeout=5)
-        web.request("GET", "/end")
-        with pytest.raises(LinkLost, match="the tunnel to comfy was lost") as caught:
-            tunnel.wait()
-        web.close()
-    assert caught.value.details == ("Connection to box closed by remote host.",)
-
-
-def test_what_ssh_says_when_it_alone_cannot(box: Host, host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SAY", "Bad configuration option: hostkeyalias")
-    with pytest.raises(NotReached, match="could not open the tunnel to comfy") as caught, open_tunnel(host, "comfy"):
-        pass
-    assert caught.value.details == ("Bad configuration option: hostkeyalias",)
-
-
-def test_what_stops_every_command_reads_as_it_does_there(
-    box: Host, host: Host, server: SshServer, known: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("SAY", 'remove with: ssh-keygen -f known_hosts-box -R "pantheon-0"')
-    server.accepts.clear()
-    with pytest.raises(LoginRefused, match="refused to let ops in"), open_tunnel(host, "comfy"):
-        pass
-    known.write_text(f"[127.0.0.1]:{server.port} {key_of(ed25519_key())}\n")
-    with pytest.raises(NotTrusted, match="host key has changed") as caught, open_tunnel(host, "comfy"):
-        pass
-    assert caught.value.next_commands == ("invoke trust --host box --replace",)
-
-
-def test_an_unknown_key_opens_nothing(box: Host, known: Path) -> None:
-    known.write_text("")
-    with pytest.raises(NotTrusted, match="its host key is unknown"), open_tunnel(box, "comfy"):
-        pass
-
-
-def test_without_openssh(box: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PATH", "/nowhere")
-    with pytest.raises(NotReached, match="ssh is not installed here"), open_tunnel(box, "comfy"):
-        pass
-
-
-def test_ctrl_c_leaves_nothing(box: Host) -> None:
+def test_closing_waits_for_nobody(box: Box) -> None:
+    (box.folder / "hang").touch()
+    tunnel = box.tunnel()
+    until(lambda: tunnel._carrier)
     began = time.monotonic()
-    with pytest.raises(KeyboardInterrupt), open_tunnel(box, "comfy") as tunnel:
-        raise KeyboardInterrupt
-    assert tunnel.process.poll() is not None
-    assert time.monotonic() - began < 5
+    tunnel.close()
+    assert time.monotonic() - began < 2
+    assert not tunnel.is_running
+    tunnel.close()
+
+
+# ---- the local port
+
+
+def test_a_port_that_was_asked_for(box: Box) -> None:
+    port = free_port()
+    assert box.opened(port=port).seen.port == port
+    error = box.failure(box.tunnel(port=port))
+    assert isinstance(error, UsageError)
+    assert f"port {port} is taken" in error.message
+
+
+def test_two_that_are_after_the_same_port(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second finds out when it has logged in."""
+    first = box.opened()
+    real, lied = ports.free_port, list[int]()
+
+    def free_port(wanted: int, *, only: bool = False) -> int:
+        if lied:
+            return real(wanted, only=only)
+        lied.append(first.seen.port)
+        return first.seen.port
+
+    monkeypatch.setattr(ports, "free_port", free_port)
+    second = box.opened()
+    assert lied
+    assert second.seen.port not in (0, first.seen.port)
+
+
+def test_a_port_that_was_asked_for_and_is_taken_in_the_last_moment(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = box.opened()
+    real, calls = ports.free_port, list[int]()
+
+    def free_port(wanted: int, *, only: bool = False) -> int:
+        calls.append(wanted)
+        return wanted if len(calls) == 1 else real(wanted, only=only)
+
+    monkeypatch.setattr(ports, "free_port", free_port)
+    assert isinstance(box.failure(box.tunnel(port=first.seen.port)), UsageError)
+
+
+def test_a_port_that_somebody_has_taken_meanwhile_is_waited_for(box: Box) -> None:
+    tunnel = box.opened()
+    port = tunnel.seen.port
+    box.door.close()
+    cut(tunnel)
+    box.wait(tunnel, "lost")
+    until(lambda: ask(port) == b"")
+    thief = Service(port)  # answers exactly as the service does
+    box.door.open()
+    until(lambda: any("waiting for it" in text for text in box.told))
+    assert ask(port)
+    time.sleep(0.3)
+    assert tunnel.seen.phase == "lost"
+    assert f"port {port} is taken" in tunnel.seen.state
+    assert sum("waiting for it" in text for text in box.told) == 1
+    thief.down()
+    box.wait(tunnel, "ready")
+    assert tunnel.seen.port == port
+
+
+# ---- the first opening
+
+
+@pytest.mark.parametrize(
+    ("words", "kind", "message"),
+    [
+        ("ssh: connect to host 127.0.0.1 port {port}: Connection refused", NotReached, "connection refused, no SSH"),
+        ("ssh: connect to host 127.0.0.1 port {port}: Connection timed out", NotReached, "no answer within 10 s"),
+        ("ssh: connect to host 127.0.0.1 port {port}: No route to host", NotReached, "no route to it"),
+        ("ssh: Could not resolve hostname 127.0.0.1: Name or service not known", NotReached, "no address is known"),
+        ("Connection timed out during banner exchange", NotReached, "accepts connections but says nothing"),
+        ("kex_exchange_identification: Connection closed by remote host", NotReached, "hung up before a word"),
+        ("System is booting up.\nConnection closed by 127.0.0.1 port 22", NotReached, "starting or going down"),
+        ("Bad configuration option: hostkeyalias", NotReached, "could not open the tunnel to ollama: Bad conf"),
+    ],
+)
+def test_what_ssh_met(box: Box, words: str, kind: type[HostError], message: str) -> None:
+    box.says(words.format(port=box.host.port))
+    error = box.failure(box.tunnel())
+    assert type(error) is kind
+    assert message in error.message
+    assert error.message.startswith(f"box (ops@127.0.0.1:{box.host.port}): ")
+    assert error.next_commands
+
+
+def test_what_stops_every_command_reads_as_it_does_there(box: Box, host: Host, server: SshServer, known: Path) -> None:
+    box.says("ops@127.0.0.1: Permission denied (publickey).")
+    server.accepts.clear()
+    error = box.failure(box.tunnel(host=host))
+    assert isinstance(error, LoginRefused)
+    assert "refused to let ops in" in error.message
+    box.says("Host key for pantheon-0 has changed.\nHost key verification failed.")
+    known.write_text(f"[127.0.0.1]:{server.port} {key_of(ed25519_key())}\n")
+    error = box.failure(box.tunnel(host=host))
+    assert isinstance(error, NotTrusted)
+    assert "host key has changed" in error.message
+    assert error.next_commands == ("invoke trust --host box --replace",)
+
+
+@pytest.mark.parametrize(
+    ("words", "kind"),
+    [("ops@127.0.0.1: Permission denied (publickey).", LoginRefused), ("Host key verification failed.", NotTrusted)],
+)
+def test_what_ssh_alone_cannot_is_said_with_its_words(box: Box, host: Host, words: str, kind: type[HostError]) -> None:
+    """The other commands can: their login is accepted here."""
+    box.says(words)
+    error = box.failure(box.tunnel(host=host))
+    assert type(error) is kind
+    assert error.details == (words,)
+    assert error.next_commands
+
+
+def test_an_unknown_key_opens_nothing(box: Box, known: Path) -> None:
+    known.write_text("")
+    assert isinstance(box.failure(box.tunnel()), NotTrusted)
+
+
+def test_without_openssh(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    error = box.failure(box.tunnel())
+    assert isinstance(error, NotReached)
+    assert "ssh is not installed here" in error.message
+
+
+def test_a_machine_that_has_run_out_of_processes(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
+    def exhausted(_: Host) -> None:
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(supervisor, "resolve", exhausted)
+    error = box.failure(box.tunnel())
+    assert isinstance(error, NotReached)
+    assert "Resource temporarily unavailable" in error.message
+
+
+def test_a_login_that_takes_for_ever(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervisor, "LOGIN_S", 0.3)
+    (box.folder / "hang").touch()
+    error = box.failure(box.tunnel())
+    assert isinstance(error, NotReached)
+    assert "no login within" in error.message
+
+
+def test_a_server_that_does_not_forward(box: Box) -> None:
+    (box.folder / "forbid").touch()
+    error = box.failure(box.tunnel())
+    assert isinstance(error, NotAllowed)
+    assert error.exit_code == 3
+    assert "does not allow forwarding" in error.message
+    assert error.next_commands == ("invoke fix.browser-access --host box",)
+
+
+# ---- a link that is lost
+
+
+def test_a_lost_link_comes_back_at_the_same_port(box: Box) -> None:
+    tunnel = box.opened()
+    first = tunnel.seen
+    box.door.close()
+    cut(tunnel)
+    box.wait(tunnel, "lost")
+    until(lambda: tunnel.seen.state == "connection refused: no SSH server there")
+    assert ask(first.port) == b""
+    assert tunnel.seen.latency_ms is None
+    box.door.open()
+    box.wait(tunnel, "ready", 5)
+    assert (tunnel.seen.port, tunnel.seen.reconnects) == (first.port, 1)
+    assert tunnel.seen.since > first.since
+    assert tunnel.seen.opened == first.opened
+    assert box.told[0].startswith("link lost: ")
+    assert box.told[1].startswith("link back after ")
+    assert [event.sign for event in box.events] == ["!", "✓"]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "kex_exchange_identification: Connection closed by remote host\nConnection closed by 10.0.0.1 port 22",
+        '"System is booting up. See pam_nologin(8)"\nConnection closed by 10.0.0.1 port 22',
+        "ssh: Could not resolve hostname box: Temporary failure in name resolution",
+        "command-line: line 0: Bad configuration option: nonsense",
+    ],
+)
+def test_what_passes_is_tried_again_for_ever(box: Box, words: str) -> None:
+    tunnel = box.opened()
+    box.says(words)
+    cut(tunnel)
+    until(lambda: tunnel.seen.phase == "lost" and not tunnel.seen.state.startswith("ssh ended"))
+    time.sleep(0.5)
+    assert tunnel.is_running
+    box.says()
+    box.wait(tunnel, "ready")
+    assert tunnel.seen.reconnects == 1
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        NotReached("box: OpenSSH cannot read its configuration for '127.0.0.1'"),
+        OSError(24, "Too many open files"),
+        None,
+    ],
+    ids=["ssh_config", "files", "full disk"],
+)
+def test_what_is_wrong_here_in_the_middle_of_the_day_passes_too(
+    box: Box, monkeypatch: pytest.MonkeyPatch, error: Exception | None
+) -> None:
+    tunnel = box.opened()
+    tries = list[int]()
+    name = "resolve" if error else "verified_file"
+    place: Any = supervisor if error else verified
+    real = getattr(place, name)
+
+    def fails(argument: Any) -> Any:
+        tries.append(1)
+        if len(tries) > 3:
+            return real(argument)
+        if error:
+            raise error
+        raise NotTrusted("box: the keys that ssh may trust cannot be written") from OSError(28, "No space left")
+
+    monkeypatch.setattr(place, name, fails)
+    cut(tunnel)
+    until(lambda: len(tries) > 3)
+    box.wait(tunnel, "ready")
+
+
+@pytest.mark.parametrize(
+    ("words", "kind"),
+    [("ops@127.0.0.1: Permission denied (publickey).", LoginRefused), ("Host key verification failed.", NotTrusted)],
+)
+def test_what_is_final_ends_it(box: Box, monkeypatch: pytest.MonkeyPatch, words: str, kind: type[HostError]) -> None:
+    monkeypatch.setattr(refused, "_asked", lambda *_: None)
+    tunnel = box.opened()
+    box.says(words)
+    cut(tunnel)
+    assert type(box.failure(tunnel)) is kind
+    assert ask(tunnel.seen.port) == b""
+
+
+@pytest.mark.parametrize("words", ["ops@127.0.0.1: Permission denied (publickey).", "Host key verification failed."])
+def test_what_is_said_once_is_not_final(box: Box, words: str) -> None:
+    tunnel = box.opened()
+    box.says(words)
+    cut(tunnel)
+    until(lambda: tunnel.seen.state in ("the login is refused", "the host key is not the one on record"))
+    box.says()
+    box.wait(tunnel, "ready")
+
+
+def test_a_host_that_was_away_may_refuse_a_login_for_a_while(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its users' directories come after its sshd."""
+    monkeypatch.setattr(refused, "_asked", lambda *_: None)
+    tunnel = box.opened()
+    box.door.close()
+    box.says("ops@127.0.0.1: Permission denied (publickey).")
+    cut(tunnel)
+    until(lambda: tunnel.seen.state.startswith("connection refused"))
+    box.door.open()
+    until(lambda: tunnel.seen.state == "the login is refused")
+    until(lambda: tunnel._doubts > supervisor.DOUBTS["refused"])
+    assert tunnel.is_running
+    monkeypatch.setattr(supervisor, "REFUSED_S", 0.0)
+    assert isinstance(box.failure(tunnel), LoginRefused)
+
+
+def test_many_links_leave_nothing_behind(box: Box) -> None:
+    def things() -> tuple[int, int]:
+        return len(list(Path("/proc/self/fd").glob("*"))), threading.active_count()
+
+    def is_back(number: int) -> bool:
+        return (tunnel.seen.reconnects, tunnel.seen.phase) == (number, "ready")
+
+    tunnel = box.opened()
+    cut(tunnel)
+    until(partial(is_back, 1))
+    before = things()
+    for number in range(2, 17):
+        cut(tunnel)
+        until(partial(is_back, number))
+    until(lambda: things() <= before)
+
+
+# ---- ssh itself, and this machine
+
+
+def test_an_ssh_that_stands_still_is_replaced(box: Box) -> None:
+    tunnel = box.opened()
+    pid = pid_of(tunnel)
+    os.kill(pid, signal.SIGSTOP)
+    until(lambda: tunnel.seen.reconnects == 1 and tunnel.seen.phase == "ready", 10)
+    assert pid_of(tunnel) != pid
+    assert box.told[0] == "link lost: ssh hung"
+
+
+def test_an_ssh_that_does_nothing_at_all_is_replaced(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervisor, "ANSWER_S", 0.2)
+    monkeypatch.setattr(supervisor, "PACE_S", 0.05)
+    tunnel = box.opened()
+    monkeypatch.setattr(Carrier, "turns", lambda _: 7)
+    box.service.slow_s = 1.0
+    until(lambda: tunnel.seen.reconnects)
+    assert "link lost: ssh hung" in box.told
+
+
+class Clock:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.slept = 0.0
+        real = supervisor.awake
+        monkeypatch.setattr(supervisor, "awake", lambda: real() + self.slept)
+
+
+def test_a_sleep_is_said_and_the_link_asked_at_once(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(monkeypatch)
+    monkeypatch.setattr(supervisor, "PACE_S", 1e6)
+    tunnel = box.opened()
+    pid = pid_of(tunnel)
+    asked = box.service.asked
+    clock.slept = 3600 * 3
+    until(lambda: box.service.asked > asked)
+    until(lambda: box.events)
+    assert box.told == ["this machine slept for 3 h 0 min"]
+    assert (pid_of(tunnel), tunnel.seen.phase) == (pid, "ready")
+
+
+def test_a_link_that_does_not_answer_after_a_sleep_is_given_up(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervisor, "AWAKE_S", 0.3)
+    clock = Clock(monkeypatch)
+    tunnel = box.opened()
+    box.service.slow_s = 2.0
+    clock.slept = 600
+    until(lambda: tunnel.seen.reconnects)
+    box.service.slow_s = 0.0
+    box.wait(tunnel, "ready")
+    assert box.told[:2] == ["this machine slept for 10 min", "link lost: no answer since this machine woke"]
+
+
+# ---- the service
+
+
+def test_a_service_that_goes_is_noticed_at_once_and_waited_for(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervisor, "PACE_S", 1e6)
+    tunnel = box.opened()
+    pid = pid_of(tunnel)
+    box.service.down()
+    assert ask(tunnel.seen.port) == b""  # a browser's request is what tells of it
+    box.wait(tunnel, "waiting", 5)
+    gone = f"nothing listens on port {box.service.port} there"
+    assert (tunnel.seen.state, tunnel.seen.latency_ms) == (gone, None)
+    box.service.up()
+    box.wait(tunnel, "ready")
+    assert pid_of(tunnel) == pid
+    assert box.told[0] == f"ollama does not answer: {gone}"
+    assert box.told[1].startswith("ollama answers again after ")
+
+
+def test_a_slow_service_costs_no_link(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervisor, "ANSWER_S", 0.2)
+    monkeypatch.setattr(supervisor, "PACE_S", 0.05)
+    tunnel = box.opened()
+    pid = pid_of(tunnel)
+    box.service.slow_s = 1.0
+    box.wait(tunnel, "waiting")
+    time.sleep(1)
+    assert pid_of(tunnel) == pid
+    assert tunnel.seen.state == "no answer within 0.2 s"
+    box.service.slow_s = 0.0
+    box.wait(tunnel, "ready")
+    assert (pid_of(tunnel), tunnel.seen.reconnects) == (pid, 0)
+
+
+class Watcher:
+    def __init__(self, tunnel: Tunnel) -> None:
+        self.tunnel, self.heard, self.stopped = tunnel, list[str](), False
+
+    def hear(self, reply: Any) -> None:
+        self.heard.append(reply.text)
+        self.tunnel.note(state=f"6/9 installing torch {len(self.heard)}")
+
+    def stop(self) -> None:
+        self.stopped = True
+
+
+def test_while_it_does_not_answer_a_watcher_says_why(box: Box) -> None:
+    made = list[Watcher]()
+
+    def watch(tunnel: Tunnel) -> Watcher:
+        made.append(Watcher(tunnel))
+        return made[-1]
+
+    box.service.down()
+    tunnel = box.tunnel(watch=watch, port=free_port())
+    until(lambda: made and len(made[0].heard) > 3)
+    assert tunnel.seen.state.startswith("6/9 installing torch")
+    assert set(made[0].heard) == {f"nothing listens on port {box.service.port} there"}
+    box.service.up()
+    box.wait(tunnel, "ready")
+    assert (len(made), made[0].stopped, tunnel.seen.state) == (1, True, "ready")
+
+
+def test_a_service_that_has_moved_is_followed(box: Box) -> None:
+    tunnel = box.opened()
+    first = tunnel.seen
+    box.service.down()
+    ask(first.port)
+    box.wait(tunnel, "waiting")
+    moved = Service()
+    tunnel.move(moved.port)
+    box.wait(tunnel, "ready")
+    assert (tunnel.seen.port, tunnel.seen.remote_port) == (first.port, moved.port)
+    assert tunnel.seen.reconnects == 0
+    assert not any("link" in text for text in box.told)
+    moved.down()
+
+
+def test_a_server_that_forwards_no_more_and_again(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervisor, "PACE_S", 0.05)
+    monkeypatch.setattr(supervisor, "FORBIDDEN_S", 0.2)
+    tunnel = box.opened()
+    pid = pid_of(tunnel)
+    (box.folder / "forbid").touch()
+    box.wait(tunnel, "waiting")
+    assert tunnel.seen.state == "the SSH server does not allow forwarding"
+    assert tunnel.seen.mend == "invoke fix.browser-access --host box"
+    until(lambda: tunnel._carrier and pid_of(tunnel) != pid)  # a login's answer is for as long as it lasts
+    (box.folder / "forbid").unlink()
+    box.wait(tunnel, "ready")
+    assert box.told.count("the SSH server does not allow forwarding") == 1
+    assert not any("link" in text for text in box.told)
