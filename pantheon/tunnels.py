@@ -103,15 +103,20 @@ class Stop:
     def __init__(self, news: queue.SimpleQueue[Event | None]) -> None:
         self.came = False
         self._news, self._printing = news, False
+        self._ours: list[signal.Signals] = []
 
     def __enter__(self) -> Stop:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             if signal.getsignal(number) != signal.SIG_IGN:  # nohup, or a job of a script: not ours to answer
                 signal.signal(number, self._on_signal)
+                self._ours.append(number)
         return self
 
     def __exit__(self, *_: object) -> None:
-        pass
+        # All is closed. At its end Python hands signals back to the system, and one more would turn exit code 0 into
+        # that of a killed process.
+        for number in self._ours if self.came else ():
+            signal.signal(number, signal.SIG_IGN)
 
     def _on_signal(self, *_: Any) -> None:
         self.came = True
