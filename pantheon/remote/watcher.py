@@ -29,7 +29,7 @@ WATCH_S = 3600.0
 CALM_S = 300.0  # without news, after which it is looked at more gently: this may go on all night
 STOP_S = 2.0
 TLS_S = 2.0
-HELD_S = 3.0  # what is well there and does not answer here for that long is worth a word
+HELD_S = 6.0  # what is well there and does not answer here for that long is worth a word
 
 
 def factory(ask_password: AskPassword | None = None) -> Callable[[Tunnel], Watcher]:

@@ -57,6 +57,11 @@ def answers(url: str) -> bool:
         return False
 
 
+def logins(world: World) -> int:
+    """How many connections sshd has."""
+    return int(world.sh("ss -Htn state established '( sport = :22 )' | wc -l"))
+
+
 def test_a_first_run_is_watched_and_waited_for(brought_up: World) -> None:
     world = brought_up
     world.docker("stop", "-t", "0", "comfy")
@@ -84,9 +89,12 @@ def test_a_container_that_is_stopped_and_started(brought_up: World) -> None:
         opened.says("does not answer")
         opened.says("its container is stopped (exit code 137)")
         opened.says("invoke diagnose --host lab")
+        assert logins(world) == 2  # the tunnel's, and one to look with
         world.docker("start", "ollama")
         opened.says("answers again")
         assert answers(url)
+        until(lambda: logins(world) == 1)
+    until(lambda: logins(world) == 0)
 
 
 def test_a_container_that_is_missing_until_it_is_made(brought_up: World) -> None:
