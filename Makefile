@@ -9,7 +9,7 @@ export PYTHON
 SOURCES = $(wildcard tasks.py pantheon lab bench scripts tests)
 TYPED = $(wildcard tasks.py pantheon lab bench scripts tests)
 
-.PHONY: help setup dev demo test test-unit static test-lab drills lint fmt lock bench clean
+.PHONY: help setup dev demo test test-unit static test-lab drills lint fmt lock bench bench-tunnel clean
 .NOTPARALLEL:
 
 help:
@@ -20,6 +20,7 @@ help:
 	@echo "make drills     every breakage, the slow ones too, from broken to repaired"
 	@echo "make fmt        format, and mend what lint can mend"
 	@echo "make bench      a converged bring-up against plain ssh, on a lab host of its own"
+	@echo "make bench-tunnel  the same transfers through a tunnel, ssh -L and forward_local"
 	@echo "make lock       write the lock files anew (UPGRADE=1: with newer versions)"
 	@echo "make clean      remove .venv and empty the user's cache"
 
@@ -62,6 +63,9 @@ lock:
 
 bench: dev
 	@$(BIN)/python bench/converged.py
+
+bench-tunnel: dev
+	@$(BIN)/python bench/tunnel.py
 
 # The Python of the system, since .venv may be gone or broken by now; lab.cache wants nothing but the standard library.
 clean:

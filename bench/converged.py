@@ -21,22 +21,21 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from lab import faults, machine  # noqa: E402
-from pantheon import inventory, questions  # noqa: E402
-from pantheon.inventory import Host  # noqa: E402
-from pantheon.remote import session, shipped  # noqa: E402
-from pantheon.remote.connection import HostConnection  # noqa: E402
-from pantheon.remote.endpoint import resolve  # noqa: E402
+from bench.common import INVOKE, at_its_own_address, once, running_lab
+from lab import faults
+from pantheon import inventory, questions
+from pantheon.inventory import Host
+from pantheon.remote import session, shipped
+from pantheon.remote.connection import HostConnection
+from pantheon.remote.endpoint import resolve
 
-INVOKE = Path(sys.executable).with_name("invoke")
 BARE = """from invoke import Collection, task
 
 
@@ -60,9 +59,7 @@ def main() -> int:
         lab = None
         if not options.host:
             lab = stack.enter_context(running_lab(options.lab, folder))
-            os.environ["PANTHEON_HOSTS"] = str(lab.hosts_file(folder / "hosts.toml", direct=True))
-            os.environ["PANTHEON_KNOWN_HOSTS"] = str(folder / "known_hosts")
-            lab.trust(folder / "known_hosts", direct=True)
+            at_its_own_address(lab, folder)
         os.environ["XDG_STATE_HOME"] = str(folder)
         host = inventory.load(None).host(options.host or None)
         bringup = [str(INVOKE), "bringup", "--yes", "--host", host.name]
@@ -88,26 +85,6 @@ def main() -> int:
             aim=1.5,
         )
     return 0
-
-
-@contextmanager
-def running_lab(name: str, folder: Path) -> Iterator[machine.Lab]:
-    """The lab of that name, or one that lives as long as this."""
-    if name:
-        yield machine.get(name)
-        return
-    own = f"bench-{os.getpid()}"
-    try:
-        yield machine.up(own, port=machine.free_port(), known_hosts=folder / "unused", comfy_first_run=1, say=print)
-    finally:
-        machine.down(own, forget=True, known_hosts=folder / "unused")
-
-
-def once(argv: list[str], cwd: Path = ROOT) -> str:
-    done = subprocess.run(argv, cwd=cwd, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise SystemExit(f"{shlex.join(argv)}: exit {done.returncode}\n{done.stdout}{done.stderr}")
-    return done.stdout + done.stderr
 
 
 def converged(argv: list[str]) -> None:
