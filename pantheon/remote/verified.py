@@ -34,13 +34,13 @@ def verified_file(endpoint: Endpoint) -> Path:
             raise _not_known(hop, known)
         lines += [f"{alias(index)} {key}\n" for key in known.accepted()]
         lines += [f"@revoked {alias(index)} {entry.key}\n" for entry in known.revoked]
-    host = endpoint.inventory_host
+    host, name = endpoint.inventory_host, _name(endpoint)
     try:
-        file = runtime_dir() / _name(endpoint)
+        file = runtime_dir() / name
         _write(file, "".join(lines).encode())
     except OSError as error:
         raise NotTrusted(
-            f"{host}: the keys that ssh may trust cannot be written: {error.filename}: {error.strerror}",
+            f"{host}: the keys that ssh may trust cannot be written: {error.filename or name}: {error.strerror}",
             next_commands=['export XDG_RUNTIME_DIR="$(mktemp -d)"'],
         ) from error
     return file
