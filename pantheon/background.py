@@ -7,8 +7,10 @@ waits for it, and whoever asks later, reads there how it is and why it was given
 
 from __future__ import annotations
 
+import contextlib
 import os
 import queue
+import shlex
 import signal
 import socket
 import subprocess
@@ -30,13 +32,14 @@ from pantheon.tunnel import Event, Seen
 
 if TYPE_CHECKING:
     from pantheon.engine import Options
+    from pantheon.remote.tunnel import Tunnel
     from pantheon.report.console import Console
     from pantheon.report.tunnels import Display
     from pantheon.tunnels import Wish
 
 ROOT = Path(__file__).resolve().parent.parent
 FILES = ("PANTHEON_HOSTS", "PANTHEON_KNOWN_HOSTS")  # of the environment: they may be relative
-SOON_S, TICK_S = 0.05, 0.25
+SOON_S, TICK_S = 0.05, 1.0
 END_S = 8.0  # for a process that was asked to close its tunnels; an ssh that hangs takes it 3
 KILLED_S = 5.0
 
@@ -70,7 +73,9 @@ class Awaited:
         if now and now.failure:
             ledger.forget(now)  # it is told here
             raise now.failure.as_error()
-        code = self.process.wait(END_S) if self.process else 0
+        code = self.process.poll() if self.process else 0
+        if code is None:  # it ends in a moment, or puts its record back where somebody has removed it
+            return
         if now is None and not code:
             raise PantheonError(
                 f"{seen.host}: the tunnel to {seen.service} was closed before it was ready",
@@ -177,7 +182,7 @@ def _start(host: Host, service: str, port: int, hosts_file: str) -> Awaited:
     """Start its process, which has the record before it runs: of two that are started at once, one has it. Raises
     PantheonError."""
     name = ledger.stem(host, service, asked=port)
-    given = str(Path(hosts_file).expanduser().absolute()) if hosts_file else ""
+    given = ledger.absolute(hosts_file)
     try:
         log = Log(ledger.folder() / f"{name}.log")
         output = log.open()
@@ -232,9 +237,9 @@ def _environment() -> dict[str, str]:
 
 def main(argv: Sequence[str]) -> int:
     service, host, port, fd, path, hosts_file = argv
-    ending: list[int] = []
+    news: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda got, _: ending.append(got))
+        signal.signal(number, lambda *_: news.put(None))
     signal.signal(signal.SIGHUP, lambda *_: None)
     record = Record.taken_over(Path(path), int(fd))
     if record is None:
@@ -243,7 +248,7 @@ def main(argv: Sequence[str]) -> int:
     log = Log(Path(record.entry.log))
     record.tell = lambda text: log.line(f"! {text}")
     try:
-        return _keep_open(record, log, _host(hosts_file, host), service, int(port), ending)
+        return _keep_open(record, log, news, _tunnel(_host(hosts_file, host), service, int(port), news))
     except PantheonError as error:
         return _given_up(record, log, error)
     except Exception as defect:
@@ -263,32 +268,38 @@ def _host(hosts_file: str, name: str) -> Host:
     return inventory.load(Path(hosts_file) if hosts_file else None).host(name)
 
 
-def _keep_open(record: Record, log: Log, host: Host, service: str, port: int, ending: list[int]) -> int:
+def _tunnel(host: Host, service: str, port: int, news: queue.SimpleQueue[Event | None]) -> Tunnel:
     from pantheon.remote import watcher
     from pantheon.remote.tunnel import Tunnel
 
-    def tell(event: Event) -> None:
-        log.line(f"{event.sign} {event.text}{f' → {event.mend}' if event.mend else ''}")
+    return Tunnel(host, service, port=port, tell=news.put, watch=watcher.factory())
 
-    tunnel = Tunnel(host, service, port=port, tell=tell, watch=watcher.factory())
-    log.line(f"· pid {os.getpid()}, pantheon {__version__}: the tunnel to {service} on {host.name}")
+
+def _keep_open(record: Record, log: Log, news: queue.SimpleQueue[Event | None], tunnel: Tunnel) -> int:
+    """Until it ends, or there is a None among the news."""
+    log.line(f"· pid {os.getpid()}, pantheon {__version__}: the tunnel to {tunnel.service} on {tunnel.host.name}")
+    told, is_asked = ("", ""), False
     tunnel.start()
-    seen, told = tunnel.seen, ("", "")
     try:
-        while tunnel.is_running and not ending:
+        while tunnel.is_running and not is_asked:
+            with contextlib.suppress(queue.Empty):
+                event = news.get(timeout=TICK_S if tunnel.seen.phase == "ready" else SOON_S)
+                is_asked = event is None
+                if event:
+                    log.line(f"{event.sign} {event.text}{f' → {event.mend}' if event.mend else ''}")
             seen = tunnel.seen
-            record.see(seen)
-            if seen.phase != "ended" and (seen.phase, seen.state) != told:
-                told = (seen.phase, seen.state)
-                log.line(_words(seen))
-            time.sleep(TICK_S if seen.phase == "ready" else SOON_S)
+            if seen.phase != "ended":
+                record.see(seen)
+                if (seen.phase, seen.state) != told:
+                    told = (seen.phase, seen.state)
+                    log.line(_words(seen))
     finally:
         tunnel.close()
     if tunnel.defect:
         raise tunnel.defect
-    if tunnel.failed:
+    if tunnel.failed and not is_asked:
         raise tunnel.failed
-    log.line(f"· closed{f' by signal {ending[0]}' if ending else ''}")
+    log.line("· closed")
     record.remove()
     return 0
 
@@ -338,7 +349,7 @@ def close(service: str, host: str, *, report: Console) -> int:
         typed = [name if names.count(name) == 1 else label for name, label in hosts]
         raise UsageError(
             f"{service}: tunnels to {len(hosts)} hosts are open, and none was closed: say which",
-            next_commands=[f"invoke tunnel.close {service} --host {one}" for one in typed],
+            next_commands=[f"invoke tunnel.close {service} --host {shlex.quote(one)}" for one in typed],
         )
     for entry in meant:
         if not entry.is_open:

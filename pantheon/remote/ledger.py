@@ -95,6 +95,12 @@ class Entry:
     is_open: bool = False
 
 
+def absolute(hosts_file: str) -> str:
+    """The inventory as a command in any directory has to name it; "" for the project's own."""
+    given = hosts_file or os.environ.get("PANTHEON_HOSTS", "")
+    return str(Path(given).expanduser().absolute()) if given else ""
+
+
 def label(host: Host) -> str:
     user = f"{host.user}@" if host.user else ""
     return f"{user}{host.address}{f':{host.port}' if host.port else ''}"
@@ -255,7 +261,7 @@ class Records:
 
     def __init__(self, host: Host, tunnels: Sequence[Tunnel], *, asked: int = 0, hosts_file: str = "") -> None:
         self._host, self._tunnels = host, tunnels
-        self._asked, self._hosts_file = asked, hosts_file
+        self._asked, self._hosts_file = asked, absolute(hosts_file)
         self._records: list[tuple[Tunnel, Record]] = []
 
     def __enter__(self) -> Records:

@@ -245,7 +245,7 @@ def test_a_terminals_tunnels_have_records_as_long_as_they_are_open() -> None:
         found = {entry.seen.service: entry for entry in ledger.entries()}
         assert found.keys() == {"comfy", "ollama"}
         assert found["comfy"].label == "ops@10.0.0.5:22"
-        assert (found["comfy"].background, found["comfy"].hosts_file) == (False, "my hosts.toml")
+        assert (found["comfy"].background, found["comfy"].hosts_file) == (False, str(Path("my hosts.toml").absolute()))
         tunnels[0].seen = replace(READY, phase="ended")
         records.see()
         records.see()
