@@ -32,6 +32,7 @@ Kind = Literal["own", "door", "failing", "another", "stranger", "tls", "silent"]
 
 BODY_S = 1.0  # for a body, once its head has come
 CLOSED = "closed without an answer"
+LATE = "no answer within"
 HTTPS = "speaks https: not the documented service"
 _DOORS = {401, 403, 407, *range(300, 400)} - {304}
 _FAILING = {408, 425, 429}
@@ -192,7 +193,7 @@ def _ask(port: int, path: str, opening: dict[str, str], timeout_s: float) -> Ans
             line.sendall("\r\n".join(lines).encode())
             return _read(line, began, began + timeout_s, opening)
     except TimeoutError:
-        error = f"no answer within {timeout_s:g} s"
+        error = f"{LATE} {timeout_s:g} s"
     except (ConnectionResetError, BrokenPipeError):
         error = CLOSED
     except OSError as problem:

@@ -142,6 +142,10 @@ class Watcher:
         reply = self._reply
         return reply is not None and reply.text == answers.CLOSED
 
+    def _is_late(self) -> bool:
+        reply = self._reply
+        return reply is not None and reply.text.startswith(answers.LATE)
+
     def _look_at_ports(self, frame: dict[str, Any]) -> tuple[Words | None, bool]:
         """What is wrong with where it is published, and whether it was followed elsewhere."""
         at, here = published(self.service, frame), f"--host {self.host.name}"
@@ -154,6 +158,8 @@ class Watcher:
                 self.tunnel.vouched = self._reply is not None and self._reply.kind == "stranger"
             return None, False
         if len(at.here) == 1:
+            if self._is_late():  # somebody is there: hosts.toml may name another way to it, which must not be cut off
+                return None, False
             self._follow(at.here[0])
             return None, True
         if at.here:

@@ -231,6 +231,12 @@ def test_it_is_followed_to_another_port(play: Callable[..., Played]) -> None:
     assert played.opened == 1
 
 
+def test_who_is_only_slow_is_not_left(play: Callable[..., Played]) -> None:
+    """A proxy that hosts.toml names, with an upload under way: following the container's port would cut it off."""
+    played = play(frame(runs(8189)), hear=Reply("silent", f"{answers.LATE} 5 s", 5000.0))
+    assert played.tunnel.moves == []
+
+
 def test_it_comes_back_to_the_port_of_hosts_toml(play: Callable[..., Played]) -> None:
     played = play(frame(runs(9000)), frame(runs(8188)))
     assert played.tunnel.moves == [9000, 8188]
