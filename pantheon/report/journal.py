@@ -77,7 +77,8 @@ class Log:
                 self.open()
         try:
             stamp = time.strftime("%Y-%m-%d %H:%M:%S")
-            os.write(self._fd, f"{stamp} {clean(text).replace('\n', ' ')}\n".encode("utf-8", "replace"))
+            words = " ".join(clean(text).splitlines())  # one that has several could have a time that is not ours
+            os.write(self._fd, f"{stamp} {words}\n".encode("utf-8", "replace"))
             if (size := os.fstat(self._fd).st_size) > MOST_LOG:
                 kept = os.pread(self._fd, MOST_LOG // 2, size - MOST_LOG // 2)
                 os.ftruncate(self._fd, 0)
