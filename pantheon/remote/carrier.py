@@ -30,12 +30,17 @@ LOOK_S = 0.5  # between two looks at whether it is still there, should something
 # Waits for the end of a pipe that only this process holds: kill -9 of pantheon must not leave a tunnel.
 WATCHDOG = 'read -r _; kill -TERM -- "-$1" 2>/dev/null || kill -TERM "$1"'
 
+# sshd's words of a session (MaxSessions, a process that cannot be started); those of a client's connection are others.
+NO_SESSION = ("open failed: connect failed: open failed", "request failed on channel")
+
 HAS_DEATH_SIGNAL = sys.platform == "linux"
 
 
 class Carrier:
     """A running ssh. `listening` is set when it has logged in and bound its ports, `ended` when it is no more, with
     all that it had started. `heard` is called, in another thread, at both and when a client was refused.
+
+    With `session`, its stdin is open as long as it lives (ssh.SESSION).
 
     With `watchdog`, where the system has no parent-death signal, a small process sees to it that ssh ends with this
     one. The thread that makes a Carrier must live as long as it: to Linux that one is the parent.
@@ -48,9 +53,11 @@ class Carrier:
         *,
         heard: Callable[[], None] = lambda: None,
         watchdog: bool = not HAS_DEATH_SIGNAL,
+        session: bool = False,
     ) -> None:
         self.listening, self.ended = threading.Event(), threading.Event()
         self.refusal: Refusal = ""  # of the last client that got none of what it wanted
+        self._no_session = False
         self._heard = heard
         self._words: deque[str] = deque(maxlen=MOST_LINES)
         self._stdout = -1
@@ -58,7 +65,7 @@ class Carrier:
         try:
             self.process = subprocess.Popen(
                 argv,
-                stdin=subprocess.DEVNULL,
+                stdin=subprocess.PIPE if session else subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 env=ssh.environment(),
@@ -93,6 +100,12 @@ class Carrier:
         if not self.ended.wait(patience_s):
             self._signal(signal.SIGKILL)
             self.ended.wait(END_S)
+
+    def has_lost_its_session(self) -> bool:
+        """Whether it ended because the host gives no session, or not for long. Of a lost link ssh's code is 255."""
+        if self.process.stdin is None or self.process.returncode is None:
+            return False
+        return self._no_session or 0 <= self.process.returncode < 255
 
     def is_alive(self) -> bool:
         """Whether it runs at this very moment; `ended` follows a little later."""
@@ -141,6 +154,8 @@ class Carrier:
             self._line(text)
         process.stdout.close()
         process.stderr.close()
+        if process.stdin:
+            process.stdin.close()
         self.ended.set()
         self._heard()
 
@@ -167,6 +182,7 @@ class Carrier:
 
     def _line(self, raw: bytes) -> None:
         text = plain(raw.decode("utf-8", "replace")).strip()
+        self._no_session |= any(words in text for words in NO_SESSION)
         kind = refusal(text) if self.listening.is_set() else ""
         if kind:
             self.refusal = kind

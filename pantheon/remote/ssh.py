@@ -18,6 +18,10 @@ from pantheon.remote.endpoint import DEFAULT_IDENTITIES, Endpoint, ssh_defaults
 
 ALIVE_S, ALIVE_COUNT = 2, 3  # a dead link is noticed after (count + 1) times as many seconds: 8
 LISTENING = "listening"
+# What runs on the host as long as the tunnel is open: nothing, and it ends with its stdin. sshd sends small packets
+# without waiting for the last one's acknowledgement (TCP_NODELAY) only on a connection that has a session: without one,
+# what a service pushes comes up to a round trip late, and so does a new connection's first byte.
+SESSION = "exec cat"
 ASKPASS = Path(__file__).with_name("askpass.sh")
 
 # Keywords that a user may have set to get in, or for the wire. Not here, on purpose: whatever forwards, listens, runs
@@ -45,9 +49,11 @@ def command(
     onward: str = "",
     says: bool = True,
     ciphers: Mapping[int, str] | None = None,
+    session: bool = False,
 ) -> list[str]:
     """The argv. With `says`, ssh prints LISTENING on stdout once it is logged in and has bound its ports. `ciphers` are
-    those of each place in the chain, where not the default ones (remote/ciphers.py)."""
+    those of each place in the chain, where not the default ones (remote/ciphers.py). With `session` it has one on the
+    host, as long as its stdin is open."""
     place = len(endpoint.chain()) - 1
     options = {
         "BatchMode": "yes",
@@ -68,6 +74,8 @@ def command(
     if says and not onward:
         options |= {"PermitLocalCommand": "yes", "LocalCommand": f"echo {LISTENING}"}
     options |= carried(endpoint, recorded=_recorded(known_hosts, verified.alias(place)))
+    if session:
+        options.setdefault("IPQoS", "af21 af21")  # as with -N; for a session without a terminal it would be cs1
     if ciphers and place in ciphers:
         options.setdefault("Ciphers", ciphers[place])
     if endpoint.identities_only:
@@ -91,8 +99,8 @@ def command(
     if onward:
         argv += ["-W", onward]
     else:
-        argv += ["-N", "-T", *(word for forward in forwards for word in ("-L", forward))]
-    return [*argv, "--", _place(endpoint)]
+        argv += [*([] if session else ["-N"]), "-T", *(word for forward in forwards for word in ("-L", forward))]
+    return [*argv, "--", _place(endpoint), *([SESSION] if session else [])]
 
 
 def plain(

@@ -22,6 +22,7 @@ from pantheon.remote.endpoint import Endpoint, resolve
 from pantheon.remote.knock import Knocker
 from pantheon.tunnel import FORBIDDEN, Event, Seen, pauses, span, understand
 
+SESSION_S = 3.0  # that a session lives for which another link may have one too
 PACE_S = 10.0  # between two requests as long as all is well
 SOON_S = 1.0  # and when the service does not answer
 LATER_S, SOON_TRIES = 5.0, 60  # after so many of them: sshd notes each that finds nobody there, all night
@@ -74,6 +75,7 @@ class Tunnel:
         self._watch, self._watcher = watch, None
         self._carrier: Carrier | None = None
         self._knocker: Knocker | None = None
+        self._session = True  # as long as the host gives one (ssh.SESSION)
         self._proved = False  # something came through
         self._moving = 0  # the service's new port on the host
         self._doubts, self._doubted = 0, 0.0
@@ -201,11 +203,11 @@ class Tunnel:
         for _ in range(PORT_TRIES):
             port = self._local_port(again=again)
             listen = ssh.forwards(self.addresses, port, self._seen.remote_port)
-            argv = ssh.command(endpoint, known, forwards=listen, ciphers=fast)
+            argv = ssh.command(endpoint, known, forwards=listen, ciphers=fast, session=self._session)
             with self._lock:
                 if self._closing.is_set():
                     return None
-                carrier = self._carrier = Carrier(argv, heard=self._wake.set)
+                carrier = self._carrier = Carrier(argv, heard=self._wake.set, session=self._session)
             self._log_in(carrier, LOGIN_AGAIN_S if again else LOGIN_S)
             if self._closing.is_set():
                 return None
@@ -308,7 +310,14 @@ class Tunnel:
             if carrier.stands_still():
                 return self._give_up(carrier, "ssh hung")
         carrier.ended.wait(CLOSE_S)
-        return understand(carrier.said()).text
+        words = carrier.said() or (["the host ended the session"] if self._session else [])
+        if self._session and not self._closing.is_set():
+            # Another end so soon after the login may be the session's too: no loop may come of that.
+            self._session = time.time() > self._seen.since + SESSION_S
+            if carrier.has_lost_its_session():
+                self._session = False
+                return ""
+        return understand(words).text
 
     def _give_up(self, carrier: Carrier, why: str) -> str:
         carrier.stop(0)

@@ -226,3 +226,32 @@ def test_a_watchdog_goes_with_what_it_guards() -> None:
     assert lives(guard)
     made.stop()
     assert not lives(guard)
+
+
+def test_with_a_session_its_stdin_is_open_until_it_ends() -> None:
+    made = sh("echo listening; exec cat", session=True)
+    assert made.listening.wait(10)
+    assert not made.ended.wait(0.2)
+    made.stop()
+    assert made.process.stdin
+    assert made.process.stdin.closed
+    assert not made.has_lost_its_session()  # we ended it
+
+
+@pytest.mark.parametrize(
+    ("end", "session", "lost"),
+    [
+        ("exit 1", True, True),  # a shell that lets nobody in, a forced command
+        ("exit 0", True, True),
+        ("echo 'channel 2: open failed: connect failed: open failed' >&2; exit 255", True, True),  # MaxSessions
+        ("echo 'exec request failed on channel 2' >&2; exit 255", True, True),  # no process can be started there
+        ("echo 'Connection to box closed by remote host.' >&2; exit 255", True, False),
+        ("echo 'channel 3: open failed: connect failed: Connection refused' >&2; exit 255", True, False),
+        ("kill -9 $$", True, False),
+        ("exit 1", False, False),
+    ],
+)
+def test_a_session_that_ended_is_told_from_a_lost_link(end: str, session: bool, lost: bool) -> None:
+    made = sh(f"echo listening; {end}", session=session)
+    assert made.ended.wait(10)
+    assert made.has_lost_its_session() is lost

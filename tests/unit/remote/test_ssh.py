@@ -294,3 +294,14 @@ def test_what_ssh_asks_gets_no_answer() -> None:
         [ssh.ASKPASS, "Enter PIN"], env=dict(os.environ), capture_output=True, timeout=10, check=False
     )
     assert (done.returncode, done.stdout, done.stderr) == (1, b"", b"")
+
+
+def test_a_session_at_the_host_itself_and_nowhere_else(config: Path) -> None:
+    config.write_text("")
+    argv = made(Host("box", "10.0.0.5", "ops", 2222, gateway="hop@bastion"), session=True)
+    assert argv[-3:] == ["--", "10.0.0.5", ssh.SESSION]
+    assert "-N" not in argv
+    assert read(argv)["ipqos"] == ["af21 af21"]  # what -N would give it
+    assert ssh.SESSION not in next(word for word in argv if word.startswith("ProxyCommand="))
+    config.write_text("Host 10.0.0.5\n IPQoS none\n")
+    assert read(made(BOX, session=True))["ipqos"] == ["none none"]

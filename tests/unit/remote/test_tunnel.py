@@ -31,7 +31,7 @@ from pantheon.tunnel import Event, Phase
 from tests.unit.remote.server import HOST_KEY, SshServer, ed25519_key, key_of
 
 # `ssh -G` is the real one. The files beside it say how it behaves: `say` what it says instead of listening, `forbid`
-# that it forwards nothing, `hang` that it never gets as far as listening.
+# that it forwards nothing, `hang` that it never gets as far as listening, `sessionless` that it gives no session.
 SSH = """import os, pathlib, socket, sys, threading, time
 here = pathlib.Path(__file__).parent
 if (here / "say").exists():
@@ -72,6 +72,8 @@ for forward in forwards:
     listener.listen(16)
     threading.Thread(target=serve, args=(listener, int(far)), daemon=True).start()
 print("listening", flush=True)
+if (here / "sessionless").exists() and "-N" not in words:
+    sys.exit(1)
 while True:
     time.sleep(0.01)
 """
@@ -710,3 +712,9 @@ def test_a_server_that_forwards_no_more_and_again(box: Box, monkeypatch: pytest.
     box.wait(tunnel, "ready")
     assert box.told.count("the SSH server does not allow forwarding") == 1
     assert not any("link" in text for text in box.told)
+
+
+def test_a_host_without_sessions_gets_a_link_without_one(box: Box) -> None:
+    (box.folder / "sessionless").touch()
+    box.opened()
+    assert box.told == []
