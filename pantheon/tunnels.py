@@ -203,6 +203,7 @@ class Opened:
             return
         seen = self.seen
         self._records.see()
+        self.display.check_reader()
         self.stop.printing(lambda: self.display.show(seen, events))
         if self.wish.check:
             return

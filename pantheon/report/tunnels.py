@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import select
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -118,6 +119,17 @@ class Display:
     def turns(self) -> bool:
         """Whether something on the screen moves, so that it should be drawn again soon."""
         return self.is_drawn and any(not line.sign for _, line in self._lines)
+
+    def check_reader(self) -> None:
+        """Raises BrokenPipeError when nobody reads any more what is printed, which else would show only with the next
+        line: in hours, when the link is lost."""
+        try:
+            poll = select.poll()
+            poll.register(self.report.out.file.fileno(), 0)
+        except (OSError, ValueError):  # no file of the system's
+            return
+        if any(event & select.POLLERR for _, event in poll.poll(0)):
+            raise BrokenPipeError
 
     # ---- while they are open
 

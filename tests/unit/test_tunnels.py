@@ -396,3 +396,10 @@ def test_a_sudo_password_is_asked_for_once_and_first() -> None:
     opened = Opened(HOST, Wish("all"), Options(ask_password=ask), report)
     assert asked == ["sudo password on prometheus: "]
     assert len(opened.tunnels) == 3
+
+
+def test_it_ends_when_nobody_reads_any_more() -> None:
+    theirs, ours = os.pipe()
+    threading.Timer(0.3, os.close, (theirs,)).start()
+    with os.fdopen(ours, "w") as file, pytest.raises(BrokenPipeError):
+        run(Wish("comfy"), report=Console(RichConsole(file=file, width=80)))
