@@ -278,8 +278,8 @@ def _unexpected(problem: Exception) -> int:
     import traceback
 
     from pantheon.errors import PantheonError
-    from pantheon.report.console import error
     from pantheon.places import state_directory
+    from pantheon.report.console import error
 
     where = state_directory() / "last-error.txt"
     text = "".join(traceback.format_exception(problem))

@@ -1,4 +1,3 @@
-# ruff: noqa: E501 - cases are tables
 """Tunnels on the screen: what each looks like at each moment, on terminals of any width and in a pipe."""
 
 from __future__ import annotations
