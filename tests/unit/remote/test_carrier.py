@@ -95,9 +95,9 @@ def test_what_it_has_started_goes_with_it(tmp_path: Path) -> None:
     child = pid_in(tmp_path / "pid")
     before = time.monotonic()
     began.stop()
-    assert time.monotonic() - before < 1
+    assert time.monotonic() - before < 5
     assert not lives(began.pid)
-    assert not lives(child)
+    until(lambda: not lives(child))
 
 
 @PROCESS_FILES
