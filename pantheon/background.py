@@ -137,7 +137,9 @@ def open_(host: Host, wish: Wish, *, options: Options, report: Console) -> int:
             raise
         if stop.came:
             _stop(awaited, display)
-            report.line("·", host.name, "closed before ready: nothing was left open")
+            kept = ", ".join(one.entry.seen.service for one in awaited if not one.process)
+            left = f"{kept} was open already, and still is" if kept else "nothing was left open"
+            report.line("·", host.name, f"closed before ready: {left}")
             return 0
     display.end()
     new = [one.entry for one in awaited if one.process]

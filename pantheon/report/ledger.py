@@ -70,7 +70,8 @@ def _sorted(entries: Sequence[Entry]) -> list[Entry]:
 def _ended(report: Console, entry: Entry) -> None:
     assert entry.failure
     at = time_of_day(entry.changed, time.time())
-    report.line("✗", entry.seen.service, f"{where(entry)}: ended {at}: {entry.failure.error}")
+    known = entry.failure.error.startswith(entry.seen.host) or f"({entry.label})" in entry.failure.error
+    report.line("✗", entry.seen.service, f"{'' if known else f'{where(entry)}: '}ended {at}: {entry.failure.error}")
     for line in entry.failure.details:
         report.prose(INDENT, line, "dim")
     if entry.log:
