@@ -17,10 +17,10 @@ from typing import Any
 
 import pytest
 import requests
+from conftest import INVOKE, ROOT, Ran, World, toml, until
 
 from lab import faults
 from pantheon.remote import ports
-from tests.lab.conftest import INVOKE, ROOT, Ran, World, toml, until
 
 pytestmark = pytest.mark.lab
 SPREAD = True
