@@ -19,13 +19,13 @@ from typing import Any
 import pytest
 import requests
 import websocket
+from conftest import World, until
 
 from lab import browser as browsers
 from lab import faults
 from lab.devtools import Browser, BrowserError, Page
 from lab.outer import LabError
 from pantheon.remote import ports
-from tests.lab.conftest import World, until
 
 pytestmark = pytest.mark.lab
 

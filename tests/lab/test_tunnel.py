@@ -26,12 +26,12 @@ from pathlib import Path
 import pytest
 import requests
 import websocket
+from conftest import PORTS, SERVICES, Ran, Running, World, until
 
 from lab import faults
 from lab.breakages import browser_access
 from lab.machine import Lab
 from pantheon.remote import ports
-from tests.lab.conftest import PORTS, SERVICES, Ran, Running, World, until
 
 pytestmark = pytest.mark.lab
 SPREAD = True

@@ -9,9 +9,9 @@ import time
 from collections.abc import Iterator
 
 import requests
+from conftest import QUICK, Running, World, until
 
 from lab import faults
-from tests.lab.conftest import QUICK, Running, World, until
 
 COMFY_TREE = "/mnt/local/nvme/ai/services/comfy-mnt"
 MADE_SLOW = 0.35  # seconds for each of the stand-in's steps: a first run that can be watched

@@ -17,10 +17,10 @@ from pathlib import Path
 
 import pytest
 import requests
+from conftest import SERVICES, World, toml, until
+from test_tunnel import a_port, ask, bound, children, is_alive, listens, opened
 
 from pantheon.remote import ciphers
-from tests.lab.conftest import SERVICES, World, toml, until
-from tests.lab.test_tunnel import a_port, ask, bound, children, is_alive, listens, opened
 
 pytestmark = pytest.mark.lab
 SPREAD = True
