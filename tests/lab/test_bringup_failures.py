@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import signal
+from typing import Any
 
 import pytest
 from conftest import World, until
@@ -15,7 +16,7 @@ from lab import faults
 
 pytestmark = pytest.mark.lab
 
-TINY = {name: {"image_gib": 0, "data_gib": 0} for name in ("comfy", "ollama", "openwebui")}
+TINY: dict[str, Any] = {name: {"image_gib": 0, "data_gib": 0} for name in ("comfy", "ollama", "openwebui")}
 
 
 class TestFreshHost:

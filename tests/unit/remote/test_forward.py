@@ -12,7 +12,8 @@ import pytest
 
 from pantheon.errors import LinkLost
 from pantheon.remote.connection import HostConnection
-from pantheon.remote.forward import MOST_BYTES, http_through
+from pantheon.remote.forward import http_through
+from pantheon.remote.wire import MOST_BYTES
 from tests.unit.remote.server import SshServer
 
 SEEN: list[dict[str, str]] = []

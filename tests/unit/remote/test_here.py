@@ -18,6 +18,7 @@ from pantheon.inventory import Host
 from pantheon.remote import here
 from pantheon.remote.connection import HostConnection
 from pantheon.remote.forward import head_through, http_through
+from pantheon.remote.wire import upgrade
 from tests.unit.remote.server import SshServer
 
 SEEN: list[tuple[str, dict[str, str]]] = []
@@ -105,7 +106,7 @@ def test_a_browser_thinks_it_is_at_the_tunnels_end(link: HostConnection, port: i
 def test_another_origin_is_refused(link: HostConnection, port: int) -> None:
     headers = {"Host": f"127.0.0.1:{port}", "Origin": "https://elsewhere.example"}
     assert head_through(link, port, "/", headers).status == 403
-    assert head_through(link, port, "/ws", {**headers, **here.upgrade()}).status == 403
+    assert head_through(link, port, "/ws", {**headers, **upgrade()}).status == 403
 
 
 def test_what_speaks_no_http(link: HostConnection) -> None:
