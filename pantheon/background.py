@@ -31,7 +31,7 @@ from pantheon.report.journal import Log
 from pantheon.tunnel import Event, Seen
 
 if TYPE_CHECKING:
-    from pantheon.engine import Options
+    from pantheon.options import Options
     from pantheon.remote.tunnel import Tunnel
     from pantheon.report.console import Console
     from pantheon.report.tunnels import Display

@@ -23,8 +23,8 @@ from invoke.executor import Executor
 from invoke.tasks import Task, task
 
 if TYPE_CHECKING:
-    from pantheon.engine import Options
     from pantheon.inventory import Host, Inventory
+    from pantheon.options import Options
     from pantheon.remote.ahead import Ahead
     from pantheon.report.console import Console
 
@@ -79,7 +79,7 @@ class Call:
 
     @functools.cached_property
     def options(self) -> Options:
-        from pantheon.engine import Options
+        from pantheon.options import Options
 
         given = self.given
         ask: Callable[[str], str] | None = None

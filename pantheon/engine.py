@@ -10,7 +10,6 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 from pantheon import foreign, memory, procedure
@@ -18,24 +17,13 @@ from pantheon.errors import ApplyError, Declined, Interrupted, NotAsItShouldBe
 from pantheon.facts import Facts, Http
 from pantheon.finding import Finding
 from pantheon.inventory import SERVICES, Host
+from pantheon.options import Options
 from pantheon.plan import Plan
 from pantheon.sections import validate as checklist
 from pantheon.watched import Watched, follow, ready_url
 
 ENDING_S = 20.0
 QUICK_START_S = 600.0  # Ollama and Open WebUI: a database migration included
-
-
-@dataclass(frozen=True)
-class Options:
-    """What the shared options say. `yes` agrees to the plan that is shown, and to nothing else."""
-
-    yes: bool = False
-    plan_only: bool = False
-    details: bool = False
-    older: bool = False
-    ask_password: Callable[[str], str] | None = None
-    ahead: Any = None  # remote.ahead.Ahead, where the first look has begun already
 
 
 class Report(Protocol):

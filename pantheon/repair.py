@@ -11,7 +11,6 @@ from dataclasses import replace
 from typing import Any, Protocol
 
 from pantheon import diagnosis, engine, fixes, foreign, reboot
-from pantheon.engine import Options
 from pantheon.errors import ApplyError, Interrupted, NotAsItShouldBe
 from pantheon.evidence import Busy
 from pantheon.facts import Facts, Maybe, OsRelease, Unknown
@@ -20,6 +19,7 @@ from pantheon.fixes import openwebui_logins
 from pantheon.fixes.wrong_version_number import https_to
 from pantheon.incident import Case, Choices
 from pantheon.inventory import SERVICES, Host
+from pantheon.options import Options
 from pantheon.plan import Plan, SectionPlan
 from pantheon.symptoms import SYMPTOMS
 

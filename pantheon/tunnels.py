@@ -19,7 +19,7 @@ from pantheon.inventory import SERVICES, Host
 from pantheon.tunnel import Event, Seen
 
 if TYPE_CHECKING:
-    from pantheon.engine import Options
+    from pantheon.options import Options
     from pantheon.remote.tunnel import Tunnel
     from pantheon.report.console import Console
 

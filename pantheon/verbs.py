@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pantheon import engine
 from pantheon.errors import Declined, LookFailed, NotTrusted, UsageError
 from pantheon.inventory import SERVICES, Host, Inventory, as_data, to_toml
+from pantheon.options import Options
 from pantheon.report import data
 from pantheon.report.text import count
 
@@ -35,7 +36,7 @@ def hosts(inventory: Inventory, *, as_json: bool, report: Console) -> int:
     return 0
 
 
-def facts(host: Host, *, toml: bool, as_json: bool, options: engine.Options, report: Console) -> int:
+def facts(host: Host, *, toml: bool, as_json: bool, options: Options, report: Console) -> int:
     """Show one look, or print the host's section of hosts.toml filled from it."""
     from pantheon import survey
     from pantheon.facts import to_data
@@ -57,7 +58,7 @@ def facts(host: Host, *, toml: bool, as_json: bool, options: engine.Options, rep
     return 0
 
 
-def history(host: Host, *, last: str, as_json: bool, options: engine.Options, report: Console) -> int:
+def history(host: Host, *, last: str, as_json: bool, options: Options, report: Console) -> int:
     """The audit log of the host, newest last: when, who, from where, version, plan, result."""
     if not last.isdecimal() or not 1 <= int(last) <= MOST_HISTORY:
         raise UsageError(f"--last must be a number from 1 to {MOST_HISTORY}, not {last!r}")

@@ -24,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from lab import faults, machine
 from pantheon import engine, inventory, procedure, tunnels
 from pantheon.inventory import Host
+from pantheon.options import Options
 from pantheon.report.console import Console
 from pantheon.report.tunnels import Display
 from pantheon.watched import Watched
@@ -87,7 +88,7 @@ def lose_the_link(name: str) -> None:
 
 
 def tunnel(host: Host, out: RichConsole, lab: str) -> int:
-    opened = tunnels.Opened(host, tunnels.Wish("all"), engine.Options(), Still(out))
+    opened = tunnels.Opened(host, tunnels.Wish("all"), Options(), Still(out))
     opened.display = Frames(opened.report, host)
     out.print(Text("$ invoke tunnel all", "bold green"))
     threading.Thread(target=lose_the_link, args=(lab,), daemon=True).start()
@@ -104,9 +105,9 @@ def main() -> int:
         out.save_svg(file, title="invoke tunnel")
         return code
     out.print(Text("$ invoke bringup", "bold green"))
-    code = engine.bring(host, procedure.ORDER, what="bringup", options=engine.Options(), report=report)
+    code = engine.bring(host, procedure.ORDER, what="bringup", options=Options(), report=report)
     out.print(Text("$ invoke bringup", "bold green"))
-    code = code or engine.bring(host, procedure.ORDER, what="bringup", options=engine.Options(), report=report)
+    code = code or engine.bring(host, procedure.ORDER, what="bringup", options=Options(), report=report)
     out.save_svg(file, title="invoke bringup")
     return code
 

@@ -25,9 +25,9 @@ import pytest
 from rich.console import Console as RichConsole
 
 from pantheon import background, inventory
-from pantheon.engine import Options
 from pantheon.errors import NotTrusted, PantheonError, UsageError
 from pantheon.inventory import Host
+from pantheon.options import Options
 from pantheon.remote import ledger
 from pantheon.remote.ledger import Entry, Record
 from pantheon.report.console import Console

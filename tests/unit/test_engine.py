@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 from pantheon import engine, memory, procedure
-from pantheon.engine import Options
 from pantheon.errors import ApplyError, Declined, Interrupted, Locked, NotAsItShouldBe
 from pantheon.facts import Facts
 from pantheon.finding import Finding
 from pantheon.inventory import Host
+from pantheon.options import Options
 from pantheon.plan import Plan
 from pantheon.watched import Watched, follow
 from tests.unit.test_validate import OK

@@ -13,13 +13,13 @@ import pytest
 from rich.console import Console as RichConsole
 
 from pantheon import diagnosis, engine, fixes, layout, repair
-from pantheon.engine import Options
 from pantheon.errors import ApplyError, Declined, Interrupted, Locked, NotAsItShouldBe
 from pantheon.evidence import Busy, Loaded, LoginKey
 from pantheon.facts import Facts, Http, Unknown
 from pantheon.finding import Finding
 from pantheon.incident import Case, Choices
 from pantheon.inventory import Host
+from pantheon.options import Options
 from pantheon.plan import Change, Plan, Run, SectionPlan
 from pantheon.report.console import Console
 from pantheon.report.data import Json

@@ -18,9 +18,9 @@ import pytest
 from rich.console import Console as RichConsole
 
 from pantheon import browser, tunnels
-from pantheon.engine import Options
 from pantheon.errors import LoginRefused, NotReached, NotTrusted, PantheonError, UsageError
 from pantheon.inventory import SERVICES
+from pantheon.options import Options
 from pantheon.report.console import Console
 from pantheon.report.data import Json
 from pantheon.tunnel import Event, Seen

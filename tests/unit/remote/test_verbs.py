@@ -10,9 +10,9 @@ import pytest
 from rich.console import Console as RichConsole
 
 from pantheon import cli, verbs
-from pantheon.engine import Options
 from pantheon.errors import Declined, LookFailed, NotTrusted, UsageError
 from pantheon.inventory import Host
+from pantheon.options import Options
 from pantheon.remote.known_hosts import Key
 from pantheon.report import ask
 from pantheon.report.console import Console
