@@ -27,8 +27,9 @@ END_S = 1.0  # for ssh to end by itself
 LEFT_S = 0.3  # for what it has started, once it is gone
 LOOK_S = 0.5  # between two looks at whether it is still there, should something of its own hold its stderr open
 
-# Waits for the end of a pipe that only this process holds: kill -9 of pantheon must not leave a tunnel.
-WATCHDOG = 'read -r _; kill -TERM -- "-$1" 2>/dev/null || kill -TERM "$1"'
+# Waits for the end of a pipe that only this process holds: kill -9 of pantheon must not leave a tunnel. CONT is for one
+# that stands still, and hears nothing else.
+WATCHDOG = 'read -r _; for s in TERM CONT; do kill -s $s -- "-$1"; done'
 
 # sshd's words of a session (MaxSessions, a process that cannot be started); those of a client's connection are others.
 NO_SESSION = ("open failed: connect failed: open failed", "request failed on channel")
@@ -42,8 +43,9 @@ class Carrier:
 
     With `session`, its stdin is open as long as it lives (ssh.SESSION).
 
-    With `watchdog`, where the system has no parent-death signal, a small process sees to it that ssh ends with this
-    one. The thread that makes a Carrier must live as long as it: to Linux that one is the parent.
+    It ends with this process, however that ends: by a parent-death signal where the system has one. The thread that
+    makes a Carrier must live as long as it: to Linux that one is the parent. Where there is no such signal, and with
+    `watchdog` for what ssh itself starts (a ProxyCommand), a small process sees to it.
 
     Raises NotReached when OpenSSH is not installed, or when no process can be started."""
 
@@ -52,7 +54,7 @@ class Carrier:
         argv: Sequence[str],
         *,
         heard: Callable[[], None] = lambda: None,
-        watchdog: bool = not HAS_DEATH_SIGNAL,
+        watchdog: bool = False,
         session: bool = False,
     ) -> None:
         self.listening, self.ended = threading.Event(), threading.Event()
@@ -70,7 +72,7 @@ class Carrier:
                 stderr=subprocess.PIPE,
                 env=ssh.environment(),
                 start_new_session=True,  # Ctrl-C is for us: ssh is ended in order, with what it has started
-                preexec_fn=None if watchdog else partial(_die_with_parent, os.getpid()),  # noqa: PLW1509
+                preexec_fn=partial(_die_with_parent, os.getpid()) if HAS_DEATH_SIGNAL else None,  # noqa: PLW1509
                 bufsize=0,
             )
         except FileNotFoundError as error:
@@ -79,7 +81,7 @@ class Carrier:
             ) from error
         except (OSError, subprocess.SubprocessError) as error:
             raise NotReached(f"ssh cannot be started: {error}", next_commands=["ulimit -a", "free -m"]) from error
-        if watchdog:
+        if watchdog or not HAS_DEATH_SIGNAL:
             self._guard()
         threading.Thread(target=self._listen, name="pantheon-ssh", daemon=True).start()
 
@@ -236,8 +238,9 @@ _LIBC = ctypes.CDLL(None) if HAS_DEATH_SIGNAL else None
 
 
 def _die_with_parent(parent: int) -> None:
-    """In the child, before ssh. 1 is PR_SET_PDEATHSIG; a parent that was gone before it was set sends nothing."""
+    """In the child, before ssh. 1 is PR_SET_PDEATHSIG; a parent that was gone before it was set sends nothing. KILL,
+    since one that stands still (state T) would hear no other, and would go on holding its port."""
     if _LIBC is not None:
-        _LIBC.prctl(1, signal.SIGTERM)
+        _LIBC.prctl(1, signal.SIGKILL)
         if os.getppid() != parent:
             os._exit(1)

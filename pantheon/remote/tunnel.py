@@ -207,7 +207,12 @@ class Tunnel:
             with self._lock:
                 if self._closing.is_set():
                     return None
-                carrier = self._carrier = Carrier(argv, heard=self._wake.set, session=self._session)
+                carrier = self._carrier = Carrier(
+                    argv,
+                    heard=self._wake.set,
+                    session=self._session,
+                    watchdog=bool(endpoint.gateway or endpoint.proxy_command),
+                )
             self._log_in(carrier, LOGIN_AGAIN_S if again else LOGIN_S)
             if self._closing.is_set():
                 return None

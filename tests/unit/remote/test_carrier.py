@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
 import signal
@@ -179,8 +180,10 @@ def test_hundreds_leave_nothing_behind(watchdog: bool) -> None:
 # ---- the end of whoever started it
 
 PARENT = """import sys, time
-from pantheon.remote.carrier import Carrier
-made = Carrier([sys.executable, "-I", "-S", "-c", sys.argv[1]], watchdog=sys.argv[2] == "watchdog")
+from pantheon.remote import carrier
+carrier.HAS_DEATH_SIGNAL &= "death signal" in sys.argv[2]
+argv = [sys.executable, "-I", "-S", "-c", sys.argv[1]]
+made = carrier.Carrier(argv, watchdog="watchdog" in sys.argv[2])
 made.listening.wait(10)
 print(made.pid, made._watchdog.pid if made._watchdog else 0, flush=True)
 time.sleep(1000)
@@ -190,22 +193,43 @@ held = socket.create_server(("127.0.0.1", 0))
 print("listening", flush=True)
 time.sleep(1000)
 """
+# With a ProxyCommand that does not mind the end of its stdin.
+STARTS_ANOTHER = """import subprocess
+way = subprocess.Popen(["sleep", "1000"])
+print("listening", flush=True)
+way.wait()
+"""
+
+
+def group(leader: int) -> list[int]:
+    """The processes of that group which live."""
+    found = []
+    for file in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            state, _, number, *_ = file.read_text().rpartition(")")[2].split()
+            found += [int(file.parent.name)] if int(number) == leader and state not in "ZX" else []
+    return found
 
 
 @PROCESS_FILES
-@pytest.mark.parametrize("by", ["death signal", "watchdog"])
-def test_kill_9_of_its_parent_leaves_neither_it_nor_a_watchdog(by: str) -> None:
-    if by == "death signal" and not carrier.HAS_DEATH_SIGNAL:
+@pytest.mark.parametrize("state", ["running", "stopped"])
+@pytest.mark.parametrize("by", ["death signal", "watchdog", "death signal and watchdog"])
+def test_kill_9_of_its_parent_leaves_nothing(by: str, state: str) -> None:
+    if "death signal" in by and not carrier.HAS_DEATH_SIGNAL:
         pytest.skip("this system has none")
-    parent = subprocess.Popen([sys.executable, "-c", PARENT, LISTENER, by], stdout=subprocess.PIPE, cwd=Path.cwd())
+    program = LISTENER if by == "death signal" else STARTS_ANOTHER
+    parent = subprocess.Popen([sys.executable, "-c", PARENT, program, by], stdout=subprocess.PIPE, cwd=Path.cwd())
     assert parent.stdout
-    pids = [int(word) for word in parent.stdout.readline().split()]
-    assert all(lives(pid) for pid in pids if pid)
-    assert bool(pids[1]) == (by == "watchdog")
+    made, guard = (int(word) for word in parent.stdout.readline().split())
+    assert len(group(made)) == (1 if program == LISTENER else 2)
+    assert bool(guard) == ("watchdog" in by)
+    if state == "stopped":
+        os.killpg(made, signal.SIGSTOP)
     parent.kill()
     parent.wait()
     parent.stdout.close()
-    until(lambda: not any(lives(pid) for pid in pids if pid))
+    until(lambda: not group(made))
+    until(lambda: not guard or not lives(guard))
 
 
 @PROCESS_FILES
