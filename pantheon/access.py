@@ -45,9 +45,9 @@ def open_(
 @command(host=False, json=True, name="list")
 def list_(call: Call) -> int:
     """The tunnels that are open on this machine, whoever's terminal they are in."""
-    from pantheon import tunnels
+    from pantheon import background
 
-    return tunnels.list_(report=call.report)
+    return background.list_(report=call.report)
 
 
 @command(
@@ -59,9 +59,9 @@ def list_(call: Call) -> int:
 )
 def close(call: Call, service: str, host: str = "") -> int:
     """Close tunnels that are open on this machine."""
-    from pantheon import tunnels
+    from pantheon import background
 
-    return tunnels.close(service, host, report=call.report)
+    return background.close(service, host, report=call.report)
 
 
 tunnel = Collection("tunnel", list_, close)

@@ -89,11 +89,10 @@ class Awaited:
             next_commands=[f"invoke tunnel {seen.service} --host {seen.host}"],
         )
 
-    def stop(self) -> None:
-        """Close it, if it was started here."""
+    def see_off(self) -> None:
+        """Wait for the end of one that was told to end, if it was started here."""
         if self.process is None:
             return
-        self.process.terminate()
         try:
             self.process.wait(END_S)
         except subprocess.TimeoutExpired:
@@ -140,7 +139,7 @@ def open_(host: Host, wish: Wish, *, options: Options, report: Console) -> int:
             kept = ", ".join(one.entry.seen.service for one in awaited if not one.process)
             left = f"{kept} was open already, and still is" if kept else "nothing was left open"
             report.line("·", host.name, f"closed before ready: {left}")
-            return 0
+            return tunnels.INTERRUPTED
     display.end()
     new = [one.entry for one in awaited if one.process]
     shown.opened(report, host, [one.entry for one in awaited], new)
@@ -160,7 +159,7 @@ def _stop(awaited: Sequence[Awaited], display: Display) -> None:
         if one.process:
             one.process.terminate()
     for one in awaited:
-        one.stop()
+        one.see_off()
 
 
 def _browse(report: Console, seen: Sequence[Seen]) -> None:
@@ -184,11 +183,9 @@ def _start(host: Host, service: str, port: int, hosts_file: str) -> Awaited:
     """Start its process, which has the record before it runs: of two that are started at once, one has it. Raises
     PantheonError."""
     name = ledger.stem(host, service, asked=port)
-    given = ledger.absolute(hosts_file)
+    given, remote = ledger.absolute(hosts_file), host.service(service).port
     try:
         log = Log(ledger.folder() / f"{name}.log")
-        output = log.open()
-        remote = host.service(service).port
         seen = Seen(service, host.name, port or remote, remote, opened=time.time())
         entry = Entry(seen, os.getpid(), ledger.label(host), True, port, given, str(log.path))
         record = Record.make(entry, name)
@@ -206,6 +203,7 @@ def _start(host: Host, service: str, port: int, hosts_file: str) -> Awaited:
     program = [sys.executable, "-m", "pantheon.background"]
     told = [service, host.name, str(port), str(record.fd), str(record.entry.path), given]
     try:
+        output = log.open()
         process = subprocess.Popen(
             [*program, *told],
             cwd=ROOT,  # where the package is, and what never goes away
@@ -216,9 +214,12 @@ def _start(host: Host, service: str, port: int, hosts_file: str) -> Awaited:
             pass_fds=(record.fd,),
             start_new_session=True,  # a terminal that is closed is no end of it
         )
-    except BaseException:
+    except OSError as error:
         record.remove()
-        raise
+        raise PantheonError(
+            f"the process of a tunnel cannot be started: {error.filename or sys.executable}: {error.strerror}",
+            next_commands=["ulimit -a", "df -h ~ /tmp"],
+        ) from error
     finally:
         log.close()
     record.hand_over(process.pid)

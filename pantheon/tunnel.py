@@ -4,8 +4,9 @@ open, report/tunnels.py shows them, remote/ledger.py has them on record."""
 from __future__ import annotations
 
 import re
+from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 # opening: ssh is on its way for the first time. waiting: the link is there, the service does not answer. ready: it
@@ -106,7 +107,8 @@ _WORDS: tuple[tuple[Ending, str, str], ...] = (
 
 
 def understand(words: Sequence[str]) -> Words:
-    """What ssh's words say of its end; in its own words when they are not known."""
+    """What ssh's words say of its end; in its own words when they are not known. Those of a hop on the way count like
+    those of the host."""
     for meaning, pattern, text in _WORDS:
         for line in reversed(words):
             if found := re.search(pattern, line, re.IGNORECASE):
@@ -115,13 +117,9 @@ def understand(words: Sequence[str]) -> Words:
     return Words("unknown", words[-1] if words else "ssh ended without a word")
 
 
-def ending(words: Sequence[str]) -> Ending:
-    """What ended an ssh, by its words. Those of a hop on the way count like those of the host."""
-    return understand(words).ending
-
-
 Refusal = Literal["", "nothing", "forbidden", "other"]
 FORBIDDEN = "the SSH server does not allow forwarding"
+OFTEN, OFTEN_S, LASTING_S = 3, 3600.0, 30.0  # outages of a service that are told at once in that time; others, by then
 
 
 def refusal(line: str) -> Refusal:
@@ -141,6 +139,40 @@ def span(seconds: float) -> str:
         return f"{whole} s"
     hours, minutes = divmod(round(seconds / 60), 60)
     return f"{hours} h {minutes} min" if hours else f"{minutes} min"
+
+
+@dataclass
+class Outage:
+    """Whether an outage is told: the first few in an hour are, at once, and others when they last. What comes and goes
+    all night would else fill the screen, and wear out the host with looks at why. Times are time.monotonic()'s."""
+
+    since: float = 0.0  # 0: there is none
+    is_told: bool = False
+    _times: deque[float] = field(default_factory=lambda: deque(maxlen=OFTEN))
+
+    def lasts(self, now: float) -> bool:
+        """There is one, at `now`. Whether to tell of it, which is once."""
+        self.since = self.since or now
+        if self.is_told or (self._is_often(now) and now < self.since + LASTING_S):
+            return False
+        self._times.append(now)
+        self.is_told = True
+        return True
+
+    def ends(self, now: float) -> float | None:
+        """How many seconds it took; None when there was none that was told of."""
+        took = now - self.since if self.is_told else None
+        self.since, self.is_told = 0.0, False
+        return took
+
+    @property
+    def said(self) -> str:
+        """What is to be said with the last one that is told at once."""
+        often = self._is_often(self._times[-1]) and self._times[-1] == self.since
+        return f"; it comes and goes, and is told from now on when it lasts {LASTING_S:.0f} s" if often else ""
+
+    def _is_often(self, now: float) -> bool:
+        return len(self._times) == OFTEN and now < self._times[0] + OFTEN_S
 
 
 def pauses() -> Iterator[float]:

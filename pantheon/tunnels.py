@@ -28,6 +28,7 @@ CALM_S = 1.0  # between two looks when nothing is awaited: this runs all day
 LOGIN_S = 60.0  # that a check gives a login
 CHECK_S = 20.0  # that a check gives a service, once logged in
 TROUBLE_S = 5.0  # and one of which it is known that something has to be done
+INTERRUPTED = 130  # what was to come to something, and did not; an open tunnel is closed by Ctrl-C, with 0
 END_S = 5.0  # for what still runs when a tunnel is closed
 PAGES = ("comfy", "openwebui")  # what a browser has something of
 
@@ -122,21 +123,21 @@ class Stop:
         self.came = True
         self._news.put(None)
         if self._printing:
+            self._printing = False  # once: where it is caught it must not come again
             raise KeyboardInterrupt
 
     def printing(self, work: Callable[[], None]) -> None:
         """Print, while a tunnel is open: a full disk or a terminal that is gone does not close it."""
         try:
-            self._printing = True
-            work()
-            self._printing = False
-        except KeyboardInterrupt:
-            self._printing = False
+            try:
+                self._printing = True
+                work()
+            finally:
+                self._printing = False
         except BrokenPipeError:
-            self._printing = False
             raise
-        except OSError:
-            self._printing = False
+        except (KeyboardInterrupt, OSError):
+            pass
 
 
 class Opened:
@@ -177,7 +178,7 @@ class Opened:
                 self._close()
             if self.stop.came:
                 self.stop.printing(lambda: self.display.closed(seen))
-                return 0
+                return INTERRUPTED if self.wish.check else 0
             events = self._news()
             self.stop.printing(lambda: self.display.show((), events))
             if self.wish.check:
@@ -338,17 +339,3 @@ def _print_ssh(host: Host, wish: Wish, report: Console) -> int:
         commands[name] = ssh.plain(endpoint, known, forwards=forwards, ciphers=preferred)
     report.commands(host, commands)
     return 0
-
-
-def list_(*, report: Console) -> int:
-    """Show what is open on this machine. No host and no inventory is asked."""
-    from pantheon import background
-
-    return background.list_(report=report)
-
-
-def close(service: str, host: str, *, report: Console) -> int:
-    """Close what is open on this machine, whether a terminal has it or not."""
-    from pantheon import background
-
-    return background.close(service, host, report=report)

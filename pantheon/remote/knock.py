@@ -56,15 +56,6 @@ class Knocker:
             closing.wait(max(0.0, began + EVERY_S - time.monotonic()))
         return False
 
-    def once(self) -> bool:
-        """Whether it answers now, within a moment: one knock. True as well when it cannot be asked."""
-        if self.place is None:
-            return True
-        self.remember()
-        if self._asking:
-            self._asking.join(KNOCK_S)
-        return self._knock(threading.Event())
-
     def _look_up(self) -> None:
         assert self.place
         try:

@@ -268,7 +268,7 @@ def test_a_service_that_is_down_is_waited_for_and_ctrl_c_leaves_nothing(spare: W
         (tunnel,) = opened(spare)
         terminal.signal(signal.SIGINT)
         ran = terminal.end()
-        assert ran.code == 0, ran.seen
+        assert ran.code == 130, ran.seen
         assert "nothing was left open" in ran.out, ran.seen
     until(lambda: not alive(tunnel["pid"]), 5)
     assert not listens(port)

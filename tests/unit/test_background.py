@@ -4,6 +4,7 @@ in tests/lab."""
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import json
 import os
@@ -272,7 +273,7 @@ def test_ctrl_c_while_it_is_awaited_leaves_nothing(box: Host, hosts: Path, ssh: 
 
     thread = threading.Thread(target=interrupt)
     thread.start()
-    assert background.open_(box, Wish("ollama", background=True), options=Options(), report=screen.report) == 0
+    assert background.open_(box, Wish("ollama", background=True), options=Options(), report=screen.report) == 130
     thread.join()
     assert "nothing was left open" in screen.text
     assert ledger.entries() == []
@@ -289,6 +290,17 @@ def test_a_process_that_dies_at_once_is_said_with_its_last_words(
     with pytest.raises(PantheonError, match="ended without a word") as caught:
         opened(box, hosts)
     assert caught.value.details == ("no such library",)
+    assert ledger.entries() == []
+
+
+def test_a_machine_that_has_run_out_of_processes(box: Host, hosts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    monkeypatch.setattr("pantheon.background.subprocess.Popen", full)
+    with pytest.raises(PantheonError, match=r"cannot be started: .*: Resource temporarily unavailable") as caught:
+        opened(box, hosts)
+    assert caught.value.next_commands[0] == "ulimit -a"
     assert ledger.entries() == []
 
 

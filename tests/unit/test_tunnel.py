@@ -7,7 +7,7 @@ from itertools import islice
 
 import pytest
 
-from pantheon.tunnel import Refusal, ending, pauses, refusal, span, understand
+from pantheon.tunnel import Refusal, pauses, refusal, span, understand
 
 VIA_GATEWAY = [
     "kex_exchange_identification: Connection closed by remote host",
@@ -162,7 +162,7 @@ UNKNOWN = [
     ],
 )
 def test_an_ending(meaning: str, words: list[str]) -> None:
-    assert ending(words) == meaning
+    assert understand(words).ending == meaning
 
 
 @pytest.mark.parametrize(("text", "words"), UNREACHED)
@@ -179,8 +179,8 @@ def test_an_ending_that_passes_in_a_few_words(text: str, words: list[str]) -> No
     ],
 )
 def test_a_banner_or_a_proxy_command_refuses_no_login(words: list[str]) -> None:
-    assert ending([*words, "kex_exchange_identification: Connection closed by remote host"]) == "unreached"
-    assert ending([*words, "ssh: connect to host box port 22: No route to host"]) == "unreached"
+    assert understand([*words, "kex_exchange_identification: Connection closed by remote host"]).ending == "unreached"
+    assert understand([*words, "ssh: connect to host box port 22: No route to host"]).ending == "unreached"
 
 
 def test_what_is_not_known_is_said_as_ssh_says_it() -> None:

@@ -346,9 +346,9 @@ def test_a_check_that_fails_says_so_and_of_the_others_how_they_are(capsys: pytes
     assert capsys.readouterr().err == ""
 
 
-def test_ctrl_c_during_a_check() -> None:
+def test_ctrl_c_during_a_check_is_no_good_news() -> None:
     code, out = run(Wish("comfy", check=True), comfy=lambda _: os.kill(os.getpid(), signal.SIGINT))
-    assert (code, out) == (0, "· prometheus closed before it was ready\n")
+    assert (code, out) == (130, "· prometheus closed before it was ready\n")
 
 
 # ---- called wrongly

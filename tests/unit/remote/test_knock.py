@@ -80,6 +80,18 @@ def test_a_server_that_says_so(pieces: list[bytes]) -> None:
         assert Knocker(endpoint(port)).answered(threading.Event())
 
 
+def vain(knocker: Knocker) -> str:
+    """What the first knock met, which must be in vain."""
+    closing, told = threading.Event(), list[str]()
+
+    def tell(why: str) -> None:
+        told.append(why)
+        closing.set()
+
+    assert not knocker.answered(closing, told=tell)
+    return told[0]
+
+
 @pytest.mark.parametrize(
     ("speak", "why"),
     [
@@ -92,9 +104,7 @@ def test_a_server_that_says_so(pieces: list[bytes]) -> None:
 )
 def test_a_server_that_does_not(speak: Speak, why: str, impatient: None) -> None:
     with server(speak) as port:
-        knocker = Knocker(endpoint(port))
-        assert not knocker.once()
-        assert knocker.why == why
+        assert vain(Knocker(endpoint(port))) == why
 
 
 def test_nobody_there_and_then_somebody(impatient: None) -> None:
@@ -138,7 +148,7 @@ def test_a_dead_address_does_not_hold_up_another(monkeypatch: pytest.MonkeyPatch
     with server(silent, address="127.0.0.2") as port, server(says(b"SSH-2.0-x\r\n"), port=port):
         resolving(monkeypatch, "127.0.0.2", "127.0.0.1", "198.51.100.1")
         began = time.monotonic()
-        assert Knocker(endpoint(port, "box.example")).once()
+        assert Knocker(endpoint(port, "box.example")).answered(threading.Event())
         assert time.monotonic() - began < 1
 
 
@@ -165,15 +175,13 @@ def test_while_the_name_does_not_resolve_the_last_address_is_knocked_at(
 
 
 def test_a_name_without_an_address_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    knocker = Knocker(endpoint(22, "nowhere.invalid"))
-    assert not knocker.once()
-    assert knocker.why == "no address is known for nowhere.invalid"
+    assert vain(Knocker(endpoint(22, "nowhere.invalid"))) == "no address is known for nowhere.invalid"
 
 
 def test_the_first_server_on_the_way_is_knocked_at(impatient: None) -> None:
     with server(says(b"SSH-2.0-x\r\n")) as port:
         behind = replace(endpoint(22, "10.0.0.5"), gateway=endpoint(port))
-        assert Knocker(behind).once()
+        assert Knocker(behind).answered(threading.Event())
 
 
 def test_what_a_proxy_command_leads_to_cannot_be_asked() -> None:
