@@ -20,18 +20,20 @@ from pantheon.remote import answers, ciphers, ports, refused, ssh, verified
 from pantheon.remote.carrier import Carrier
 from pantheon.remote.endpoint import Endpoint, resolve
 from pantheon.remote.knock import Knocker
-from pantheon.tunnel import FORBIDDEN, Event, Seen, pauses, span, understand
+from pantheon.tunnel import FORBIDDEN, Event, Outage, Seen, pauses, span, understand
 
 SESSION_S = 3.0  # that a session lives for which another link may have one too
 PACE_S = 10.0  # between two requests as long as all is well
 SOON_S = 1.0  # and when the service does not answer
 LATER_S, SOON_TRIES = 5.0, 60  # after so many of them: sshd notes each that finds nobody there, all night
 ANSWER_S = 5.0
+SLOW_S = 30.0  # for an answer of a service that has just been slow: no browser gives one up for that
 AWAKE_S = 2.0  # for an answer, after this machine has slept
 ASLEEP_S = 5.0  # a wait that took so much longer than it should: this machine slept
 TICK_S = 1.0  # between two looks at the clock, and at what signals nothing
 HUNG = 2  # requests in vain in which ssh did nothing at all
-WORD_S = 0.05  # for ssh's word on a client that it has just turned away
+WORD_S = 0.3  # for ssh's word on a client that it has just turned away, or for its end
+LOOK_S = 0.02
 FORBIDDEN_S = 10.0  # between two logins to a server that does not forward: it may have been told to, meanwhile
 LOGIN_S, LOGIN_AGAIN_S = 60.0, 30.0  # the first time somebody may have to find a security key
 PORT_TRIES = 20  # of two tunnels that are opened at the same moment one finds its port taken
@@ -79,7 +81,9 @@ class Tunnel:
         self._proved = False  # something came through
         self._moving = 0  # the service's new port on the host
         self._doubts, self._doubted = 0, 0.0
-        self._forbidden = self._down = 0.0  # since when
+        self._forbidden = 0.0  # since when
+        self._outage = Outage()
+        self._patience = ANSWER_S
         self._unanswered = 0
         self._held = ""  # who was said to hold the local port
         self._closing, self._wake = threading.Event(), threading.Event()
@@ -217,7 +221,7 @@ class Tunnel:
             if self._closing.is_set():
                 return None
             if carrier.listening.is_set():
-                self._held = ""
+                self._held, self.vouched = "", False
                 self.note(port=port, phase="waiting", since=time.time(), latency_ms=None, state="", mend="")
                 self._knocker = self._knocker if self._knocker and again else Knocker(endpoint)
                 self._knocker.remember()
@@ -283,34 +287,40 @@ class Tunnel:
     def _attend(self, carrier: Carrier) -> str:
         """Ask the service from end to end, as long as the link lives. Returns in words why it does not; "" when
         another one is to take its place."""
-        patience, hung = ANSWER_S, 0
+        self._patience, hung = ANSWER_S, 0
         while True:
             self._wake.clear()
             carrier.refusal = ""
             was_ready, began, turns = self._seen.phase == "ready", awake(), carrier.turns()
+            patience = self._patience
             reply = answers.ask(self.service, self._seen.port, timeout_s=patience)
             took = awake() - began
-            if self._closing.is_set() or not carrier.is_alive():
+            if self._has_ended(carrier, patience_s=WORD_S if reply.kind == "silent" else 0.0):
                 break
             in_vain = reply.kind == "silent" and reply.ms >= 900 * patience
             slept = max(0.0, took - patience)
-            if in_vain and slept < ASLEEP_S:
+            is_slow = in_vain and was_ready and patience == ANSWER_S  # which is no outage yet
+            if not in_vain:
+                hung = 0
+            elif slept < ASLEEP_S:
                 hung = hung + 1 if turns is not None and turns == carrier.turns() else 0
                 if hung == HUNG or carrier.stands_still():
                     return self._give_up(carrier, "ssh hung")
                 if patience == AWAKE_S and was_ready:
                     return self._give_up(carrier, "no answer since this machine woke")
+            self._patience = SLOW_S if not hung and reply.ms > 500 * ANSWER_S else ANSWER_S
             if slept < ASLEEP_S:
-                if self._judge(carrier, reply):
+                if is_slow:
+                    self.note(latency_ms=None, state=f"slow: {reply.text}")
+                elif self._judge(carrier, reply):
                     return ""
-                slept = self._wait(self._pace(), carrier)
-            patience = ANSWER_S
+                slept = self._wait(SOON_S if is_slow else self._pace(), carrier)
             if slept >= ASLEEP_S:
                 self.happened("·", f"this machine slept for {span(slept)}")
-                patience = AWAKE_S
+                self._patience = AWAKE_S
             if self._moving:
                 return ""
-            if self._closing.is_set() or not carrier.is_alive():
+            if self._has_ended(carrier, patience_s=0.0):
                 break
             if carrier.stands_still():
                 return self._give_up(carrier, "ssh hung")
@@ -331,10 +341,8 @@ class Tunnel:
     def _judge(self, carrier: Carrier, reply: answers.Reply) -> bool:
         """What an answer says of the service. Whether a new login may change it."""
         if reply.ready or (reply.kind == "stranger" and self.vouched):
-            self._answers(reply)
+            self._answers(carrier, reply)
             return False
-        if reply.kind == "silent" and reply.ms < 900 * AWAKE_S and not carrier.refusal:
-            self._wake.wait(WORD_S)
         if carrier.refusal == "forbidden":
             return self._is_forbidden()
         self._forbidden, self._proved = 0.0, True
@@ -353,7 +361,7 @@ class Tunnel:
             self._forbidden = time.monotonic()
             self._end_watch()
             self.happened("!", FORBIDDEN, mend)
-        self._down = self._down or time.monotonic()
+        self._outage.lasts(time.monotonic())
         self.note(phase="waiting", latency_ms=None, state=FORBIDDEN, mend=mend, websocket="")
         if time.monotonic() < self._forbidden + FORBIDDEN_S:
             return False
@@ -365,7 +373,16 @@ class Tunnel:
             return PACE_S
         return SOON_S if self._unanswered < SOON_TRIES else LATER_S
 
-    def _answers(self, reply: answers.Reply) -> None:
+    def _has_ended(self, carrier: Carrier, *, patience_s: float) -> bool:
+        """Whether what a client missed is the link's end and no fault of the service. ssh may hang up on clients a
+        moment before it is gone, or before it says that the host has turned one away."""
+        end = time.monotonic() + patience_s
+        while carrier.is_alive() and not (self._closing.is_set() or carrier.refusal) and time.monotonic() < end:
+            self._wake.wait(LOOK_S)
+            self._wake.clear()
+        return self._closing.is_set() or not carrier.is_alive()
+
+    def _answers(self, carrier: Carrier, reply: answers.Reply) -> None:
         self._end_watch()
         self._unanswered = 0
         self._forbidden, self._proved = 0.0, True
@@ -375,27 +392,33 @@ class Tunnel:
             return
         # Behind a login nobody gets a websocket without one either: whether it takes any is not known.
         no_websocket = "" if reply.kind == "door" else self._no_websocket()
+        if no_websocket and self._has_ended(carrier, patience_s=WORD_S):
+            return
         mend = f"invoke fix.browser-access --host {self.host.name}" if no_websocket else ""
-        news = bool(no_websocket) > bool(self._seen.websocket)
+        took_none, was_down = self._seen.websocket, self._outage.ends(time.monotonic())
         self.note(websocket=no_websocket, mend=mend, phase="ready")
-        if self._down:
-            self.happened("✓", f"{self.service} answers again after {span(time.monotonic() - self._down)}")
-            self._down = 0.0
-        if news:
+        if was_down is not None:
+            self.happened("✓", f"{self.service} answers again after {span(was_down)}")
+        if took_none and not no_websocket:
+            self.happened("✓", f"{self.service} takes a websocket now")
+        if no_websocket and not took_none:
             self.happened("!", f"{self.service} takes no websocket ({no_websocket}): its page stays dead", mend)
 
     def _no_websocket(self) -> str:
         """Why the service takes none; "" when it does, or needs none."""
-        return answers.no_websocket(self.service, self._seen.port, timeout_s=ANSWER_S)
+        return answers.no_websocket(self.service, self._seen.port, timeout_s=self._patience)
 
     def _does_not_answer(self, reply: answers.Reply) -> None:
         self._unanswered += 1
-        if self._seen.phase == "ready":
-            self._down = time.monotonic()
-            self.happened("!", f"{self.service} does not answer: {reply.text}")
-            self.note(websocket="", mend="")
+        if reply.kind != "stranger":
+            self.vouched = False
+        was_ready = self._seen.phase == "ready"
+        if (was_ready or self._outage.since) and self._outage.lasts(time.monotonic()):
+            self.happened("!", f"{self.service} does not answer: {reply.text}{self._outage.said}")
+        if was_ready:
+            self.note(mend="")
         self.note(phase="waiting", latency_ms=None)
-        if self._watch and self._watcher is None:
+        if self._watch and self._watcher is None and (self._outage.is_told or not self._outage.since):
             self._watcher = self._watch(self)
         if self._watcher:
             self._watcher.hear(reply)

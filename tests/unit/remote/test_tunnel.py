@@ -31,7 +31,8 @@ from pantheon.tunnel import Event, Phase
 from tests.unit.remote.server import HOST_KEY, SshServer, ed25519_key, key_of
 
 # `ssh -G` is the real one. The files beside it say how it behaves: `say` what it says instead of listening, `forbid`
-# that it forwards nothing, `hang` that it never gets as far as listening, `sessionless` that it gives no session.
+# that it forwards nothing, `hang` that it never gets as far as listening, `sessionless` that it gives no session, `dies`
+# that the link ends under the next client.
 SSH = """import os, pathlib, socket, sys, threading, time
 here = pathlib.Path(__file__).parent
 if (here / "say").exists():
@@ -48,6 +49,12 @@ def pump(source, sink):
 def serve(listener, port):
     while True:
         near, _ = listener.accept()
+        if (here / "dies").exists():
+            for each in (near, *listeners):
+                each.close()
+            time.sleep(0.1)
+            print("Connection to box closed by remote host.", file=sys.stderr, flush=True)
+            os._exit(255)
         try:
             if (here / "forbid").exists():
                 raise OSError("administratively prohibited: open failed")
@@ -59,7 +66,7 @@ def serve(listener, port):
             continue
         for pair in ((near, far), (far, near)):
             threading.Thread(target=pump, args=pair, daemon=True).start()
-words = sys.argv[1:]
+words, listeners = sys.argv[1:], []
 forwards = [words[index + 1] for index, word in enumerate(words) if word == "-L"]
 for forward in forwards:
     address, near, _, far = forward.replace("[::1]", "::1").rsplit(":", 3)
@@ -70,6 +77,7 @@ for forward in forwards:
     except OSError:
         sys.exit(f"bind [{address}]:{near}: Address already in use\\nCould not request local forwarding.")
     listener.listen(16)
+    listeners.append(listener)
     threading.Thread(target=serve, args=(listener, int(far)), daemon=True).start()
 print("listening", flush=True)
 if (here / "sessionless").exists() and "-N" not in words:
@@ -455,6 +463,19 @@ def test_a_lost_link_comes_back_at_the_same_port(box: Box) -> None:
     assert box.told[0].startswith("link lost: ")
     assert box.told[1].startswith("link back after ")
     assert [event.sign for event in box.events] == ["!", "✓"]
+
+
+def test_a_client_that_a_lost_link_leaves_without_an_answer_is_no_fault_of_the_service(
+    box: Box, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor, "PACE_S", 0.05)
+    tunnel = box.opened()
+    (box.folder / "dies").touch()
+    box.wait(tunnel, "lost")
+    (box.folder / "dies").unlink()
+    box.wait(tunnel, "ready")
+    assert [text.partition(" after")[0] for text in box.told][-2:] == ["link lost: the host ended it", "link back"]
+    assert not any("answer" in text for text in box.told)
 
 
 @pytest.mark.parametrize(
