@@ -99,6 +99,7 @@ class Watcher:
             except Exception as error:
                 if not self._stopping.is_set():
                     self.defect = error
+                    self._tell("!", f"why it does not answer cannot be seen: {type(error).__name__}: {error}", "")
 
     def _watch(self) -> None:
         from pantheon.remote import gather

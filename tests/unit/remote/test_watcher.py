@@ -24,6 +24,7 @@ SILENT = Reply("silent", "closed without an answer", 1.0)
 BUSY = Reply("failing", "503 Service Unavailable", 1.0)
 STRANGER = Reply("stranger", "something else answers there (404 Not Found)", 1.0)
 ANOTHER = Reply("another", "ollama answers there", 1.0)
+MISSING = "its container is missing (none is named comfy)"
 HTTPS = Reply("tls", "speaks https: not the documented service", 1.0)
 
 
@@ -127,8 +128,8 @@ def play(monkeypatch: pytest.MonkeyPatch, box: Host) -> Iterator[Callable[..., P
 
 def test_what_the_container_says(play: Callable[..., Played]) -> None:
     played = play(frame(None))
-    until(lambda: ("its container is missing", "invoke comfy --host box") in played.tunnel.states)
-    assert played.tunnel.events == [("!", "its container is missing", "invoke comfy --host box")]
+    until(lambda: (MISSING, "invoke comfy --host box") in played.tunnel.states)
+    assert played.tunnel.events == [("!", MISSING, "invoke comfy --host box")]
 
 
 def test_an_event_for_each_stage_and_trouble_and_no_other(play: Callable[..., Played]) -> None:
@@ -165,7 +166,7 @@ STATES = [
     (BUSY, frame(runs(health="unhealthy", log=["no"]), 503), "runs, and is not healthy: no", "invoke diagnose"),
     (BUSY, frame(runs(state="exited", exit_code=1)), "its container is stopped (exit code 1)", "invoke diagnose"),
     (ANOTHER, frame(runs(), 200), "ollama answers there", "invoke diagnose"),
-    (ANOTHER, frame(None, 200), "its container is missing", "invoke comfy"),
+    (ANOTHER, frame(None, 200), f"ollama answers there, and {MISSING}", "invoke comfy"),
     (HTTPS, frame(runs(), 400), "speaks https: not the documented service", "invoke fix.wrong-version-number"),
     (SILENT, frame(runs()), "closed without an answer", ""),  # not yet
 ]
@@ -229,6 +230,20 @@ def test_it_is_followed_to_another_port(play: Callable[..., Played]) -> None:
         "http://127.0.0.1:8189/system_stats",
     ]
     assert played.opened == 1
+
+
+def test_what_another_loopback_address_has_is_not_followed(play: Callable[..., Played]) -> None:
+    played = play(frame(runs(address="127.0.0.2")))
+    fix = "invoke fix.browser-access --host box"
+    assert ("is published on 127.0.0.2:8188 only, not on 127.0.0.1", fix) in played.tunnel.states
+    assert played.tunnel.moves == []
+
+
+def test_a_proxy_in_front_of_it_is_not_gone_around(play: Callable[..., Played]) -> None:
+    """It has the port of hosts.toml, the container another one, and is what asks for a password."""
+    played = play(frame(runs(8190)), hear=Reply("failing", "502 Bad Gateway", 1.0))
+    until(lambda: ("502 Bad Gateway", "") in played.tunnel.states)
+    assert (played.tunnel.moves, played.tunnel.events) == ([], [])
 
 
 def test_who_is_only_slow_is_not_left(play: Callable[..., Played]) -> None:
@@ -301,8 +316,24 @@ def test_without_sudo_it_says_why_it_cannot_see(monkeypatch: pytest.MonkeyPatch,
 
 def test_a_link_that_is_lost_is_tried_again(play: Callable[..., Played]) -> None:
     played = play(LinkLost("box: gone"), LookFailed("box: no JSON"), frame(None))
-    until(lambda: ("its container is missing", "invoke comfy --host box") in played.tunnel.states)
+    until(lambda: (MISSING, "invoke comfy --host box") in played.tunnel.states)
     assert played.opened == 3
+
+
+def test_a_defect_of_its_own_is_said_once(monkeypatch: pytest.MonkeyPatch, box: Host) -> None:
+    def broken(*_: Any) -> None:
+        tries.append(1)
+        raise KeyError("state")
+
+    tries: list[int] = []
+    monkeypatch.setattr(HostConnection, "open", broken)
+    monkeypatch.setattr(watcher, "_pauses", lambda: iter([0.0] * 1000))
+    tunnel = Tunnel(box)
+    made = Watcher(tunnel)  # type: ignore[arg-type]
+    made.hear(SILENT)
+    until(lambda: len(tries) > 2)
+    made.stop()
+    assert tunnel.events == [("!", "why it does not answer cannot be seen: KeyError: 'state'", "")]
 
 
 def test_a_password_is_asked_for_once() -> None:
@@ -403,7 +434,7 @@ def test_stopped_while_it_watches(
     tunnel = Tunnel(host)
     made = Watcher(tunnel)  # type: ignore[arg-type]
     made.hear(SILENT)
-    until(lambda: ("its container is missing", "invoke comfy --host box") in tunnel.states)
+    until(lambda: (MISSING, "invoke comfy --host box") in tunnel.states)
     stopped_quickly(made)
 
 
