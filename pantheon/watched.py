@@ -84,11 +84,12 @@ class Words:
 
 @dataclass(frozen=True)
 class Published:
-    """Where a container's port is published: `here` on 127.0.0.1, `beyond` where others on the network can reach it
-    (address:port)."""
+    """Where a container's port is published: `here` on 127.0.0.1, `beyond` where others on the network can reach it,
+    `aside` on loopback, but not there (address:port)."""
 
     here: tuple[int, ...] = ()
     beyond: tuple[str, ...] = ()
+    aside: tuple[str, ...] = ()
 
 
 def published(name: str, frame: dict[str, Any]) -> Published | None:
@@ -100,9 +101,11 @@ def published(name: str, frame: dict[str, Any]) -> Published | None:
         (p["address"], p["port"]) for p in container["ports"] if p["container_port"] == INSIDE[name] and p["port"]
     ]
     here = {port for address, port in places if address in ("127.0.0.1", "0.0.0.0", "")}  # noqa: S104
-    beyond = [f"[{address}]:{port}" if ":" in address else f"{address or '*'}:{port}" for address, port in places
-              if not address.startswith("127.") and address != "::1"]  # fmt: skip
-    return Published(tuple(sorted(here)), tuple(beyond))
+    others: dict[bool, list[str]] = {True: [], False: []}
+    for address, port in places:
+        text = f"[{address}]:{port}" if ":" in address else f"{address or '*'}:{port}"
+        others[address.startswith("127.") or address == "::1"] += [text] if address != "127.0.0.1" else []
+    return Published(tuple(sorted(here)), tuple(others[False]), tuple(others[True]))
 
 
 def in_words(host: Host, name: str, watched: Watched, frame: dict[str, Any]) -> Words:
@@ -112,7 +115,7 @@ def in_words(host: Host, name: str, watched: Watched, frame: dict[str, Any]) -> 
         return Words()
     container, here = containers[name], f"--host {host.name}"
     if container is None:
-        return Words("its container is missing", f"invoke {name} {here}")
+        return Words(f"its container is missing (none is named {name})", f"invoke {name} {here}")
     if "unknown" in container:
         return Words(f"the Docker engine does not answer: {container['unknown']}", f"invoke fix.docker-down {here}")
     said = [watched.last, str(container.get("error") or "")]

@@ -143,9 +143,10 @@ class Watcher:
         reply = self._reply
         return reply is not None and reply.text == answers.CLOSED
 
-    def _is_late(self) -> bool:
+    def _is_somebody(self) -> bool:
+        """Whether somebody is there who may yet be the service, or the way to it."""
         reply = self._reply
-        return reply is not None and reply.text.startswith(answers.LATE)
+        return reply is not None and (reply.kind == "failing" or reply.text.startswith(answers.LATE))
 
     def _look_at_ports(self, frame: dict[str, Any]) -> tuple[Words | None, bool]:
         """What is wrong with where it is published, and whether it was followed elsewhere."""
@@ -159,7 +160,7 @@ class Watcher:
                 self.tunnel.vouched = self._reply is not None and self._reply.kind == "stranger"
             return None, False
         if len(at.here) == 1:
-            if self._is_late():  # somebody is there: hosts.toml may name another way to it, which must not be cut off
+            if self._is_somebody():  # hosts.toml may name a proxy in front of it, which must not be gone around
                 return None, False
             self._follow(at.here[0])
             return None, True
@@ -169,6 +170,9 @@ class Watcher:
         if at.beyond:
             text = f"is published on {', '.join(at.beyond)} only, not on 127.0.0.1"
             return Words(text, f"invoke fix.exposed-ports {here}"), False
+        if at.aside:
+            text = f"is published on {', '.join(at.aside)} only, not on 127.0.0.1"
+            return Words(text, f"invoke fix.browser-access {here}"), False
         return None, False
 
     def _follow(self, port: int) -> None:
@@ -204,9 +208,10 @@ class Watcher:
             return "answers on the host, but not through the tunnel", f"invoke fix.browser-access {here}"
         if reply.kind == "silent" and words.text and (not words.well or _held(self._well_since)):
             return words.text, words.mend
+        somebody = reply.kind in ("another", "stranger")
         if words.mend and not words.well:
-            return words.text, words.mend
-        return reply.text, f"invoke diagnose {here}" if reply.kind in ("another", "stranger") else ""
+            return f"{reply.text}, and {words.text}" if somebody else words.text, words.mend
+        return reply.text, f"invoke diagnose {here}" if somebody else ""
 
     def _tell(self, sign: str, text: str, mend: str) -> None:
         """Once for each thing: what counts on, or dies with other last words, is none."""

@@ -277,18 +277,22 @@ class Display:
                 for command in failed[seen.service].next_commands:
                     self._mend(command)
                 continue
-            line = result(seen)
+            line = result(seen, self.host.service(seen.service).port)
             self.report.line(line.sign, seen.service, line.text)
             if line.mend:
                 self._mend(line.mend)
         self._flush()
 
 
-def result(seen: Seen) -> Status:
-    """What a check found of one that could be opened."""
+def result(seen: Seen, said: int) -> Status:
+    """What a check found of one that could be opened. `said` is the service's port in hosts.toml."""
     diagnose = f"invoke diagnose --host {seen.host}"
     if is_good(seen):
-        return Status("✓", f"answers through the tunnel in {latency(seen) or '?'}")
+        text = f"answers through the tunnel in {latency(seen) or '?'}"
+        if seen.remote_port == said:
+            return Status("✓", text)
+        text += f", on port {seen.remote_port} of the host; hosts.toml says {said}"
+        return Status("✓", text, f"set port = {seen.remote_port} for {seen.service} in hosts.toml")
     if seen.phase == "ready":
         return Status("✗", NO_WEBSOCKET.format(brief(seen.websocket)), f"invoke fix.browser-access --host {seen.host}")
     if seen.phase == "waiting":

@@ -207,6 +207,7 @@ def test_a_check_says_what_it_found() -> None:
     refuses, lost = replace(READY, websocket="403 Forbidden"), replace(READY, phase="lost", state="no answer")
     made.checked([READY, stage, refuses, lost], {})
     made.checked([READY], {"comfy": NotTrusted("prometheus: its host key has changed")})
+    made.checked([replace(READY, remote_port=8190)], {})
     assert out.getvalue().splitlines() == [
         "✓ comfy      answers through the tunnel in 3 ms",
         "✗ ollama     does not answer: its container is stopped (exit code 137)",
@@ -216,6 +217,8 @@ def test_a_check_says_what_it_found() -> None:
         "✗ comfy      the link was lost: no answer",
         "             → invoke diagnose --host prometheus",
         "✗ comfy      prometheus: its host key has changed",
+        "✓ comfy      answers through the tunnel in 3 ms, on port 8190 of the host; hosts.toml says 8188",
+        "             → set port = 8190 for comfy in hosts.toml",
     ]
 
 

@@ -25,7 +25,7 @@ def runs(**changes: Any) -> dict[str, Any]:
 
 DIED = "RuntimeError: CUDA error: out of memory"
 WORDS: list[tuple[str, list[dict[str, Any] | None], str, str]] = [
-    ("comfy", [None], "its container is missing", f"invoke comfy {H}"),
+    ("comfy", [None], "its container is missing (none is named comfy)", f"invoke comfy {H}"),
     ("comfy", [{"unknown": "Docker's socket /var/run/docker.sock: Connection refused"}],
      "the Docker engine does not answer: Docker's socket /var/run/docker.sock: Connection refused",
      f"invoke fix.docker-down {H}"),
@@ -85,7 +85,7 @@ PORTS: list[tuple[list[dict[str, Any]], Published]] = [
     ([at("10.0.99.10")], Published((), ("10.0.99.10:8189",))),
     ([at("127.0.0.1"), at("10.0.99.10", 80)], Published((8189,), ("10.0.99.10:80",))),
     ([at("127.0.0.1", 9001), at("127.0.0.1", 9000)], Published((9000, 9001))),
-    ([at("127.0.0.2"), at("::1")], Published()),
+    ([at("127.0.0.2"), at("::1")], Published(aside=("127.0.0.2:8189", "[::1]:8189"))),
     ([at("127.0.0.1", 9000, "9000/tcp"), at("127.0.0.1", 8188, "8188/udp")], Published()),
     ([at("127.0.0.1", 0)], Published()),
     ([], Published()),

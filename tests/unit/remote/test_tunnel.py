@@ -17,13 +17,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
 from pantheon.errors import HostError, LoginRefused, NotAllowed, NotReached, NotTrusted, PantheonError, UsageError
 from pantheon.inventory import Host, Ollama
-from pantheon.remote import ciphers, knock, ports, refused, verified
+from pantheon.remote import answers, ciphers, knock, ports, refused, verified
 from pantheon.remote import tunnel as supervisor
 from pantheon.remote.carrier import Carrier
 from pantheon.remote.tunnel import Tunnel
@@ -662,6 +663,7 @@ def test_a_service_that_goes_is_noticed_at_once_and_waited_for(box: Box, monkeyp
 
 def test_a_slow_service_costs_no_link(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(supervisor, "ANSWER_S", 0.2)
+    monkeypatch.setattr(supervisor, "SLOW_S", 0.4)
     monkeypatch.setattr(supervisor, "PACE_S", 0.05)
     tunnel = box.opened()
     pid = pid_of(tunnel)
@@ -669,10 +671,108 @@ def test_a_slow_service_costs_no_link(box: Box, monkeypatch: pytest.MonkeyPatch)
     box.wait(tunnel, "waiting")
     time.sleep(1)
     assert pid_of(tunnel) == pid
-    assert tunnel.seen.state == "no answer within 0.2 s"
+    assert tunnel.seen.state == "no answer within 0.4 s"
     box.service.slow_s = 0.0
     box.wait(tunnel, "ready")
     assert (pid_of(tunnel), tunnel.seen.reconnects) == (pid, 0)
+
+
+def test_a_service_that_always_takes_its_time_is_ready(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervisor, "ANSWER_S", 0.1)
+    monkeypatch.setattr(supervisor, "PACE_S", 0.05)
+    box.service.slow_s = 0.3
+    tunnel = box.opened()
+    assert tunnel.seen.latency_ms
+    asked = box.service.asked
+    until(lambda: box.service.asked > asked + 2)
+    assert (tunnel.seen.phase, tunnel.seen.state, box.events) == ("ready", "ready", [])
+
+
+class Hour:
+    """An hour of one link, in which nobody really waits."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, answer: Callable[[float], tuple[str, float]]) -> None:
+        self.now, self.answer, self.asked, self.watched = 1000.0, answer, 0, 0
+        self.events: list[Event] = []
+        clock = SimpleNamespace(monotonic=lambda: self.now, time=lambda: self.now)
+        monkeypatch.setattr(supervisor, "time", clock)
+        monkeypatch.setattr(supervisor, "awake", clock.time)
+        monkeypatch.setattr(answers, "ask", self._ask)
+        host = Host("box", "127.0.0.1", "ops", ollama=Ollama())
+        self.tunnel = Tunnel(host, "ollama", tell=self.events.append, watch=self._watch)
+        wake = SimpleNamespace(wait=self._sleep, clear=lambda: None)
+        monkeypatch.setattr(self.tunnel, "_wake", wake)
+        monkeypatch.setattr(self.tunnel, "_closing", SimpleNamespace(is_set=lambda: self.now > 4600))
+        self.tunnel._attend(cast("Carrier", self))
+
+    def _watch(self, tunnel: Tunnel) -> Watcher:
+        self.watched += 1
+        return Watcher(tunnel)
+
+    def _sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+    def _ask(self, _service: str, _port: int, *, timeout_s: float) -> answers.Reply:
+        self.asked += 1
+        kind, took = self.answer(self.now - 1000)
+        self.now += min(took, timeout_s)
+        if took > timeout_s:
+            return answers.Reply("silent", f"no answer within {timeout_s:g} s", 1000 * timeout_s)
+        return answers.Reply(cast("answers.Kind", kind), "ready" if kind == "own" else "503", 1000 * took)
+
+    @property
+    def told(self) -> list[str]:
+        return [event.text for event in self.events]
+
+    # ---- as a carrier
+
+    refusal = ""
+    ended = SimpleNamespace(is_set=lambda: False, wait=lambda _: None)
+
+    def is_alive(self) -> bool:
+        return True
+
+    def stands_still(self) -> bool:
+        return False
+
+    def turns(self) -> int:
+        return self.asked
+
+    def said(self) -> list[str]:
+        return []
+
+    def has_lost_its_session(self) -> bool:
+        return False
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        lambda _: ("own", 4.9),
+        lambda _: ("own", 6.0),
+        lambda _: ("own", 29.0),
+        lambda t: ("own", 30.0 - t % 300 if 1 < t % 300 < 30 else 0.1),  # a model is loaded every now and then
+    ],
+)
+def test_slowness_is_no_outage(monkeypatch: pytest.MonkeyPatch, answer: Callable[[float], tuple[str, float]]) -> None:
+    hour = Hour(monkeypatch, answer)
+    assert (hour.tunnel.seen.phase, hour.events) == ("ready", [])
+    assert hour.asked < 500
+
+
+def test_what_comes_and_goes_is_told_a_few_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    hour = Hour(monkeypatch, lambda t: ("failing" if 5 < t % 60 < 20 else "own", 0.1))
+    assert len(hour.events) == 6
+    assert hour.told[0] == "ollama does not answer: 503"
+    assert hour.told[4] == "ollama does not answer: 503; it comes and goes, and is told from now on when it lasts 30 s"
+    assert hour.told[5].startswith("ollama answers again after ")
+    assert hour.watched == 3
+
+
+def test_what_comes_and_goes_and_then_lasts_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    hour = Hour(monkeypatch, lambda t: ("failing" if (t < 600 and 5 < t % 60 < 20) or 1200 < t < 1800 else "own", 0.1))
+    assert hour.told[6:] == ["ollama does not answer: 503", "ollama answers again after 10 min"]
+    assert (hour.events[6].at - 1000 < 1245, hour.watched) == (True, 4)
 
 
 class Watcher:
