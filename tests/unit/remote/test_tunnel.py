@@ -32,8 +32,8 @@ from pantheon.tunnel import Event, Phase
 from tests.unit.remote.server import HOST_KEY, SshServer, ed25519_key, key_of
 
 # `ssh -G` is the real one. The files beside it say how it behaves: `say` what it says instead of listening, `forbid`
-# that it forwards nothing, `hang` that it never gets as far as listening, `sessionless` that it gives no session, `dies`
-# that the link ends under the next client.
+# that it forwards nothing, `hang` that it never gets as far as listening, `sessionless` that it gives no session,
+# `dies` that the link ends under the next client.
 SSH = """import os, pathlib, socket, sys, threading, time
 here = pathlib.Path(__file__).parent
 if (here / "say").exists():
