@@ -60,6 +60,15 @@ def test_connections_that_are_being_seen_off_do_not_hold_a_port() -> None:
     assert ports.free_port(port, only=True) == port
 
 
+def test_both_loopback_addresses_where_there_are_two() -> None:
+    try:
+        listen(0, "::1").close()
+    except OSError:
+        assert ports.loopback() == ("127.0.0.1",)
+    else:
+        assert ports.loopback() == ("127.0.0.1", "::1")
+
+
 def test_a_machine_without_ipv6(monkeypatch: pytest.MonkeyPatch, held: int) -> None:
     real = socket.socket
 

@@ -104,7 +104,7 @@ def test_nothing_of_a_configuration_is_read_again(config: Path) -> None:
     assert options["GlobalKnownHostsFile"] == "/dev/null"
     assert options["HostKeyAlias"] == "pantheon-1"
     interval, count = int(options["ServerAliveInterval"]), int(options["ServerAliveCountMax"])
-    assert 2 <= interval
+    assert interval >= 2
     assert interval * (count + 1) <= 10, "seconds until a dead link is noticed"
     assert "HostKeyAlias=pantheon-0" in options["ProxyCommand"]
     assert "-W '[10.0.0.5]:2222'" in options["ProxyCommand"]
