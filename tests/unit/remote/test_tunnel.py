@@ -835,7 +835,11 @@ def test_a_server_that_forwards_no_more_and_again(box: Box, monkeypatch: pytest.
     assert not any("link" in text for text in box.told)
 
 
-def test_a_host_without_sessions_gets_a_link_without_one(box: Box) -> None:
+@pytest.mark.parametrize("soon_s", [supervisor.SESSION_S, 0.0], ids=["at once", "after a while"])
+def test_a_host_without_sessions_gets_a_link_without_one(
+    box: Box, monkeypatch: pytest.MonkeyPatch, soon_s: float
+) -> None:
+    monkeypatch.setattr(supervisor, "SESSION_S", soon_s)
     (box.folder / "sessionless").touch()
     box.opened()
     assert box.told == []
