@@ -54,7 +54,8 @@ KNOWS = {"looks": {"pantheon.looks"}, "collecting": {"pantheon.looks", "pantheon
 # at the end.
 SCRATCH = {"webui.py": {"shutil.rmtree"}}
 LISTS_TASKS = {"overview.py"}  # the table of commands, which has a row for the tasks of lab/
-HEAVY = {"fabric", "paramiko", "requests", "rich", "pynvml", "pantheon.remote", "pantheon.report", "pantheon.engine"}
+HEAVY_LIBRARIES = {"fabric", "paramiko", "requests", "rich", "pynvml"}
+HEAVY = HEAVY_LIBRARIES | {"pantheon.remote", "pantheon.report", "pantheon.engine"}
 
 
 def name_of(path: Path) -> str:
@@ -227,6 +228,22 @@ def test_one_version() -> None:
     newest = re.search(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
     assert newest is not None
     assert pantheon.__version__ == project["version"] == newest[1]
+
+
+def test_a_tunnel_to_a_host_that_is_well_needs_no_connection_of_ours() -> None:
+    """Nor, in the background, anything to draw with. What has to be explained or watched loads the rest."""
+    for display, heavy in (
+        ("pantheon.report.tunnels", HEAVY_LIBRARIES - {"rich"}),
+        ("pantheon.background", HEAVY_LIBRARIES),
+    ):
+        program = f"import sys, pantheon.tunnels, pantheon.remote.tunnel, pantheon.remote.watcher, {display}"
+        done = subprocess.run(
+            [sys.executable, "-c", f"{program}; print(*sys.modules)"],
+            cwd=ROOT, capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        loaded = set(done.stdout.split())
+        assert display in loaded
+        assert within(loaded, heavy | {"pantheon.engine"}) == set()
 
 
 def test_an_ordinary_run_does_not_load_what_incidents_need() -> None:
