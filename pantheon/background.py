@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import queue
+import re
 import shlex
 import signal
 import socket
@@ -281,7 +282,7 @@ def _tunnel(host: Host, service: str, port: int, news: queue.SimpleQueue[Event |
 def _keep_open(record: Record, log: Log, news: queue.SimpleQueue[Event | None], tunnel: Tunnel) -> int:
     """Until it ends, or there is a None among the news."""
     log.line(f"· pid {os.getpid()}, pantheon {__version__}: the tunnel to {tunnel.service} on {tunnel.host.name}")
-    told, is_asked = ("", ""), False
+    told, is_asked = set[tuple[str, str]](), False
     tunnel.start()
     try:
         while tunnel.is_running and not is_asked:
@@ -293,8 +294,10 @@ def _keep_open(record: Record, log: Log, news: queue.SimpleQueue[Event | None], 
             seen = tunnel.seen
             if seen.phase != "ended":
                 record.see(seen)
-                if (seen.phase, seen.state) != told:
-                    told = (seen.phase, seen.state)
+                # Until it is ready: from then on events tell all, and what comes and goes would fill the log.
+                kind = (seen.phase, re.sub(r"\d", "", seen.state.partition(":")[0]))
+                if kind not in told and not any(phase == "ready" for phase, _ in told):
+                    told.add(kind)
                     log.line(_words(seen))
     finally:
         tunnel.close()

@@ -102,6 +102,9 @@ def judge(service: str, answer: Answer, *, ms: float | None = None) -> Reply:
     if answer.status >= 500 or answer.status in _FAILING:
         return Reply("failing", answer.said, ms)
     if answer.status in _DOORS:
+        elsewhere = re.match(r"(?i)https?://[^/?#]+", answer.location)
+        if elsewhere and not re.search(r"//(127\.0\.0\.1|localhost|\[::1\])(:|$)", elsewhere[0]):
+            return Reply("door", f"ready, leads on to {elsewhere[0]}", ms)
         return Reply("door", f"ready, behind a login ({answer.said})", ms)
     if who == service:
         return Reply("own", "ready", ms)

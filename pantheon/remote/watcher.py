@@ -54,6 +54,7 @@ class Watcher:
         self._reply: Reply | None = None
         self._words, self._blind = Words(), ""
         self._asked_tls = self._tls = False
+        self._runs = True  # as far as is known
         self._watched = Watched()
         self._answers_since = self._well_since = 0.0  # on the host; its container
         self._told: set[str] = set()
@@ -128,6 +129,7 @@ class Watcher:
         if self._stopping.is_set():
             return True
         self._watched = follow(self.service, self._watched, frame, late=False)
+        self._runs = (frame.get("containers", {}).get(self.service) or {}).get("state") == "running"
         words, moved = self._look_at_ports(frame)
         words = words or in_words(self.host, self.service, self._watched, frame)
         there, now = 200 <= frame.get("http", {}).get(self.service, 0) < 500, time.monotonic()
@@ -146,7 +148,7 @@ class Watcher:
     def _is_somebody(self) -> bool:
         """Whether somebody is there who may yet be the service, or the way to it."""
         reply = self._reply
-        return reply is not None and (reply.kind == "failing" or reply.text.startswith(answers.LATE))
+        return reply is not None and (reply.kind == "failing" or _is_late(reply))
 
     def _look_at_ports(self, frame: dict[str, Any]) -> tuple[Words | None, bool]:
         """What is wrong with where it is published, and whether it was followed elsewhere."""
@@ -206,10 +208,15 @@ class Watcher:
             return answers.HTTPS, f"invoke fix.wrong-version-number {here}"
         if reply.kind == "silent" and _held(self._answers_since):
             return "answers on the host, but not through the tunnel", f"invoke fix.browser-access {here}"
+        if _is_late(reply) and not self._runs:  # somebody takes his time; one of our names is not all there may be
+            return ", and ".join(filter(None, (reply.text, words.text))), ""
+        if _is_late(reply) and words.well and reply.ms < 1000 * HELD_S:  # that is asked again, with more patience
+            return reply.text, ""
         if reply.kind == "silent" and words.text and (not words.well or _held(self._well_since)):
             return words.text, words.mend
         somebody = reply.kind in ("another", "stranger")
         if words.mend and not words.well:
+            somebody = not self._runs and (somebody or reply.kind == "failing")
             return f"{reply.text}, and {words.text}" if somebody else words.text, words.mend
         return reply.text, f"invoke diagnose {here}" if somebody else ""
 
@@ -221,6 +228,10 @@ class Watcher:
                 return
             self._told.add(kind)
         self.tunnel.happened(sign, text, mend)
+
+
+def _is_late(reply: Reply) -> bool:
+    return reply.text.startswith(answers.LATE)
 
 
 def _held(since: float) -> bool:

@@ -288,7 +288,7 @@ def result(seen: Seen, said: int) -> Status:
     """What a check found of one that could be opened. `said` is the service's port in hosts.toml."""
     diagnose = f"invoke diagnose --host {seen.host}"
     if is_good(seen):
-        text = f"answers through the tunnel in {latency(seen) or '?'}"
+        text = f"answers through the tunnel in {latency(seen) or '?'}{brief(seen.state).removeprefix('ready')}"
         if seen.remote_port == said:
             return Status("✓", text)
         text += f", on port {seen.remote_port} of the host; hosts.toml says {said}"

@@ -208,6 +208,7 @@ def test_a_check_says_what_it_found() -> None:
     made.checked([READY, stage, refuses, lost], {})
     made.checked([READY], {"comfy": NotTrusted("prometheus: its host key has changed")})
     made.checked([replace(READY, remote_port=8190)], {})
+    made.checked([replace(READY, state="ready, behind a login (401 Unauthorized)")], {})
     assert out.getvalue().splitlines() == [
         "✓ comfy      answers through the tunnel in 3 ms",
         "✗ ollama     does not answer: its container is stopped (exit code 137)",
@@ -219,6 +220,7 @@ def test_a_check_says_what_it_found() -> None:
         "✗ comfy      prometheus: its host key has changed",
         "✓ comfy      answers through the tunnel in 3 ms, on port 8190 of the host; hosts.toml says 8188",
         "             → set port = 8190 for comfy in hosts.toml",
+        "✓ comfy      answers through the tunnel in 3 ms, behind a login (401 Unauthorized)",
     ]
 
 

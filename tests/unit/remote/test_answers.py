@@ -192,6 +192,15 @@ def test_a_login_elsewhere_may_speak_https(serve: Serve) -> None:
     assert answers.ask("comfy", serve(said).port, timeout_s=5).kind == "door"
 
 
+def test_a_redirect_that_leaves_the_tunnel_says_where_it_leads() -> None:
+    def said(location: str) -> str:
+        return answers.judge("comfy", answers.Answer(302, "Found", location=location)).text
+
+    assert said("https://chat.example.com/app?x") == "ready, leads on to https://chat.example.com"
+    for location in ("/login", "http://127.0.0.1:8188/login", "http://localhost/login", ""):
+        assert said(location) == "ready, behind a login (302 Found)"
+
+
 def test_a_real_tls_server(tmp_path: Path) -> None:
     argv = [
         "openssl",

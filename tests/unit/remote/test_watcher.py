@@ -164,12 +164,13 @@ STATES = [
     (BUSY, frame(runs(), 503), "503 Service Unavailable", ""),
     (BUSY, frame(runs(health="starting"), 503), "503 Service Unavailable", ""),
     (BUSY, frame(runs(health="unhealthy", log=["no"]), 503), "runs, and is not healthy: no", "invoke diagnose"),
-    (BUSY, frame(runs(state="exited", exit_code=1)), "its container is stopped (exit code 1)", "invoke diagnose"),
+    (BUSY, frame(runs(state="exited", exit_code=1)),
+     "503 Service Unavailable, and its container is stopped (exit code 1)", "invoke diagnose"),
     (ANOTHER, frame(runs(), 200), "ollama answers there", "invoke diagnose"),
     (ANOTHER, frame(None, 200), f"ollama answers there, and {MISSING}", "invoke comfy"),
     (HTTPS, frame(runs(), 400), "speaks https: not the documented service", "invoke fix.wrong-version-number"),
     (SILENT, frame(runs()), "closed without an answer", ""),  # not yet
-]
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(("heard", "came", "text", "mend"), STATES)
@@ -237,6 +238,13 @@ def test_what_another_loopback_address_has_is_not_followed(play: Callable[..., P
     fix = "invoke fix.browser-access --host box"
     assert ("is published on 127.0.0.2:8188 only, not on 127.0.0.1", fix) in played.tunnel.states
     assert played.tunnel.moves == []
+
+
+def test_who_takes_his_time_under_another_name(play: Callable[..., Played]) -> None:
+    """A stack made by hand: no container has our name, and nothing needs to be done."""
+    played = play(frame(None), hear=Reply("silent", "no answer within 5 s", 5000.0))
+    until(lambda: (f"no answer within 5 s, and {MISSING}", "") in played.tunnel.states)
+    assert played.tunnel.events == []
 
 
 def test_a_proxy_in_front_of_it_is_not_gone_around(play: Callable[..., Played]) -> None:
