@@ -108,6 +108,7 @@ class Display:
         self.report, self.host, self.quiet = report, host, quiet
         self.is_drawn = report.out.is_terminal and not report.out.is_dumb_terminal
         self._live: Live | None = None
+        self._spinner = Spinner("dots")  # one for all: each turns from when it was first drawn
         self._lines: list[tuple[str, Status]] = []
         self._drawn: object = None
         self._plain: dict[str, object] = {}
@@ -206,6 +207,7 @@ class Display:
                 redirect_stderr=False,
             )
             self._live.start(refresh=True)
+            self.report.out.show_cursor(True)  # Ctrl-Z and kill -9 leave the terminal as it is
         elif drawn != self._drawn or self.turns:
             self._live.refresh()
         self._drawn = drawn
@@ -219,7 +221,7 @@ class Display:
             grid.add_column(width=1)
             grid.add_column(width=NAME_WIDTH, no_wrap=True)
             grid.add_column(overflow="fold")
-            sign = Text(line.sign, STYLE.get(line.sign, "")) if line.sign else Spinner("dots")
+            sign = Text(line.sign, STYLE.get(line.sign, "")) if line.sign else self._spinner
             grid.add_row(sign, Text(name), Text(line.text))
             rows.append(grid)
             if line.mend:

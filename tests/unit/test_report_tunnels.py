@@ -115,6 +115,23 @@ def test_nothing_is_drawn_when_nothing_changes() -> None:
     assert "9 ms" in out.getvalue()
 
 
+def test_what_is_awaited_turns_on_the_screen(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown, out = display(terminal=True)
+    clock = iter(range(100))
+    monkeypatch.setattr(shown.report.out, "get_time", lambda: next(clock) * 0.11)
+    for _ in range(3):
+        shown.show([replace(READY, phase="opening", port=0, state="")], now=NOW)
+    assert len(set(re.findall(r"(\S) comfy      logging in", out.getvalue()))) == 3
+    shown.end()
+
+
+def test_a_stopped_or_killed_tunnel_leaves_the_terminal_its_cursor() -> None:
+    shown, out = display(terminal=True)
+    shown.show([READY], now=NOW)
+    assert out.getvalue().rfind("\x1b[?25h") > out.getvalue().rfind("\x1b[?25l")
+    shown.end()
+
+
 def test_in_a_pipe_a_line_for_each_change() -> None:
     made, out = display()
     waiting = replace(READY, phase="waiting", state="closed without an answer", latency_ms=None)
