@@ -26,8 +26,9 @@ from typing import TYPE_CHECKING
 from pantheon import __version__
 from pantheon.errors import PantheonError, UsageError
 from pantheon.inventory import SERVICES, Host
+from pantheon.record import Entry
 from pantheon.remote import ledger, ports
-from pantheon.remote.ledger import Entry, Record
+from pantheon.remote.ledger import Record
 from pantheon.report.journal import Log
 from pantheon.tunnel import Event, Seen
 

@@ -2,8 +2,8 @@
 as long as that lives. A record that nobody locks is a stale one, whatever process has its pid by now.
 
 A record is overwritten in place, in room taken when it was made, so that a disk that fills up later does not matter;
-its second line tells a reader who meets it half written. What lies in the folder is not believed nevertheless: a record
-is a plain file that nobody else can write, and every value in it is what it can be."""
+its second line tells a reader who meets it half written (record.py). What lies in the folder is not believed
+nevertheless: a record is a plain file that nobody else can write."""
 
 from __future__ import annotations
 
@@ -12,35 +12,29 @@ import errno
 import fcntl
 import hashlib
 import json
-import math
 import os
-import re
 import signal
 import stat
 import sys
 import time
-import zlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import MISSING, asdict, dataclass, fields, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING
 
-from pantheon import __version__, errors, places
+from pantheon import places
 from pantheon.errors import PantheonError
-from pantheon.inventory import SERVICES, Host
+from pantheon.inventory import Host
+from pantheon.record import SIZE, Entry, Failure, from_bytes, to_bytes
 from pantheon.remote import verified
-from pantheon.tunnel import Phase, Seen
+from pantheon.tunnel import Seen
 
 if TYPE_CHECKING:
     from pantheon.remote.tunnel import Tunnel
 
-SIZE = 16 * 1024  # bytes of every record
 EVERY_S = 2.0  # between two writings when the phase is the same
 SHORT_S = 0.5  # others look at a record for an instant only
-LENGTHS = (600, 200, 60)  # characters of a text in it: as many as fit
-MOST_LINES = 10
-WHOLE = ("log", "hosts_file")  # of no use when cut
 
 
 class Held(Exception):
@@ -49,50 +43,6 @@ class Held(Exception):
     def __init__(self, path: Path) -> None:
         super().__init__(str(path))
         self.path = path
-
-
-@dataclass(frozen=True)
-class Failure:
-    """Why a tunnel was given up: an error of ours as data."""
-
-    kind: str
-    error: str
-    details: tuple[str, ...] = ()
-    next: tuple[str, ...] = ()
-    exit_code: int = 1
-
-    @classmethod
-    def of(cls, error: PantheonError) -> Failure:
-        return cls(type(error).__name__, error.message, error.details, error.next_commands, error.exit_code)
-
-    def as_error(self) -> PantheonError:
-        """The error that it was made from, to be raised here."""
-        kind = getattr(errors, self.kind, None)
-        if not (isinstance(kind, type) and issubclass(kind, PantheonError)) or kind is errors.InventoryError:
-            kind = PantheonError
-        found = kind(self.error, next_commands=self.next, details=self.details)
-        found.exit_code = self.exit_code
-        return found
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A record as it was read. `is_open`: its process is there, and keeps the tunnel; else `failure` says why not any
-    more. `label` is user@address:port as hosts.toml has them, `asked` the --port, `changed` when the phase began."""
-
-    seen: Seen
-    pid: int
-    label: str
-    background: bool = False
-    asked: int = 0
-    hosts_file: str = ""
-    log: str = ""
-    version: str = __version__
-    changed: float = 0.0
-    written: float = 0.0
-    failure: Failure | None = None
-    path: Path = Path()
-    is_open: bool = False
 
 
 def absolute(hosts_file: str) -> str:
@@ -253,7 +203,7 @@ class Record:
         self.entry = replace(self.entry, written=time.time())
         if self._fd < 0:
             raise OSError(errno.EBADF, os.strerror(errno.EBADF), str(self.entry.path))
-        os.pwrite(self._fd, _bytes(self.entry), 0)
+        os.pwrite(self._fd, to_bytes(self.entry), 0)
 
 
 class Records:
@@ -323,27 +273,6 @@ def _is_same(fd: int, path: Path) -> bool:
     return (here.st_dev, here.st_ino) == (there.st_dev, there.st_ino)
 
 
-def _bytes(entry: Entry) -> bytes:
-    """The record, SIZE bytes long: a line of JSON, a line with its sum, and room."""
-    document = asdict(entry)
-    del document["path"], document["is_open"]
-    for most in LENGTHS:
-        line = json.dumps(_cut(document, most), ensure_ascii=False).encode("utf-8", "replace")
-        if len(line) < SIZE - 16:
-            break
-    return b"%b\n%d\n" % (line, zlib.crc32(line)) + b" " * (SIZE - len(line) - 2 - len(str(zlib.crc32(line))))
-
-
-def _cut(value: Any, most: int) -> Any:
-    if isinstance(value, str):
-        return value[:most]
-    if isinstance(value, dict):
-        return {key: _cut(item, most) if key not in WHOLE else item for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_cut(item, most) for item in value[-MOST_LINES:]]
-    return value
-
-
 # ---- reading
 
 
@@ -382,7 +311,7 @@ def read(path: Path) -> Entry | None:
             return None
         is_open = not _is_free(fd)
         for _ in range(10):
-            if entry := _parsed(os.pread(fd, SIZE, 0)):
+            if entry := from_bytes(os.pread(fd, SIZE, 0)):
                 return replace(entry, path=path, is_open=is_open)
             if not is_open:
                 return None
@@ -409,7 +338,7 @@ def _sweep(path: Path, *, reasons: bool = False) -> bool:
         if not _is_record_file(os.fstat(fd)):
             return False
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        entry = _parsed(os.pread(fd, SIZE, 0))
+        entry = from_bytes(os.pread(fd, SIZE, 0))
         if not _is_same(fd, path) or (entry and entry.failure and not reasons):
             return False  # it has changed hands since it was looked at
         path.unlink()
@@ -428,99 +357,6 @@ def _is_free(fd: int) -> bool:
         return False
     fcntl.flock(fd, fcntl.LOCK_UN)
     return True
-
-
-class _Wrong(ValueError):
-    pass
-
-
-def _parsed(data: bytes) -> Entry | None:
-    line, _, rest = data.partition(b"\n")
-    if rest.partition(b"\n")[0] != b"%d" % zlib.crc32(line):
-        return None
-    try:
-        return _entry(json.loads(line))
-    except (ValueError, RecursionError):
-        return None
-
-
-def _entry(data: Any) -> Entry:
-    given = _object(data)
-    failure = given.get("failure")
-    values = {key: _checked(key, given[key]) for key in _ENTRY if key in given}
-    entry = Entry(seen=_seen(given.get("seen")), **{"pid": 0, "label": "", **values})
-    if entry.pid <= 1:
-        raise _Wrong("pid")
-    return entry if failure is None else replace(entry, failure=_failure(failure))
-
-
-def _seen(data: Any) -> Seen:
-    given, values = _object(data), {}
-    for field in fields(Seen):
-        if field.name in given:
-            values[field.name] = _checked(field.name, given[field.name])
-        elif field.default is MISSING:
-            raise _Wrong(field.name)
-    return Seen(**values)
-
-
-def _failure(data: Any) -> Failure:
-    given = _object(data)
-    details, after = (tuple(_text(each) for each in _list(given.get(key, []))) for key in ("details", "next"))
-    code = given.get("exit_code")
-    if type(code) is not int or code not in (1, 2, 3):
-        raise _Wrong("exit_code")
-    return Failure(_text(given.get("kind")), _text(given.get("error")), details, after, code)
-
-
-def _object(value: Any) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise _Wrong("no table")
-    return value
-
-
-def _list(value: Any) -> list[Any]:
-    if not isinstance(value, list) or len(value) > MOST_LINES:
-        raise _Wrong("no list")
-    return value
-
-
-def _text(value: Any) -> str:
-    if not isinstance(value, str) or len(value) > LENGTHS[0]:
-        raise _Wrong("no text")
-    return value
-
-
-_ENTRY = ("pid", "label", "background", "asked", "hosts_file", "log", "version", "changed", "written")
-_PORTS = ("port", "remote_port", "asked")
-_COUNTS = {"pid": 2**31 - 1, "reconnects": 10**9, **dict.fromkeys(_PORTS, 65535)}
-_TIMES = ("opened", "since", "changed", "written")
-LATEST = 1e11  # seconds since 1970; time.localtime takes them
-
-
-def _checked(key: str, value: Any) -> Any:
-    """The value, if it is one that a record of ours can have under that key."""
-    if key in _COUNTS:
-        good = type(value) is int and 0 <= value <= _COUNTS[key]
-    elif key in _TIMES:
-        good = type(value) in (int, float) and math.isfinite(value) and 0 <= value <= LATEST
-    elif key == "latency_ms":
-        good = value is None or (type(value) in (int, float) and math.isfinite(value) and 0 <= value <= LATEST)
-    elif key == "background":
-        good = isinstance(value, bool)
-    elif key == "phase":
-        good = value in get_args(Phase)
-    elif key == "service":
-        good = value in SERVICES
-    elif key == "host":  # as hosts.toml has them: commands to type are made with it
-        good = isinstance(value, str) and bool(re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,600}", value))
-    elif key in WHOLE:
-        good = isinstance(value, str)
-    else:
-        good = value == _text(value)
-    if not good:
-        raise _Wrong(key)
-    return value
 
 
 # ---- the process that has a record

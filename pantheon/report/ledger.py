@@ -15,7 +15,7 @@ from pantheon.report.tunnels import as_data, status, time_of_day
 
 if TYPE_CHECKING:
     from pantheon.background import End
-    from pantheon.remote.ledger import Entry
+    from pantheon.record import Entry
     from pantheon.report.console import Console
 
 INDENT = " " * (NAME_WIDTH + 3)

@@ -29,8 +29,9 @@ from pantheon import background, inventory
 from pantheon.errors import NotTrusted, PantheonError, UsageError
 from pantheon.inventory import Host
 from pantheon.options import Options
+from pantheon.record import Entry, to_bytes
 from pantheon.remote import ledger
-from pantheon.remote.ledger import Entry, Record
+from pantheon.remote.ledger import Record
 from pantheon.report.console import Console
 from pantheon.report.data import Json
 from pantheon.report.journal import MOST_LOG, Log
@@ -442,7 +443,7 @@ def terminal(how: str, *services: str) -> Iterator[subprocess.Popen[bytes]]:
         assert process.stdout.readline() == b"held\n"
         for entry in names:
             with entry.path.open("r+b") as file:
-                file.write(ledger._bytes(replace(entry, pid=process.pid)))
+                file.write(to_bytes(replace(entry, pid=process.pid)))
         yield process
     finally:
         process.kill()
@@ -474,7 +475,7 @@ def test_a_port_that_somebody_still_has_is_said(monkeypatch: pytest.MonkeyPatch)
         (entry,) = ledger.entries()
         port = other.getsockname()[1]
         with entry.path.open("r+b") as file:
-            file.write(ledger._bytes(replace(entry, seen=replace(entry.seen, since=1.0, port=port))))
+            file.write(to_bytes(replace(entry, seen=replace(entry.seen, since=1.0, port=port))))
         screen = Screen()
         assert background.close("comfy", "", report=screen.report) == 1
     assert f"port {port} is still held by" in screen.text

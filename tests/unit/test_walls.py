@@ -33,7 +33,8 @@ PURE_FILES = [
     "memory",
     "plan",
 ]
-PURE_FILES += ["options", "owners", "procedure", "questions", "service", "stack", "starting", "tunnel", "watched"]
+PURE_FILES += ["options", "owners", "procedure", "questions", "record", "service", "stack", "starting"]
+PURE_FILES += ["tunnel", "watched"]
 PURE = [
     *(PACKAGE / f"{name}.py" for name in PURE_FILES),
     *sorted((PACKAGE / "sections").glob("*.py")),

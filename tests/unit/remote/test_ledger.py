@@ -24,8 +24,9 @@ import pytest
 from pantheon import __version__
 from pantheon.errors import InventoryError, LoginRefused, NotTrusted, PantheonError, UsageError
 from pantheon.inventory import Host
+from pantheon.record import MOST_LINES, SIZE, Entry, Failure
 from pantheon.remote import ledger
-from pantheon.remote.ledger import Entry, Failure, Held, Record
+from pantheon.remote.ledger import Held, Record
 from pantheon.tunnel import Seen
 
 HOST = Host("prometheus", "10.0.0.5", "ops", 22)
@@ -141,12 +142,12 @@ def test_texts_of_any_length_fit(text: str) -> None:
     with a_record() as record:
         record.see(replace(READY, phase="lost", state=text, mend=text, websocket=text, note=text))
         record.fail(NotTrusted(text, details=[text] * 50, next_commands=[text] * 50))
-        assert record.entry.path.stat().st_size == ledger.SIZE
+        assert record.entry.path.stat().st_size == SIZE
         found = ledger.read(record.entry.path)
         assert found
         assert found.failure
         assert found.failure.exit_code == 3
-        assert len(found.failure.details) <= ledger.MOST_LINES
+        assert len(found.failure.details) <= MOST_LINES
 
 
 # ---- what goes wrong under it
@@ -210,7 +211,7 @@ def test_a_disk_that_fills_up_later_does_not_matter() -> None:
     """Its room was taken when it was made. A limit on the sizes of files plays the full disk."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     with a_record() as record:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (ledger.SIZE, before[1]))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (SIZE, before[1]))
         try:
             record.see(replace(READY, phase="lost", state="x" * 500))
         finally:

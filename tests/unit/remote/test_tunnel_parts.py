@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 
 from pantheon.inventory import Comfy, Host
+from pantheon.record import Entry
 from pantheon.remote import answers, knock, ledger, ports
 from pantheon.remote.answers import Reply
-from pantheon.remote.ledger import Entry, Record
+from pantheon.remote.ledger import Record
 from pantheon.remote.tunnel import Tunnel
 from pantheon.tunnel import Event, Phase, Seen, pauses
 
