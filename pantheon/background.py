@@ -144,7 +144,11 @@ def open_(host: Host, wish: Wish, *, options: Options, report: Console) -> int:
             return tunnels.INTERRUPTED
     display.end()
     new = [one.entry for one in awaited if one.process]
-    shown.opened(report, host, [one.entry for one in awaited], new)
+    try:
+        shown.opened(report, host, [one.entry for one in awaited], new)
+    except BaseException:  # nobody has heard of them: exit code 1 leaves none open
+        _stop(awaited, display)
+        raise
     if wish.open:
         _browse(report, [one.entry.seen for one in awaited])
     return 0
@@ -405,6 +409,7 @@ def _asked(entry: Entry) -> bool:
     """Whether it was told to end. A record that is being handed over names the right process in a moment."""
     for _ in range(20):
         if ledger.send(entry, signal.SIGTERM):
+            ledger.send(entry, signal.SIGCONT)  # one that was stopped (Ctrl-Z) hears nothing else
             return True
         now = ledger.read(entry.path)
         if not now or not now.is_open:

@@ -281,6 +281,17 @@ def test_ctrl_c_while_it_is_awaited_leaves_nothing(box: Host, hosts: Path, ssh: 
     assert is_free(box.ollama.port)
 
 
+def test_what_cannot_be_told_of_is_closed_again(box: Host, hosts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("pantheon.report.ledger.opened", full)
+    with pytest.raises(OSError, match="No space left"):
+        opened(box, hosts)
+    assert ledger.entries() == []
+    assert is_free(box.ollama.port)
+
+
 def test_a_process_that_dies_at_once_is_said_with_its_last_words(
     box: Host, hosts: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -421,6 +432,8 @@ HOLDS = """
 import fcntl, os, signal, sys, time
 if sys.argv[1] == "deaf":
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+if sys.argv[1] == "tidies":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(7))
 for name in sys.argv[2:]:
     fcntl.flock(os.open(name, os.O_RDWR), fcntl.LOCK_EX)
 print("held", flush=True)
@@ -457,6 +470,14 @@ def test_what_is_open_in_the_same_terminal_goes_with_it() -> None:
     assert "✓ comfy      prometheus (ops@10.0.0.5): closed after 2 h" in text
     assert "✓ ollama     prometheus (ops@10.0.0.5): closed after 2 h; it was open in the same terminal" in text
     assert ledger.entries() == []
+
+
+def test_one_that_was_stopped_with_ctrl_z_ends_well() -> None:
+    with terminal("tidies", "comfy") as process:
+        process.send_signal(signal.SIGSTOP)
+        text = closed("comfy")
+        assert process.wait(5) == 7
+    assert "killed" not in text
 
 
 def test_one_that_does_not_end_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
