@@ -15,12 +15,13 @@ NOTHING_LISTENS = "nothing listens there (connection refused on the host)"
 class LocalPort:
     """A port on this workstation's loopback; `holder` says who listens there ("" when it is free), `free` is the one
     that a tunnel would take now (0: none near it), `silent` why nothing answers there although it is held ("": it
-    answers, or was not tried)."""
+    answers, or was not tried), `close` what closes it where it is a tunnel of ours."""
 
     port: int
     holder: str
     free: int = 0
     silent: str = ""
+    close: str = ""
 
 
 @dataclass(frozen=True)

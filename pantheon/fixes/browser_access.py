@@ -243,18 +243,29 @@ def _local_port(case: Case, name: str) -> Finding:
         return _link(case, key, "warn", f"{name}: whether port {port} is free here is not known", evidence=reason)
     if local.free == port:
         return _link(case, key, "ok", f"{name}: port {port} is free here")
+    if _is_open(case, name):
+        text = f"{name}: a tunnel to it is open here: http://127.0.0.1:{port}/"
+        return _link(case, key, "warn" if local.silent else "ok", text, evidence=local.silent)
     other = f"a tunnel takes {local.free} instead" if local.free else "and no port near it is free"
     text = f"{name}: port {port} here is held by {local.holder}: {other}"
     if not local.silent:
         evidence = f"http://127.0.0.1:{port}/ reaches that program; {case.host.name} only if it is a tunnel to it"
         evidence += " (invoke tunnel.list shows those of pantheon)"
         return _link(case, key, "warn", text, evidence=evidence)
-    pid = re.search(r"\(pid (\d+)\)$", local.holder)
-    end = f"kill {pid[1]}" if pid else f"end what holds it: ss -ltnp 'sport = :{port}'"
-    text = f"{name}: port {port} here is held by {local.holder}, and nothing answers there: a dead ssh -L?"
+    pid = re.fullmatch(r"ssh \(pid (\d+)\)", local.holder)
+    end = local.close or (f"kill {pid[1]}" if pid else f"ss -ltnp 'sport = :{port}' shows it")
+    text = f"{name}: port {port} here is held by {local.holder}, and nothing answers there"
+    text += ": a dead ssh -L?" if pid else ""
     evidence = f"http://127.0.0.1:{port}/: {local.silent}; {other}"
     mend = f"invoke tunnel {name} --host {case.host.name}, once the old one is ended: {end}"
     return _link(case, key, "warn", text, evidence=evidence, mend=mend)
+
+
+def _is_open(case: Case, name: str) -> bool:
+    """Whether the service's own port is held here by a tunnel of ours to that very service."""
+    local = case.here.ports.get(name)
+    ours = f"invoke tunnel.close {name} --host {shlex.quote(case.host.name)}"
+    return isinstance(local, LocalPort) and local.close == ours
 
 
 def _through(case: Case, name: str) -> Finding:
@@ -342,6 +353,8 @@ def _by_hand(case: Case, name: str, finding: Finding) -> tuple[Finding, ...]:
 
 
 def _way_in(case: Case) -> str:
+    if _is_open(case, "comfy"):
+        return f"http://127.0.0.1:{case.host.comfy.port}/ (http, not https), where a tunnel is open"
     local = case.here.ports.get("comfy")
     port = local.free if isinstance(local, LocalPort) and local.free else case.host.comfy.port
     return f"invoke tunnel comfy --host {case.host.name}, then http://127.0.0.1:{port}/ (http, not https)"

@@ -16,7 +16,7 @@ from pantheon.here import Here, LocalPort
 from pantheon.inventory import SERVICES, Host
 from pantheon.remote.connection import HostConnection
 from pantheon.remote.forward import head_through, http_through
-from pantheon.remote.ports import free_port, holder_of
+from pantheon.remote.ports import find_holder, free_port
 from pantheon.remote.wire import WEBSOCKETS, upgrade
 
 ANSWER_S = 5.0
@@ -100,4 +100,7 @@ def local_port(port: int) -> Maybe[LocalPort]:
         free = 0
     except OSError as error:
         return Unknown(str(error))
-    return LocalPort(port, "" if free == port else holder_of(port), free)
+    if free == port:
+        return LocalPort(port, "", free)
+    held = find_holder(port)
+    return LocalPort(port, held.text, free, close=held.see if held.see.startswith("invoke ") else "")

@@ -79,6 +79,18 @@ def test_the_way_in_is_where_a_tunnel_would_come_out() -> None:
     assert told(made) == []
 
 
+def test_a_tunnel_that_is_open_is_the_way_in() -> None:
+    local = LocalPort(8188, "a tunnel to comfy of prometheus (pid 7)", 8189,
+                      close="invoke tunnel.close comfy --host prometheus")  # fmt: skip
+    made = case(finished(), here=here(ports={"comfy": local}))
+    step = next(finding for finding in browser_access.steps(made) if finding.id == "browser-access.comfy.local-port")
+    assert (step.level, step.text) == ("ok", "comfy: a tunnel to it is open here: http://127.0.0.1:8188/")
+    reason = browser_access.plan(made).reason
+    assert "The way in: http://127.0.0.1:8188/ (http, not https), where a tunnel is open" in reason
+    waits = case(finished(), here=here(ports={"comfy": replace(local, silent="closed without an answer")}))
+    assert browser_access.diagnose(waits) == []
+
+
 def test_the_links_stand_in_the_order_of_the_way() -> None:
     ids = [
         finding.id.removeprefix("browser-access.") for finding in browser_access.steps(case(finished(), here=here()))
@@ -89,16 +101,27 @@ def test_the_links_stand_in_the_order_of_the_way() -> None:
 
 
 @pytest.mark.parametrize(
-    ("holder", "says"), [("ssh (pid 7)", "kill 7"), ("another program", "ss -ltnp 'sport = :8188'")]
+    ("holder", "close", "says"),
+    [
+        ("ssh (pid 7)", "", "kill 7"),
+        ("another program", "", "ss -ltnp 'sport = :8188'"),
+        ("postgres (pid 7)", "", "ss -ltnp 'sport = :8188'"),  # it may be well, and speak no HTTP
+        (
+            "a tunnel to comfy of zeus (pid 7)",
+            "invoke tunnel.close comfy --host zeus",
+            "tunnel.close comfy --host zeus",
+        ),
+    ],
 )
-def test_a_dead_tunnel_on_this_side_is_a_warning_of_the_diagnosis_too(holder: str, says: str) -> None:
-    local = LocalPort(8188, holder, 8189, silent="no answer within 2 s")
+def test_a_dead_tunnel_on_this_side_is_a_warning_of_the_diagnosis_too(holder: str, close: str, says: str) -> None:
+    local = LocalPort(8188, holder, 8189, silent="no answer within 2 s", close=close)
     made = case(finished(), here=here(ports={"comfy": local}))
     (warning,) = browser_access.diagnose(made)
     assert (warning.level, warning.id) == ("warn", "browser-access.comfy.local-port")
     assert "nothing answers there" in warning.text
     assert "no answer within 2 s; a tunnel takes 8189 instead" in warning.evidence
     assert says in warning.mend
+    assert ("dead ssh" in warning.text, "kill" in warning.mend) == (holder == "ssh (pid 7)",) * 2
     assert browser_access.plan(made).is_ready
     assert diagnosis.diagnose(made).is_good
 
