@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 TICK_S = 0.25
 CALM_S = 1.0  # between two looks when nothing is awaited: this runs all day
+MOMENT_S = 0.5  # in which equal events of several tunnels are one
 LOGIN_S = 60.0  # that a check gives a login
 CHECK_S = 20.0  # that a check gives a service, once logged in
 TROUBLE_S = 5.0  # and one of which it is known that something has to be done
@@ -161,6 +162,7 @@ class Opened:
         kept = () if wish.check else self.tunnels  # a check is over in a moment
         self._records = ledger.Records(host, kept, asked=wish.port, hosts_file=report.hosts_file)
         self._told: list[PantheonError] = []  # failures that the operator has read already
+        self._unsaid: list[Event] = []
         self._said = False  # whether the document of --json has been written
         self._shown: set[str] = set()  # services whose page a browser was asked to open
 
@@ -176,11 +178,11 @@ class Opened:
             finally:
                 seen = self.seen  # as they were: closed, they are all alike
                 self._close()
+            events = [*self._unsaid, *self._news()]
+            self.stop.printing(lambda: self.display.show((), events))
             if self.stop.came:
                 self.stop.printing(lambda: self.display.closed(seen))
                 return INTERRUPTED if self.wish.check else 0
-            events = self._news()
-            self.stop.printing(lambda: self.display.show((), events))
             if self.wish.check:
                 return self._checked(seen)
             self.stop.printing(lambda: self.display.ended(seen))
@@ -201,6 +203,7 @@ class Opened:
         calm = all(seen.phase == "ready" for seen in self.seen) and not self.display.turns
         events = self._news(CALM_S if calm else TICK_S)
         if self.stop.came:
+            self._unsaid = events  # its terminal may be stopped: first all is closed
             return
         seen = self.seen
         self._records.see()
@@ -219,12 +222,16 @@ class Opened:
                 self._browse(one)
 
     def _news(self, patience_s: float = 0.0) -> list[Event]:
-        """What has happened since, waiting for the first of it."""
+        """What has happened since, waiting for the first of it; and, with several tunnels, a moment for what happens
+        to all of them."""
         events: list[Event] = []
         with contextlib.suppress(queue.Empty):
+            until = time.monotonic() + patience_s
             while not self.stop.came:
-                event = self.news.get(timeout=patience_s) if patience_s else self.news.get_nowait()
-                patience_s = 0.0
+                left = until - time.monotonic()
+                event = self.news.get(timeout=left) if left > 0 else self.news.get_nowait()
+                if event and not events:
+                    until = time.monotonic() + (MOMENT_S if patience_s and len(self.tunnels) > 1 else 0.0)
                 if event:
                     events.append(event)
         return events

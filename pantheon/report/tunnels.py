@@ -141,8 +141,7 @@ class Display:
             if seen.note and self._notes.get(seen.service) != seen.note and not self.quiet:
                 self._notes[seen.service] = seen.note
                 self.report.line("·", seen.service, brief(seen.note))
-        for event in events:
-            self.event(event)
+        self.events(events)
         self._lines = [(seen.service, self._status(seen, now)) for seen in tunnels]
         if self.is_drawn and tunnels:
             self._draw()
@@ -158,14 +157,17 @@ class Display:
         since = self._phases[seen.service][1]
         return status(seen, now, since=since, was_ready=seen.service in self._ready)
 
-    def event(self, event: Event) -> None:
-        if self.quiet:
-            return
-        at = time.strftime("%H:%M:%S", time.localtime(event.at))
-        text = event.text.removeprefix(f"{event.service} ")  # the line begins with it
-        self.report.line(event.sign, event.service, f"{at} {brief(text)}")
-        if event.mend:
-            self._mend(event.mend)
+    def events(self, events: Sequence[Event]) -> None:
+        """A line for each; one for all that the same happened to."""
+        same: dict[tuple[str, str, str], list[Event]] = {}
+        for event in events if not self.quiet else ():
+            text = event.text.removeprefix(f"{event.service} ")  # the line begins with it
+            same.setdefault((event.sign, text, event.mend), []).append(event)
+        for (sign, text, mend), those in same.items():
+            at = time.strftime("%H:%M:%S", time.localtime(those[0].at))
+            self.report.line(sign, ", ".join(dict.fromkeys(event.service for event in those)), f"{at} {brief(text)}")
+            if mend:
+                self._mend(mend)
 
     def failed(self, problem: PantheonError) -> None:
         """A tunnel has ended for good, while others go on."""

@@ -184,6 +184,21 @@ def test_a_dumb_terminal_is_treated_like_a_pipe(terminal: bool) -> None:
     assert "\x1b[?25l" not in out.getvalue()
 
 
+def test_what_happens_to_several_at_once_is_said_once() -> None:
+    made, out = display()
+    names = ("comfy", "ollama", "openwebui")
+    events = [Event(NOW + at / 10, name, "!", "link lost: no answer for 8 s") for at, name in enumerate(names)]
+    events += [Event(NOW, name, "!", f"{name} does not answer: 502", f"invoke {name}") for name in names[:2]]
+    made.show((), events, now=NOW)
+    assert out.getvalue().splitlines() == [
+        "! comfy, ollama, openwebui 14:30:00 link lost: no answer for 8 s",
+        "! comfy      14:30:00 does not answer: 502",
+        "             → invoke comfy",
+        "! ollama     14:30:00 does not answer: 502",
+        "             → invoke ollama",
+    ]
+
+
 @pytest.mark.parametrize("terminal", [True, False])
 @pytest.mark.parametrize("phase", ["opening", "waiting", "ready", "lost"])
 def test_hostile_words_of_a_host_reach_nobody(terminal: bool, phase: Any) -> None:
