@@ -8,6 +8,7 @@ import errno
 import io
 import json
 import os
+import queue
 import shlex
 import shutil
 import signal
@@ -20,7 +21,8 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from rich.console import Console as RichConsole
@@ -35,7 +37,7 @@ from pantheon.remote.ledger import Record
 from pantheon.report.console import Console
 from pantheon.report.data import Json
 from pantheon.report.journal import MOST_LOG, Log
-from pantheon.tunnel import Seen
+from pantheon.tunnel import Event, Seen
 from pantheon.tunnels import Wish
 from tests.unit.remote.server import HOST_KEY, key_of
 
@@ -503,6 +505,36 @@ def test_a_port_that_somebody_still_has_is_said(monkeypatch: pytest.MonkeyPatch)
 
 
 # ---- the log
+
+
+def test_what_comes_and_goes_does_not_fill_the_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Events say what is worth it. Before it is ready, a state is said once, whatever counts on in it."""
+    states = [
+        *[replace(READY, phase="waiting", state=f"restarts over and over (exit code {n}): {n}") for n in range(9)],
+        *[replace(READY, phase="waiting" if n % 2 else "ready", state=f"slow: {n}") for n in range(9)],
+    ]
+
+    class Plays:
+        service, host, failed, defect = "ollama", SimpleNamespace(name="box"), None, None
+        seen = READY
+
+        @property
+        def is_running(self) -> bool:
+            self.seen, goes_on = states.pop(0) if states else self.seen, bool(states)
+            return goes_on
+
+        def start(self) -> None: ...
+
+        def close(self) -> None: ...
+
+    monkeypatch.setattr(background, "TICK_S", 0.0)
+    monkeypatch.setattr(background, "SOON_S", 0.0)
+    log, record = Log(tmp_path / "a.log"), SimpleNamespace(see=lambda _: None, remove=lambda: None)
+    news: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
+    background._keep_open(cast("Any", record), log, news, cast("Any", Plays()))
+    log.close()
+    said = [line[22:] for line in log.path.read_text().splitlines()[1:]]
+    assert [line.split()[0] for line in said] == ["waiting", "http://127.0.0.1:8188/", "closed"], said
 
 
 def test_a_log_has_times_and_is_this_users_alone(tmp_path: Path) -> None:
