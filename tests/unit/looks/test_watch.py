@@ -119,7 +119,7 @@ def test_a_long_log_keeps_its_stages(host: FakeHost, docker: FakeDocker) -> None
 
 def test_without_news_it_looks_less_often(host: FakeHost, docker: FakeDocker) -> None:
     docker.container("comfy", number=ID)
-    watched = Watched(host, {"containers": ["comfy"], "deadline_s": 3, "calm_s": 0.6})
+    watched = Watched(host, {"containers": ["comfy"], "deadline_s": 2, "calm_s": 0.4})
     frames = watched.rest()
     assert len(frames) <= 2
     assert sum("/containers/comfy/json" in asked for asked in docker.asked) <= 3
