@@ -43,12 +43,13 @@ CLOSE_S = 2.0
 DOUBTS = {"untrusted": 2, "refused": 4}
 REFUSED_S = 20.0
 
-_CLOCK = getattr(time, "CLOCK_BOOTTIME", None)  # goes on while this machine sleeps
+# Goes on while this machine sleeps, as macOS' other one does; setting the time of day changes neither.
+_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 
 def awake() -> float:
     """Seconds, those that this machine has slept included."""
-    return time.time() if _CLOCK is None else time.clock_gettime(_CLOCK)
+    return time.clock_gettime(_CLOCK)
 
 
 class Tunnel:
@@ -78,6 +79,7 @@ class Tunnel:
         self._carrier: Carrier | None = None
         self._knocker: Knocker | None = None
         self._session = True  # as long as the host gives one (ssh.SESSION)
+        self._linked = 0.0  # since when the present link is there
         self._proved = False  # something came through
         self._moving = 0  # the service's new port on the host
         self._doubts, self._doubted = 0, 0.0
@@ -328,7 +330,7 @@ class Tunnel:
         words = carrier.said() or (["the host ended the session"] if self._session else [])
         if self._session and not self._closing.is_set():
             # Another end so soon after the login may be the session's too: no loop may come of that.
-            self._session = time.time() > self._seen.since + SESSION_S
+            self._session = time.monotonic() > self._linked + SESSION_S
             if carrier.has_lost_its_session():
                 self._session = False
                 return ""

@@ -165,7 +165,7 @@ class Display:
             same.setdefault((event.sign, text, event.mend), []).append(event)
         for (sign, text, mend), those in same.items():
             at = time.strftime("%H:%M:%S", time.localtime(those[0].at))
-            self.report.line(sign, ", ".join(dict.fromkeys(event.service for event in those)), f"{at} {brief(text)}")
+            self.report.line(sign, ", ".join(sorted({event.service for event in those})), f"{at} {brief(text)}")
             if mend:
                 self._mend(mend)
 

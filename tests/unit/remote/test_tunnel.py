@@ -466,6 +466,22 @@ def test_a_lost_link_comes_back_at_the_same_port(box: Box) -> None:
     assert [event.sign for event in box.events] == ["!", "✓"]
 
 
+@pytest.mark.parametrize("shift_s", [-86400, 86400])
+def test_the_time_of_day_may_be_set(box: Box, monkeypatch: pytest.MonkeyPatch, shift_s: int) -> None:
+    monkeypatch.setattr(supervisor, "PACE_S", 0.05)
+    monkeypatch.setattr(supervisor, "SESSION_S", 0.0)
+    tunnel, real = box.opened(), time.time
+    monkeypatch.setattr(time, "time", lambda: real() + shift_s)
+    asked = box.service.asked
+    until(lambda: box.service.asked > asked + 2)
+    assert box.told == []
+    cut(tunnel)
+    until(lambda: tunnel.seen.reconnects)
+    box.wait(tunnel, "ready")
+    assert tunnel._session, "one that lived long enough"
+    assert not any("slept" in text for text in box.told)
+
+
 def test_a_client_that_a_lost_link_leaves_without_an_answer_is_no_fault_of_the_service(
     box: Box, monkeypatch: pytest.MonkeyPatch
 ) -> None:
