@@ -13,7 +13,7 @@ from pathlib import Path
 
 from lab import engine
 from lab.base import os_release
-from lab.outer import LabError, Progress, Say, run
+from lab.outer import LabError, Say, as_program, run
 
 PACKAGE = "chromium"
 COMMANDS = ("chromium", "chromium-browser", "google-chrome-stable", "google-chrome", "chrome", "microsoft-edge-stable")
@@ -121,14 +121,5 @@ def install(say: Say) -> None:
     engine.install([PACKAGE], say)
 
 
-def main() -> int:
-    try:
-        ensure(Progress())
-    except LabError as error:
-        sys.stderr.write(f"✗ {error}\n")
-        return 1
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(as_program(ensure))

@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 from lab.base import os_release
-from lab.outer import LabError, Progress, Say, run
+from lab.outer import LabError, Say, as_program, run
 
 PACKAGES = (
     "docker.io", "iptables", "mmdebstrap", "distro-info-data", "uidmap", "gpg", "openssh-client", "ca-certificates",
@@ -168,14 +168,5 @@ def log_tail() -> str:
     return " / ".join(lines[-3:]) or "its log is empty"
 
 
-def main() -> int:
-    try:
-        ensure(Progress())
-    except LabError as error:
-        sys.stderr.write(f"✗ {error}\n")
-        return 1
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(as_program(ensure))

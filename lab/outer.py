@@ -36,6 +36,16 @@ class Progress:
         stream.flush()
 
 
+def as_program(work: Callable[[Say], object]) -> int:
+    """What a module of the lab does when it is run: its work, and 1 with one line where that cannot be done."""
+    try:
+        work(Progress())
+    except LabError as error:
+        sys.stderr.write(f"✗ {error}\n")
+        return 1
+    return 0
+
+
 def silent(_text: str) -> None:
     """The Say of callers that want no lines."""
 
