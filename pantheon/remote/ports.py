@@ -104,7 +104,7 @@ def find_holder(port: int) -> Holder:
 
 
 def _holder(port: int, name: str, pid: int, *, parent: int) -> Holder:
-    with suppress(OSError):  # of that folder: the port is held all the same
+    with suppress(Exception):  # whatever lies in that folder, the port is held
         from pantheon.remote import ledger
 
         for entry in ledger.entries(keep=True) if name == "ssh" else ():
