@@ -23,6 +23,7 @@ from invoke.executor import Executor
 from invoke.tasks import Task, task
 
 if TYPE_CHECKING:
+    from pantheon.errors import PantheonError
     from pantheon.inventory import Host, Inventory
     from pantheon.options import Options
     from pantheon.remote.ahead import Ahead
@@ -38,6 +39,7 @@ HELP = {
     "older": "with --yes: go on although this version or hosts.toml is older than what the host last saw",
     "json": "data on stdout, progress on stderr",
 }
+RUN_OUT = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}
 FLAGS = {"ask_sudo_password", "plan", "yes", "details", "older", "json"}
 
 Body = Callable[..., int | None]
@@ -201,7 +203,6 @@ def _refuse(calls: list[tuple[str, dict[str, Any]]]) -> None:
     """Raises Exit: the first of these would stay, and the others run when it has ended."""
     from pantheon.errors import UsageError
     from pantheon.inventory import SERVICES
-    from pantheon.report.console import error
 
     given = {key: value for _, kwargs in calls for key, value in kwargs.items() if value}
     host = f" --host {given['host']}" if given.get("host") else ""
@@ -209,8 +210,7 @@ def _refuse(calls: list[tuple[str, dict[str, Any]]]) -> None:
     service = "all" if set(following) <= set(SERVICES) else calls[0][1].get("service")
     text = f"a tunnel is the last command of a line: {', '.join(following)} would run once it is closed"
     problem = UsageError(text, next_commands=[f"invoke tunnel {service}{host}"])
-    error(problem, given.get("hosts_file") or "")
-    raise Exit(code=problem.exit_code)
+    raise Exit(code=_told(problem, given.get("hosts_file") or "", as_json=bool(given.get("json"))))
 
 
 def guarded(
@@ -225,9 +225,7 @@ def guarded(
     unexpected one in a line that names the file in which its traceback was put; Ctrl-C gives `interrupt_code`."""
     from pantheon.errors import PantheonError, UsageError
 
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="replace")  # a terminal that cannot show a sign is no reason to die
+    _sound_streams()
     try:
         if context.config.run.dry:
             raise UsageError(
@@ -235,14 +233,7 @@ def guarded(
             )
         return work() or 0
     except PantheonError as problem:
-        from pantheon.report.console import error
-
-        error(problem, hosts_file)
-        if as_json:
-            from pantheon.report.data import failure
-
-            failure(problem)
-        return problem.exit_code
+        return _told(problem, hosts_file, as_json=as_json)
     except KeyboardInterrupt:
         sys.stderr.write("\ninterrupted\n" if interrupt_code else "\n")
         return interrupt_code
@@ -250,8 +241,11 @@ def guarded(
         # `invoke ... | head`: nobody reads any more. Python must not complain about it at exit either.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 1
-    except OSError as problem:
-        if problem.errno != errno.ENOSPC:
+    except (OSError, RuntimeError) as problem:
+        if getattr(problem, "errno", 0) in RUN_OUT or "start new thread" in str(problem):
+            text = f"this machine has run out of something: {getattr(problem, 'strerror', '') or problem}"
+            return _told(PantheonError(text, next_commands=["ulimit -a", "free -m"]), hosts_file, as_json=as_json)
+        if not isinstance(problem, OSError) or problem.errno != errno.ENOSPC:
             return _unexpected(problem)
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is left of the output must not fail again at exit
         sys.stderr.write(
@@ -273,6 +267,33 @@ def guarded(
         return _unexpected(unexpected)
 
 
+def _sound_streams() -> None:
+    """Streams that can be written to, whatever we were started with."""
+    for number in (0, 1, 2):
+        try:
+            os.fstat(number)
+        except OSError:  # closed (`>&-`): the next file that is opened would take its place
+            os.open(os.devnull, os.O_RDWR)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")  # a terminal that cannot show a sign is no reason to die
+    for name in ("COLUMNS", "LINES"):
+        if not os.environ.get(name, "1").strip("0"):  # as some terminals say it; Rich would show nothing at all
+            del os.environ[name]
+
+
+def _told(problem: PantheonError, hosts_file: str, *, as_json: bool) -> int:
+    """Its exit code, once it has been told."""
+    from pantheon.report.console import error
+
+    error(problem, hosts_file)
+    if as_json:
+        from pantheon.report.data import failure
+
+        failure(problem)
+    return problem.exit_code
+
+
 def _unexpected(problem: Exception) -> int:
     """A defect of ours: no traceback on the screen, all of it in a file."""
     import traceback
@@ -281,14 +302,14 @@ def _unexpected(problem: Exception) -> int:
     from pantheon.places import state_directory
     from pantheon.report.console import error
 
-    where = state_directory() / "last-error.txt"
     text = "".join(traceback.format_exception(problem))
     try:
-        where.parent.mkdir(parents=True, exist_ok=True)
+        where = state_directory() / "last-error.txt"
+        where.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         where.write_text(text, encoding="utf-8")
         where.chmod(0o600)
         kept = f"its traceback is in {where}"
-    except OSError:
+    except (OSError, PantheonError):
         kept = "its traceback could not be kept"
     error(PantheonError(f"a defect in pantheon: {type(problem).__name__}: {problem}", details=[kept]))
     return 1

@@ -5,8 +5,15 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from pantheon.errors import UsageError
+
 
 def state_directory() -> Path:
-    """$XDG_STATE_HOME/pantheon, by default ~/.local/state/pantheon."""
-    root = os.environ.get("XDG_STATE_HOME") or "~/.local/state"
-    return Path(root).expanduser() / "pantheon"
+    """$XDG_STATE_HOME/pantheon, by default ~/.local/state/pantheon. A relative one counts for nothing, as XDG has it:
+    it is another one in another directory. Raises UsageError where nobody knows a home directory."""
+    try:
+        root = Path(os.environ.get("XDG_STATE_HOME", "")).expanduser()
+        return (root if root.is_absolute() else Path("~/.local/state").expanduser()) / "pantheon"
+    except RuntimeError:
+        text = f"user {os.getuid()} has no home directory that this machine knows of"
+        raise UsageError(text, next_commands=["getent passwd $(id -u)", "export HOME=/path/to/it"]) from None

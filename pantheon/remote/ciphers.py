@@ -96,7 +96,8 @@ def _ask(endpoint: Endpoint, file: Path) -> bool:
             return False
         has = False
     with suppress(OSError):
-        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for folder in (file.parent.parent, file.parent):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         known_hosts.write(file, b"yes\n" if has else b"no\n", mode=0o600)
     return has
 

@@ -83,6 +83,13 @@ def resolve(host: Host) -> Endpoint:
     """The endpoint of an inventory host. Reads the user's SSH configuration; contacts nothing.
 
     Raises NotReached when the configuration cannot be read, or when a gateway leads back to itself."""
+    try:
+        pwd.getpwuid(os.getuid())
+    except KeyError:
+        raise NotReached(
+            f"{host.name}: this machine knows no user {os.getuid()}, and ssh serves nobody else (a directory is down?)",
+            next_commands=["getent passwd $(id -u)"],
+        ) from None
     identity = (Path(host.identity).expanduser(),) if host.identity else ()
     found = _resolve(host.name, host.address, user=host.user, port=host.port, gateway=host.gateway)
     # hosts.toml has one `identity`: its own gateway gets it too, unless ssh_config names another for it.

@@ -34,13 +34,13 @@ def verified_file(endpoint: Endpoint) -> Path:
             raise _not_known(hop, known)
         lines += [f"{alias(index)} {key}\n" for key in known.accepted()]
         lines += [f"@revoked {alias(index)} {entry.key}\n" for entry in known.revoked]
-    host, name = endpoint.inventory_host, _name(endpoint)
+    host, file = endpoint.inventory_host, Path(_name(endpoint))
     try:
-        file = runtime_dir() / name
+        file = runtime_dir() / file
         _write(file, "".join(lines).encode())
     except OSError as error:
         raise NotTrusted(
-            f"{host}: the keys that ssh may trust cannot be written: {error.filename or name}: {error.strerror}",
+            f"{host}: the keys that ssh may trust cannot be written: {error.filename or file}: {error.strerror}",
             next_commands=['export XDG_RUNTIME_DIR="$(mktemp -d)"'],
         ) from error
     return file
@@ -85,8 +85,8 @@ def _write(file: Path, data: bytes) -> None:
 def runtime_dir() -> Path:
     """$XDG_RUNTIME_DIR/pantheon, or one under the user's state directory; ours alone (0700). Raises OSError, also for
     a folder that somebody else has made or may write to."""
-    given = os.environ.get("XDG_RUNTIME_DIR", "")
-    folder = Path(given) / "pantheon" if given and Path(given).is_dir() else places.state_directory()
+    given = Path(os.environ.get("XDG_RUNTIME_DIR", ""))
+    folder = given / "pantheon" if given.is_absolute() and given.is_dir() else places.state_directory()
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     about = folder.stat()
     if {about.st_uid, folder.lstat().st_uid} != {os.getuid()}:

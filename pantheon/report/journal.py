@@ -23,7 +23,8 @@ class Journal:
         self._file: TextIO | None = None
         self.path = state_directory() / "logs" / f"{stamp}-{host}-{what}.log"
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            for folder in (self.path.parent.parent, self.path.parent):
+                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
             self._file = os.fdopen(fd, "w", encoding="utf-8", errors="replace")
         except OSError:

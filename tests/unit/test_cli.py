@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import re
 import shlex
@@ -60,6 +61,47 @@ def test_every_failure_has_its_exit_code_and_no_traceback(
     if isinstance(error, ZeroDivisionError):
         assert "a defect in pantheon: ZeroDivisionError: oops" in captured.err
         assert "last-error.txt" in captured.err
+
+
+def test_a_defect_of_a_user_without_a_home(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def nobody(_: Path) -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "expanduser", nobody)
+    assert cli.guarded(raising(ZeroDivisionError("oops")), Context(Config())) == 1
+    assert "its traceback could not be kept" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "problem", [OSError(errno.EMFILE, "Too many open files"), RuntimeError("can't start new thread")]
+)
+def test_a_machine_that_has_run_out_of_something(problem: Exception, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.guarded(raising(problem), Context(Config()), as_json=True) == 1
+    captured = capsys.readouterr()
+    assert "defect" not in captured.err
+    assert "Next: ulimit -a" in captured.err
+    assert json.loads(captured.out)["result"] == "failed"
+
+
+def test_a_terminal_that_says_it_has_no_columns_is_written_to_all_the_same() -> None:
+    result = invoke("tunnel", "nonsense", env={"COLUMNS": "0", "LINES": "0"})
+    assert "no service 'nonsense'" in result.stderr
+
+
+def test_what_is_opened_never_takes_the_place_of_a_closed_stream() -> None:
+    program = (
+        "import os; from invoke import Config, Context; from pantheon import cli; "
+        "cli.guarded(lambda: os._exit(os.open('/dev/null', os.O_RDONLY)), Context(Config()))"
+    )
+    argv = shlex.join([sys.executable, "-c", program])
+    result = subprocess.run(["sh", "-c", f"{argv} <&- >&- 2>&-"], cwd=ROOT, timeout=60, check=False)
+    assert result.returncode > 2
+
+
+def test_two_commands_in_a_line_with_a_tunnel_are_a_document_too() -> None:
+    result = invoke("tunnel", "comfy", "--json", "ollama")
+    assert result.returncode == 1
+    assert "last command of a line" in json.loads(result.stdout)["error"]
 
 
 def test_an_invoke_that_lacks_what_make_setup_installs(tmp_path: Path) -> None:

@@ -47,6 +47,16 @@ def memory() -> Path:
     return file
 
 
+def test_what_is_remembered_is_this_users_alone(server: SshServer, host: Host, grep: Path) -> None:
+    before = os.umask(0)
+    try:
+        ciphers.preferred(resolve(host))
+    finally:
+        os.umask(before)
+    for path in (memory(), memory().parent, places.state_directory()):
+        assert path.stat().st_mode & 0o077 == 0
+
+
 def test_a_host_is_asked_once_and_remembered(server: SshServer, host: Host, grep: Path) -> None:
     found = ciphers.preferred(resolve(host))
     assert found.keys() == {0}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -32,6 +33,13 @@ def test_nothing_configured() -> None:
     assert found.user_known_hosts[0] == Path.home() / ".ssh/known_hosts"
     assert found.global_known_hosts[0] == Path("/etc/ssh/ssh_known_hosts")
     assert found.label == f"box ({getpass.getuser()}@10.0.99.10:22)"
+
+
+def test_a_user_whom_this_machine_does_not_know(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a container, or with a directory that is down: ssh itself says "No user exists for uid 54321"."""
+    monkeypatch.setattr(os, "getuid", lambda: 54321)
+    with pytest.raises(NotReached, match="this machine knows no user 54321"):
+        resolve(Host("box", "10.0.99.10", identity="~/.ssh/id"))
 
 
 def test_ssh_config_fills_what_hosts_toml_leaves_out(config: Path) -> None:

@@ -14,6 +14,7 @@ import pytest
 
 from pantheon.errors import NotTrusted
 from pantheon.inventory import Host
+from pantheon.places import state_directory
 from pantheon.remote import known_hosts, trust
 from pantheon.remote.connection import HostConnection
 from pantheon.remote.endpoint import resolve
@@ -181,7 +182,7 @@ def test_a_verified_file_that_says_the_same_is_left_alone(
         patch.setattr(known_hosts, "write", full)
         assert verified_file(resolve(host)) == file
         known.write_text(f"[127.0.0.1]:{host.port} {OLD}\n")
-        with pytest.raises(NotTrusted, match=r"cannot be written: known_hosts-\S+: No space left on device"):
+        with pytest.raises(NotTrusted, match=r"cannot be written: /\S+/known_hosts-\S+: No space left on device"):
             verified_file(resolve(host))
     assert str(OLD) not in file.read_text()
     # Nor is what somebody else may have written taken for ours.
@@ -224,6 +225,16 @@ def test_the_runtime_directory_is_ours_alone(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(os, "getuid", lambda: 54321)
     with pytest.raises(PermissionError, match="it is another user's"):
         runtime_dir()
+
+
+def test_a_relative_directory_of_the_environment_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process in the background runs in another directory, and must find the same files."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "run").mkdir()
+    monkeypatch.setenv("XDG_RUNTIME_DIR", "run")
+    monkeypatch.setenv("XDG_STATE_HOME", "state")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert runtime_dir() == state_directory() == tmp_path / "home" / ".local" / "state" / "pantheon"
 
 
 def test_hostile_names_stay_file_names(host: Host) -> None:
