@@ -12,12 +12,15 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
+from invoke.context import Context
+from invoke.exceptions import Exit
 from rich.console import Console as RichConsole
 
-from pantheon import browser, tunnels
+from pantheon import access, browser, tunnels
 from pantheon.errors import LoginRefused, NotReached, NotTrusted, PantheonError, UsageError
 from pantheon.inventory import SERVICES
 from pantheon.options import Options
@@ -140,6 +143,21 @@ def test_a_signal_ends_it_with_0_and_one_line(numbers: list[int]) -> None:
     assert code == 0
     assert out.splitlines()[-2].startswith("✓ comfy      http://127.0.0.1:8188/  ready, 3 ms")
     assert out.splitlines()[-1] == "✓ prometheus closed after 0 s"
+    # The process is on its way out: one more must not turn its 0 into that of a killed one.
+    assert signal.getsignal(numbers[0]) == signal.SIG_IGN
+
+
+def test_ctrl_c_before_anything_has_begun(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    hosts = tmp_path / "hosts.toml"
+    hosts.write_text('[hosts.box]\naddress = "127.0.0.1"\n')
+
+    def pressed(*_: Any, **__: Any) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(tunnels, "open_", pressed)
+    with pytest.raises(Exit) as ended:
+        access.open_(Context(), "comfy", hosts_file=str(hosts))
+    assert ended.value.code == 0
 
 
 def test_ctrl_c_before_it_is_ready() -> None:
