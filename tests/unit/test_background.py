@@ -199,7 +199,9 @@ def test_a_tunnel_from_opening_to_closing(box: Host, hosts: Path, runtime: Path)
     assert (entry.is_open, entry.background, entry.hosts_file) == (True, True, str(hosts))
     assert os.getsid(entry.pid) == entry.pid  # no terminal is its own
     assert "in the background already" in opened(box, hosts)
+    os.kill(entry.pid, signal.SIGHUP)  # as when the user logs out
     assert "in the background already" in opened(box, hosts, port=port)
+    assert [one.pid for one in ledger.entries()] == [entry.pid]
     assert f"ollama     http://127.0.0.1:{port}/" in listed()
     assert f"✓ ollama     box (ops@127.0.0.1:{box.port}): closed after" in closed()
     assert is_free(port)
