@@ -31,6 +31,7 @@ from pantheon.watched import READY_PATHS
 Kind = Literal["own", "door", "failing", "another", "stranger", "tls", "silent"]
 
 BODY_S = 1.0  # for a body, once its head has come
+POLLING = "/ws/socket.io/?EIO=4&transport=polling"
 CLOSED = "closed without an answer"
 LATE = "no answer within"
 HTTPS = "speaks https: not the documented service"
@@ -161,11 +162,12 @@ def no_websocket(service: str, port: int, *, timeout_s: float) -> str:
     answer = websocket(port, WEBSOCKETS[service], timeout_s=timeout_s)
     if answer.status == SWITCHING:
         return answer.error
-    if answer.status == 400 and service == "openwebui":
+    if answer.status in (400, 403) and service == "openwebui":  # uvicorn makes the one of the other
         with contextlib.suppress(ValueError, RecursionError, AttributeError, TypeError):
             config = json.loads(get(port, "/api/config", timeout_s=timeout_s).body)
             if config["features"]["enable_websocket"] is False:
-                return ""  # its page does without, and knows it
+                polled = _ask(port, POLLING, {"Accept": "*/*"}, timeout_s)  # its page does without, and knows it
+                return "" if polled.status == 200 else polled.said
     return answer.said
 
 

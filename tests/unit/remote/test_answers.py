@@ -383,10 +383,13 @@ def test_a_silent_websocket(serve: Serve) -> None:
     )
 
 
-@pytest.mark.parametrize(("enabled", "why"), [(False, ""), (True, "400 Bad Request")])
-def test_a_websocket_that_is_switched_off_on_purpose(serve: Serve, enabled: bool, why: str) -> None:
-    """ENABLE_WEBSOCKET_SUPPORT=false: the page knows it, and polls."""
+@pytest.mark.parametrize("said", ["400 Bad Request", "403 Forbidden"])
+@pytest.mark.parametrize(("enabled", "polled", "why"), [(False, True, ""), (False, False, None), (True, True, None)])
+def test_a_websocket_that_is_switched_off_on_purpose(
+    serve: Serve, enabled: bool, polled: bool, why: str | None, said: str
+) -> None:
+    """ENABLE_WEBSOCKET_SUPPORT=false: the page knows it, and polls, which the origin may not be allowed to."""
     config = json.dumps({"status": True, "features": {"enable_websocket": enabled}})
-    paths = {"/api/config": page(config)}
-    server = serve(lambda line, path, _: line.sendall(paths.get(path) or page('"Invalid"', "400 Bad Request")))
-    assert answers.no_websocket("openwebui", server.port, timeout_s=5) == why
+    paths = {"/api/config": page(config), **({answers.POLLING: page("0{}")} if polled else {})}
+    server = serve(lambda line, path, _: line.sendall(paths.get(path) or page('"Invalid"', said)))
+    assert answers.no_websocket("openwebui", server.port, timeout_s=5) == (said if why is None else why)
