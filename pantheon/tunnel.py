@@ -61,6 +61,9 @@ class Words:
     text: str
 
 
+BUSY = "it takes no more connections at the moment"
+HUNG_UP = "it hung up before a word was said"
+
 # ssh's words, the more telling first: those of a hop on the way come before those of the host, which then only says
 # that the connection was closed. Text in <> is taken from the words. A server's banner and a ProxyCommand speak on the
 # same stream, so a pattern holds the whole of ssh's line where another text could have the same words in it.
@@ -93,8 +96,8 @@ _WORDS: tuple[tuple[Ending, str, str], ...] = (
     ("unreached", r"^ssh: connect to host .*: (Connection|Operation) timed out", "no answer"),
     ("unreached", r"^ssh: connect to host .*: (?P<why>.+)", "<why>"),
     ("unreached", r"timed out during banner exchange", "it accepts connections but says nothing"),
-    ("unreached", r"not allowed at this time|Exceeded MaxStartups", "it takes no more connections at the moment"),
-    ("unreached", r"^(ssh|kex)_exchange_identification: |banner exchange: ", "it hung up before a word was said"),
+    ("unreached", r"not allowed at this time|Exceeded MaxStartups", BUSY),
+    ("unreached", r"^(ssh|kex)_exchange_identification: |banner exchange: ", HUNG_UP),
     ("unreached", r"^Unable to negotiate with .*: (?P<why>no matching .+) found", "<why>"),
     ("unreached", r"^Connection to .* closed by remote host", "the host ended it"),
     ("unreached", r"^Received disconnect from .*:\d+: (?P<why>.+)", "the host ended it: <why>"),

@@ -20,7 +20,7 @@ from pantheon.remote import answers, ciphers, ports, refused, ssh, verified
 from pantheon.remote.carrier import Carrier
 from pantheon.remote.endpoint import Endpoint, resolve
 from pantheon.remote.knock import Knocker
-from pantheon.tunnel import FORBIDDEN, Event, Outage, Seen, pauses, span, understand
+from pantheon.tunnel import BUSY, FORBIDDEN, HUNG_UP, Event, Outage, Seen, pauses, span, understand
 
 SESSION_S = 3.0  # that a session lives for which another link may have one too
 PACE_S = 10.0  # between two requests as long as all is well
@@ -36,6 +36,7 @@ WORD_S = 0.3  # for ssh's word on a client that it has just turned away, or for 
 LOOK_S = 0.02
 FORBIDDEN_S = 10.0  # between two logins to a server that does not forward: it may have been told to, meanwhile
 LOGIN_S, LOGIN_AGAIN_S = 60.0, 30.0  # the first time somebody may have to find a security key
+BUSY_S = (0.25, 0.5, 1.0)  # pauses: sshd turns away whom it has no room for just now, the second of our own tunnels too
 PORT_TRIES = 20  # of two tunnels that are opened at the same moment one finds its port taken
 CLOSE_S = 2.0
 # How often ssh must say so before a tunnel that was open is given up: known_hosts may be in other hands at this very
@@ -206,6 +207,7 @@ class Tunnel:
         except OSError as error:  # no process, no file: this machine has run out of something
             text = f"{self.host.name}: ssh cannot be started: {error.strerror or error}"
             raise NotReached(text, next_commands=["ulimit -a", "df -h ~ /tmp"]) from error
+        busy = iter(() if again else BUSY_S)
         for _ in range(PORT_TRIES):
             port = self._local_port(again=again)
             listen = ssh.forwards(self.addresses, port, self._seen.remote_port)
@@ -223,12 +225,15 @@ class Tunnel:
             if self._closing.is_set():
                 return None
             if carrier.listening.is_set():
-                self._held, self.vouched = "", False
+                self._held, self.vouched, self._linked = "", False, time.monotonic()
                 self.note(port=port, phase="waiting", since=time.time(), latency_ms=None, state="", mend="")
                 self._knocker = self._knocker if self._knocker and again else Knocker(endpoint)
                 self._knocker.remember()
                 return carrier
-            if understand(carrier.said()).ending != "taken":
+            said = understand(carrier.said())
+            if said.text in (BUSY, HUNG_UP) and (pause := next(busy, 0.0)):
+                self._wait(pause)
+            elif said.ending != "taken":
                 break
         raise self._why(endpoint, carrier.said(), again=again, away=away)
 
@@ -318,7 +323,7 @@ class Tunnel:
                     return ""
                 slept = self._wait(SOON_S if is_slow else self._pace(), carrier)
             if slept >= ASLEEP_S:
-                self.happened("·", f"this machine slept for {span(slept)}")
+                self.happened("·", f"this machine slept, or pantheon was stopped, for {span(slept)}")
                 self._patience = AWAKE_S
             if self._moving:
                 return ""

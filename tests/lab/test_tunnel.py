@@ -431,6 +431,8 @@ def test_a_kill_leaves_nothing(up: World) -> None:
         until(partial(ask, tunnel.port), 5, "back")
         both = children(tunnel.program.process.pid)
         assert len(both) == 2
+        for pid in both:
+            os.kill(pid, signal.SIGSTOP)  # such a one hears nothing but KILL, and would go on holding the port
         tunnel.program.process.kill()
         until(lambda: not any(is_alive(pid) for pid in both), 2 + LOADED_S, "no ssh is left")
         assert not listens(tunnel.port)

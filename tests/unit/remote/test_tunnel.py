@@ -247,6 +247,7 @@ def box(tmp_path: Path, known: Path, monkeypatch: pytest.MonkeyPatch) -> Iterato
     monkeypatch.setattr(ciphers, "preferred", lambda *_, **__: {})
     monkeypatch.setattr(supervisor, "TICK_S", 0.05)
     monkeypatch.setattr(supervisor, "SOON_S", 0.05)
+    monkeypatch.setattr(supervisor, "BUSY_S", (0.05,) * 3)
     monkeypatch.setattr(knock, "EVERY_S", 0.05)
     monkeypatch.setattr(supervisor, "pauses", lambda: iter([0.0] + [0.05] * 10000))
     door, service = Door(), Service()
@@ -378,6 +379,21 @@ def test_what_ssh_met(box: Box, words: str, kind: type[HostError], message: str)
     assert error.next_commands
 
 
+@pytest.mark.parametrize(
+    "words", ["kex_exchange_identification: Connection closed by remote host", "Exceeded MaxStartups"]
+)
+def test_a_server_that_has_no_room_just_now_is_asked_again(
+    box: Box, monkeypatch: pytest.MonkeyPatch, words: str
+) -> None:
+    monkeypatch.setattr(supervisor, "BUSY_S", (0.05,) * 10)
+    box.says(words)
+    tunnel = box.tunnel()
+    until(lambda: tunnel._carrier and tunnel._carrier.ended.is_set())
+    box.says()
+    box.wait(tunnel, "ready")
+    assert (tunnel.seen.reconnects, box.told) == (0, [])
+
+
 def test_what_stops_every_command_reads_as_it_does_there(box: Box, host: Host, server: SshServer, known: Path) -> None:
     box.says("ops@127.0.0.1: Permission denied (publickey).")
     server.accepts.clear()
@@ -480,6 +496,14 @@ def test_the_time_of_day_may_be_set(box: Box, monkeypatch: pytest.MonkeyPatch, s
     box.wait(tunnel, "ready")
     assert tunnel._session, "one that lived long enough"
     assert not any("slept" in text for text in box.told)
+
+
+def test_a_link_that_dies_at_once_gets_no_session_again(box: Box) -> None:
+    """Whose end it was is not known."""
+    tunnel = box.opened()
+    cut(tunnel)
+    until(lambda: tunnel.seen.reconnects)
+    assert not tunnel._session
 
 
 def test_a_client_that_a_lost_link_leaves_without_an_answer_is_no_fault_of_the_service(
@@ -642,7 +666,7 @@ def test_a_sleep_is_said_and_the_link_asked_at_once(box: Box, monkeypatch: pytes
     clock.slept = 3600 * 3
     until(lambda: box.service.asked > asked)
     until(lambda: box.events)
-    assert box.told == ["this machine slept for 3 h 0 min"]
+    assert box.told == ["this machine slept, or pantheon was stopped, for 3 h 0 min"]
     assert (pid_of(tunnel), tunnel.seen.phase) == (pid, "ready")
 
 
@@ -655,7 +679,10 @@ def test_a_link_that_does_not_answer_after_a_sleep_is_given_up(box: Box, monkeyp
     until(lambda: tunnel.seen.reconnects)
     box.service.slow_s = 0.0
     box.wait(tunnel, "ready")
-    assert box.told[:2] == ["this machine slept for 10 min", "link lost: no answer since this machine woke"]
+    assert box.told[:2] == [
+        "this machine slept, or pantheon was stopped, for 10 min",
+        "link lost: no answer since this machine woke",
+    ]
 
 
 # ---- the service
