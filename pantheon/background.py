@@ -146,7 +146,9 @@ def open_(host: Host, wish: Wish, *, options: Options, report: Console) -> int:
     new = [one.entry for one in awaited if one.process]
     try:
         shown.opened(report, host, [one.entry for one in awaited], new)
-    except BaseException:  # nobody has heard of them: exit code 1 leaves none open
+    except BrokenPipeError:  # `| head -1`: who has read that much knows of them
+        raise
+    except Exception:  # nobody has heard of them: exit code 1 leaves none open
         _stop(awaited, display)
         raise
     if wish.open:

@@ -296,6 +296,21 @@ def test_what_cannot_be_told_of_is_closed_again(box: Host, hosts: Path, monkeypa
     assert is_free(box.ollama.port)
 
 
+@pytest.mark.parametrize("gone", [BrokenPipeError(), SystemExit(1)], ids=["ours", "rich's"])
+def test_who_reads_no_more_than_a_line_has_his_tunnel(
+    box: Host, hosts: Path, monkeypatch: pytest.MonkeyPatch, gone: BaseException
+) -> None:
+    def read_no_more(*_: object) -> None:
+        raise gone
+
+    monkeypatch.setattr("pantheon.report.ledger.opened", read_no_more)
+    with pytest.raises(type(gone)):
+        opened(box, hosts)
+    (entry,) = ledger.entries()
+    assert entry.is_open
+    closed()
+
+
 def test_a_process_that_dies_at_once_is_said_with_its_last_words(
     box: Host, hosts: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
