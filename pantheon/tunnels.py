@@ -181,7 +181,8 @@ class Opened:
             events = [*self._unsaid, *self._news()]
             self.stop.printing(lambda: self.display.show((), events))
             if self.stop.came:
-                self.stop.printing(lambda: self.display.closed(seen))
+                still_open = [one for one in seen if one.phase != "ended"]
+                self.stop.printing(lambda: self.display.closed(still_open or seen))
                 return INTERRUPTED if self.wish.check else 0
             if self.wish.check:
                 return self._checked(seen)

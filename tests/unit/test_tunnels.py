@@ -241,6 +241,7 @@ def test_one_that_fails_does_not_hide_the_others(capsys: pytest.CaptureFixture[s
     assert capsys.readouterr().err == "✗ prometheus: refused\nNext: ssh-copy-id prometheus\n"
     assert "✓ openwebui  http://127.0.0.1:3000/  ready" in out
     assert "✓ ollama     http://127.0.0.1:11434/  ready" in out
+    assert "2 tunnels closed after" in out
 
 
 def test_when_the_last_has_ended_the_worst_code_counts(capsys: pytest.CaptureFixture[str]) -> None:
