@@ -37,7 +37,7 @@ def explain(endpoint: Endpoint, service: str, words: Sequence[str]) -> HostError
     return NotReached(
         f"{endpoint.label}: {said.text if known else f'ssh could not open the tunnel to {service}: {said.text}'}",
         details=details,
-        next_commands=[_verbosely(endpoint) if known else f"invoke validate --host {host}"],
+        next_commands=[_verbosely(endpoint) if known else f"invoke tunnel {service} --print-ssh --host {host}"],
     )
 
 

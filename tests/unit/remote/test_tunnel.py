@@ -408,6 +408,14 @@ def test_what_stops_every_command_reads_as_it_does_there(box: Box, host: Host, s
     assert error.next_commands == ("invoke trust --host box --replace",)
 
 
+def test_an_ssh_that_does_not_know_an_option_can_be_tried_by_hand(box: Box) -> None:
+    """Another of our commands would find nothing wrong."""
+    box.says("command-line: line 0: Bad configuration option: updatehostkeys")
+    tunnel = box.tunnel()
+    error = box.failure(tunnel)
+    assert error.next_commands == (f"invoke tunnel {tunnel.service} --print-ssh --host {tunnel.host.name}",)
+
+
 @pytest.mark.parametrize(
     ("words", "kind"),
     [("ops@127.0.0.1: Permission denied (publickey).", LoginRefused), ("Host key verification failed.", NotTrusted)],
