@@ -25,7 +25,7 @@ from pantheon.tunnel import BUSY, FORBIDDEN, HUNG_UP, Event, Outage, Seen, pause
 SESSION_S = 3.0  # that a session lives for which another link may have one too
 PACE_S = 10.0  # between two requests as long as all is well
 SOON_S = 1.0  # and when the service does not answer
-LATER_S, SOON_TRIES = 5.0, 60  # after so many of them: sshd notes each that finds nobody there, all night
+LATER_S, SOON_TRIES = 10.0, 60  # after so many of them: sshd notes each that finds nobody there, all night
 ANSWER_S = 5.0
 SLOW_S = 30.0  # for an answer of a service that has just been slow: no browser gives one up for that
 AWAKE_S = 2.0  # for an answer, after this machine has slept
