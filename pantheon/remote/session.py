@@ -23,6 +23,7 @@ from pantheon.errors import LinkLost, LookFailed, NotAllowed, PantheonError
 from pantheon.remote import shipped
 from pantheon.remote.connection import HostConnection
 from pantheon.remote.endpoint import SILENCE_S
+from pantheon.remote.transport import close_channel
 
 BOOT = (
     'import sys,json;print(json.dumps(dict(frame="start")),flush=True);'
@@ -102,7 +103,7 @@ class _Session:
             raise self._broken(error) from error
         finally:
             self.over.set()
-            channel.close()
+            close_channel(channel)
 
     # -- before the first frame
 

@@ -48,6 +48,15 @@ logging.getLogger("paramiko").addHandler(logging.NullHandler())
 _RSA = {"ssh-rsa": ("rsa-sha2-512", "rsa-sha2-256")}  # how a key of that type may sign
 
 
+def close_channel(channel: Any) -> None:
+    """As the channel's own close, but nothing that still comes in touches the pipe that `select` had of it. paramiko
+    closes that pipe under the feet of its reading thread, whose next write then failed and took the whole connection
+    with it; or went into whatever had got the same descriptor by then."""
+    for buffer in (channel.in_buffer, channel.in_stderr_buffer):
+        buffer.set_event(threading.Event())
+    channel.close()
+
+
 class Silent(paramiko.SSHException):  # type: ignore[misc]
     """The other side has not answered for SILENCE_S."""
 

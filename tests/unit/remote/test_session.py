@@ -344,6 +344,21 @@ def test_a_flood_is_bounded(connection: HostConnection, ship: Ship, monkeypatch:
         assert "more than 1 MB of output" in str(refusal(connection, ship(text)))
 
 
+def test_what_comes_after_a_session_was_left_harms_nothing(
+    connection: HostConnection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is on its way when a channel is closed is still fed to it; it must not reach for a pipe that goes away."""
+    channel = connection.execute("echo ready; cat")
+    assert channel.recv(16) == b"ready\n"
+    channel.fileno()
+    touched: list[str] = []
+    monkeypatch.setattr(channel._pipe, "set", lambda: touched.append("the pipe"))
+    transport.close_channel(channel)
+    channel.in_buffer.feed(b"late")
+    channel.in_stderr_buffer.feed(b"late")
+    assert not touched
+
+
 def test_a_child_that_keeps_stdout_open(connection: HostConnection, ship: Ship) -> None:
     # The test's server, unlike sshd, waits for the end of output: only sshd shows this for real (tests/lab).
     text = "import subprocess\ndef main(*_):\n subprocess.Popen(['sleep', '1'])\n return 4\n"
