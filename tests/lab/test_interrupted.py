@@ -121,7 +121,16 @@ def left(world: World) -> str:
 
 def nothing_left(world: World, since: float) -> float:
     """Wait until nothing of the run is left on the host. Returns how long it took; fails after GONE_S."""
-    until(lambda: not left(world), GONE_S - (time.monotonic() - since), "nothing of the run is left on the host")
+    there = [""]
+
+    def is_tidy() -> bool:
+        there[0] = left(world)
+        return not there[0]
+
+    try:
+        until(is_tidy, GONE_S - (time.monotonic() - since))
+    except AssertionError:
+        raise AssertionError(f"after {GONE_S} s there is still: {there[0]}") from None
     return time.monotonic() - since
 
 
