@@ -1,5 +1,7 @@
 """The command line: one task per section of the procedure and the few verbs around them. No logic here."""
 
+from dataclasses import replace
+
 from invoke import Collection
 
 from lab.tasks import ns as lab
@@ -7,21 +9,49 @@ from pantheon.access import tunnel
 from pantheon.cli import Call, command
 from pantheon.incidents import diagnose, fix
 
+INSTALL = {
+    "install": "install what is missing: Docker Engine, NVIDIA driver, NVIDIA Container Toolkit",
+    "remove_snap": "with --install: remove a Docker that came as a snap",
+    "reboot": "reboot the host where the driver needs it",
+}
 
-@command(looks=True, changes=True, json=True)
-def bringup(call: Call) -> int:
-    """All sections, in order: from a host with driver and Docker to three validated services."""
+
+@command(
+    looks=True,
+    changes=True,
+    json=True,
+    help=INSTALL
+    | {
+        "adopt": "take over a stack that somebody made by hand; its data is used in place or copied, never moved",
+        "undo": "bring back the stack that was taken over",
+        "now": "do not wait for a job that runs in what will be stopped",
+    },
+)
+def bringup(
+    call: Call,
+    install: bool = False,
+    remove_snap: bool = False,
+    reboot: bool = False,
+    adopt: bool = False,
+    undo: bool = False,
+    now: bool = False,
+) -> int:
+    """All sections, in order: from whatever the host is to three validated services."""
     from pantheon import engine, procedure
 
-    return engine.bring(call.host, procedure.ORDER, what="bringup", options=call.options, report=call.report)
+    options = replace(
+        call.options, install=install, remove_snap=remove_snap, reboot=reboot, adopt=adopt, undo=undo, now=now
+    )
+    return engine.bring(call.host, procedure.ORDER, what="bringup", options=options, report=call.report)
 
 
-@command(looks=True, json=True)
-def prereqs(call: Call) -> int:
-    """OS, GPU, driver, Docker, toolkit (section 2). Looks and judges, changes nothing."""
+@command(looks=True, changes=True, json=True, help=INSTALL)
+def prereqs(call: Call, install: bool = False, remove_snap: bool = False, reboot: bool = False) -> int:
+    """OS, GPU, driver, Docker, toolkit (section 2). Looks and judges; with --install, brings them about."""
     from pantheon import engine
 
-    return engine.prerequisites(call.host, options=call.options, report=call.report)
+    options = replace(call.options, install=install, remove_snap=remove_snap, reboot=reboot)
+    return engine.prerequisites(call.host, options=options, report=call.report)
 
 
 @command(looks=True, changes=True, json=True)
@@ -60,6 +90,46 @@ def validate(call: Call) -> int:
     from pantheon import engine
 
     return engine.validate(call.host, options=call.options, report=call.report)
+
+
+@command(
+    looks=True,
+    json=True,
+    help={
+        "format": "junit or html, on stdout",
+        "compare": "an earlier audit (--json): show what has changed since",
+        "fail_on": "exit 2 from this severity on: low (default), medium, high or critical",
+    },
+)
+def audit(call: Call, format: str = "", compare: str = "", fail_on: str = "low") -> int:
+    """Whether the host is what the procedure and the system page say it is, line by line."""
+    from pantheon import auditing
+
+    return auditing.audit(
+        call.host,
+        form=format,
+        compare=compare,
+        fail_on=fail_on,
+        as_json=call.given["json"],
+        options=call.options,
+        report=call.report,
+    )
+
+
+@command(looks=True, changes=True, json=True, help={"now": "do not wait for a job that runs"})
+def reboot(call: Call, now: bool = False) -> int:
+    """Reboot the host in order: show what runs, wait for it, reboot, wait, validate."""
+    from pantheon import rebooting
+
+    return rebooting.reboot(call.host, options=replace(call.options, now=now), report=call.report)
+
+
+@command(looks=True, changes=True, json=True, help={"verify": "try to write, and whose the files are, too"})
+def atlas(call: Call, verify: bool = False) -> int:
+    """The NFS mounts of Atlas: planned, applied, checked."""
+    from pantheon import mounting
+
+    return mounting.atlas(call.host, verify=verify, options=call.options, report=call.report)
 
 
 @command(looks=True, json=True, help={"toml": "as a section of hosts.toml, filled from what was found"})
@@ -118,7 +188,7 @@ def overview(_: Call) -> int:
 
 
 ns = Collection(bringup, prereqs, storage, comfy, ollama, openwebui, validate)
-for each in (diagnose, facts, history, hosts, trust, runbook):
+for each in (diagnose, audit, atlas, reboot, facts, history, hosts, trust, runbook):
     ns.add_task(each)
 ns.add_task(overview, default=True)
 ns.add_collection(tunnel)

@@ -74,6 +74,9 @@ PARTS: dict[str, Callable[[Object, str], Json]] = {
     "holder": holder.holder,
 }
 
+# What only some commands ask for, by name: the others need not wait for it.
+MORE: tuple[str, ...] = ()
+
 TABLES = ("units", "installed", "beneath", "stacked", "touched", "inside", "overrides", "others_before")
 
 
@@ -96,7 +99,7 @@ def collect(spec: Object) -> Object:
     end = began + float(spec.get("deadline_s") or 10)
     if not root:
         widen_path()
-    wanted = spec.get("parts") or list(PARTS)
+    wanted = spec.get("parts") or [name for name in PARTS if name not in MORE or name in (spec.get("more") or ())]
     parts = {name: Part(name, PARTS[name], spec, root) for name in wanted}
     document: Object = {"schema": SCHEMA, **{name: part.result(end) for name, part in parts.items()}}
     for name in TABLES:  # one that failed as a whole says nothing of any entry in it

@@ -74,6 +74,13 @@ def bring(host: Host, names: tuple[str, ...], *, what: str, options: Options, re
     report.connecting(host, what)
     with connected(host, options) as connection:
         facts = _after_the_end(connection, host, look(connection, host))
+        if options.install:
+            from pantheon import installing
+
+            ready, code = installing.install(connection, host, facts, what=what, options=options, report=report)
+            if ready is None:
+                return code
+            facts, began = ready, time.monotonic()
         warnings = memory.warnings(host, facts)
         plan = procedure.plan(host, facts, names)
         took = time.monotonic() - began
@@ -242,7 +249,15 @@ def prerequisites(host: Host, *, options: Options, report: Report) -> int:
     began = began_at(options)
     report.connecting(host, "prereqs")
     with connected(host, options) as connection:
-        findings = procedure.check(host, look(connection, host), ("prereqs",))
+        facts = look(connection, host)
+        if options.install:
+            from pantheon import installing
+
+            ready, code = installing.install(connection, host, facts, what="prereqs", options=options, report=report)
+            if ready is None:
+                return code
+            facts = ready
+        findings = procedure.check(host, facts, ("prereqs",))
     report.findings(host, "prerequisites (§2)", findings, took_s=time.monotonic() - began)
     return _code(findings)
 

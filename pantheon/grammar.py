@@ -282,6 +282,49 @@ def mode(value: object) -> str:
     return str(value)
 
 
+def one_of(*known: str) -> Check:
+    def check(value: object) -> str:
+        if value not in known:
+            _fail("must be " + " or ".join(map(show, known)), value)
+        return str(value)
+
+    return check
+
+
+def fingerprint(value: object) -> str:
+    """An OpenPGP fingerprint of version 4 or later, as 40 or 64 hex digits without spaces."""
+    typed = text(value).replace(" ", "").upper()
+    if not re.fullmatch(r"[0-9A-F]{40}|[0-9A-F]{64}", typed):
+        _fail("must be a fingerprint of 40 hex digits", value)
+    return typed
+
+
+# What pantheon gives itself, or what would change the meaning of a mount: not an option's to say.
+_OWN_OPTIONS = {"ro", "rw", "auto", "noauto", "nofail", "fail", "remount", "bind", "user", "users", "_netdev"}
+
+
+def mount_options(value: object) -> str:
+    typed = text(value)
+    for option in typed.split(","):
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*(?:=[A-Za-z0-9_./:-]+)?", option):
+            _fail('must be mount options such as "nfsvers=4.1,noatime"', value)
+        if option in _OWN_OPTIONS or option.startswith("x-"):
+            _fail(f"must not hold {show(option)}, which is pantheon's to say (mode gives ro and rw)", value)
+    return typed
+
+
+def listeners(value: object) -> tuple[str, ...]:
+    """Ports, alone or with an address in front, on which something besides sshd may listen beyond loopback."""
+    if not isinstance(value, list):
+        _fail('must be a list such as ["9100", "10.0.60.5:9400"]', value)
+    for item in value:
+        place, _, port = item.rpartition(":") if isinstance(item, str) else ("", "", "")
+        good = port.isascii() and port.isdecimal() and 1 <= int(port) <= 65535
+        if not good or (place and not _is_ip(place.removeprefix("[").removesuffix("]"))):
+            _fail('must hold ports or addresses with ports, such as "9100" or "10.0.60.5:9400"', item)
+    return tuple(value)
+
+
 def until(value: object) -> date:
     if not isinstance(value, date) or isinstance(value, datetime):
         _fail("must be a date without quotes such as 2027-01-01", value)

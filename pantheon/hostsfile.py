@@ -24,7 +24,9 @@ from pantheon.inventory import (
     Comfy,
     Gpu,
     Host,
+    Install,
     Inventory,
+    Monitoring,
     Ollama,
     OpenWebui,
     Os,
@@ -67,7 +69,14 @@ KEYS: dict[type, dict[str, Key]] = {
         "name": Key(grammar.phrase, "as NVML says it, exact"),
         "min_memory_mib": Key(grammar.whole(1, 10**7)),
         "driver": Key(grammar.driver, "branch"),
+        "variant": Key(grammar.one_of("", "open", "server", "server-open"), "of Ubuntu's package"),
     },
+    Install: {
+        "hold": Key(grammar.flag, "keep engine, driver and toolkit from silent upgrades"),
+        "docker_key": Key(grammar.fingerprint, "of Docker's package repository"),
+        "toolkit_key": Key(grammar.fingerprint, "of NVIDIA's package repository"),
+    },
+    Monitoring: {"dcgm_exporter": Key(grammar.flag, "the audit looks for it")},
     Storage: {
         "nvme": Key(grammar.directory),
         "ssd": Key(grammar.directory),
@@ -90,6 +99,7 @@ KEYS: dict[type, dict[str, Key]] = {
         "mount": Key(grammar.directory),
         "mode": Key(grammar.mode),
         "type": Key(grammar.fstype),
+        "options": Key(grammar.optional(grammar.mount_options), "besides those that pantheon gives"),
     },
     Waiver: {
         "control": Key(grammar.matching(r"[a-z0-9][a-z0-9._-]*", 'must be the id of a control such as "net.dhcp"')),
@@ -102,7 +112,9 @@ KEYS: dict[type, dict[str, Key]] = {
         "port": Key(grammar.whole(1, 65535)),
         "identity": Key(grammar.optional(grammar.identity)),
         "gateway": Key(grammar.optional(grammar.gateway)),
-        "mgmt_network": Key(grammar.optional(grammar.network)),
+        "mgmt_network": Key(grammar.optional(grammar.network), "of administration; used by the audit"),
+        "servers_network": Key(grammar.optional(grammar.network), "of service traffic; used by the audit"),
+        "listeners": Key(grammar.listeners, "what may listen beyond loopback besides sshd"),
         "stack_dir": Key(grammar.directory),
         "project": Key(
             grammar.matching(
@@ -115,6 +127,8 @@ KEYS: dict[type, dict[str, Key]] = {
 TABLES: dict[str, type] = {
     "os": Os,
     "gpu": Gpu,
+    "install": Install,
+    "monitoring": Monitoring,
     "storage": Storage,
     "comfy": Comfy,
     "ollama": Ollama,
@@ -429,7 +443,7 @@ def write(host: Host) -> str:
             if hidden:
                 value = {name: text for name, text in value.items() if name not in hidden}
                 lines.append(f"# Keep what your hosts.toml says of {', '.join(hidden)}: a secret, and not shown.")
-            unset = value == "" or (isinstance(part, Host) and key == "port" and value == 0)
+            unset = value in ("", ()) or (isinstance(part, Host) and key == "port" and value == 0)
             lines.append(f"{'# ' if unset else ''}{key} = {_toml(value)}" + (f"  # {about}" if about else ""))
 
     put(host)

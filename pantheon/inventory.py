@@ -32,6 +32,25 @@ class Gpu:
     name: str = "NVIDIA RTX 4000 Ada Generation"
     min_memory_mib: int = 20000
     driver: str = "590"
+    variant: Literal["", "open", "server", "server-open"] = "server"  # of Ubuntu's package nvidia-driver-BRANCH-VARIANT
+
+
+@dataclass(frozen=True)
+class Install:
+    """How `--install` installs (procedure §2). The keys are the fingerprints of the vendors' package repositories:
+    nothing is installed from one that is signed by another. `hold`: engine, driver and toolkit are kept from being
+    upgraded in silence."""
+
+    hold: bool = False
+    docker_key: str = "9DC858229FC7DD38854AE2D88D81803C0EBFCD88"
+    toolkit_key: str = "C95B321B61E88C1809C4F759DDCAE044F796ECB0"
+
+
+@dataclass(frozen=True)
+class Monitoring:
+    """What of the monitoring is declared to be there (system page, Monitoring): the audit looks for it."""
+
+    dcgm_exporter: bool = False
 
 
 @dataclass(frozen=True)
@@ -96,6 +115,7 @@ class AtlasMount:
     mount: str
     mode: Literal["ro", "rw"]
     type: str = "nfs4"
+    options: str = ""  # further mount options, e.g. "nfsvers=4.1"
 
 
 @dataclass(frozen=True)
@@ -117,10 +137,14 @@ class Host:
     identity: str = ""
     gateway: str = ""
     mgmt_network: str = ""
+    servers_network: str = ""
+    listeners: tuple[str, ...] = ()  # what may listen beyond loopback besides sshd: "PORT" or "ADDRESS:PORT"
     stack_dir: str = "/opt/stacks/ai"
     project: str = "pantheon-ai"
     os: Os = field(default_factory=Os)
     gpu: Gpu = field(default_factory=Gpu)
+    install: Install = field(default_factory=Install)
+    monitoring: Monitoring = field(default_factory=Monitoring)
     storage: Storage = field(default_factory=Storage)
     comfy: Comfy = field(default_factory=Comfy)
     ollama: Ollama = field(default_factory=Ollama)

@@ -59,14 +59,15 @@ def _answer(
     return status, found
 
 
-def examine(connection: HostConnection, host: Host) -> tuple[Facts, Evidence]:
-    """A look and the evidence for a diagnosis, side by side: two execs on one connection."""
+def examine(connection: HostConnection, host: Host, *more: str) -> tuple[Facts, Evidence]:
+    """A look and the evidence for a diagnosis, side by side: two execs on one connection. `more` are those parts of the
+    evidence that only some commands need (collect.MORE)."""
     answers: list[object] = []
     failed: list[BaseException] = []
 
     def gather() -> None:
         try:
-            answers.append(_collect(connection, host))
+            answers.append(_collect(connection, host, more=more))
         except BaseException as error:  # raised again in the thread that can handle it
             failed.append(error)
 
@@ -88,8 +89,8 @@ def busy(connection: HostConnection, host: Host) -> Maybe[Busy]:
     return evidence.parse(_collect(connection, host, "busy")).busy
 
 
-def _collect(connection: HostConnection, host: Host, *parts: str) -> object:
-    asked = matters(host, nonce=secrets.token_hex(8)) | ({"parts": list(parts)} if parts else {})
+def _collect(connection: HostConnection, host: Host, *parts: str, more: tuple[str, ...] = ()) -> object:
+    asked = matters(host, nonce=secrets.token_hex(8)) | {"parts": list(parts), "more": list(more)}
     status, evidence = _answer(connection, COLLECT, asked, "evidence")
     if not evidence:
         raise LookFailed(f"{host.name}: gathering evidence ended with status {status} and gave none")

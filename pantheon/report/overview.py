@@ -18,10 +18,13 @@ PROCEDURE bringup         all sections, in order
 INCIDENT  diagnose        what is wrong, the cause first
           fix.NAME        mend it        (invoke fix shows them all)
           runbook NAME    read the page
-LOOK      facts           everything one look sees
+LOOK      audit           is the host what the documents say it is
+          facts           everything one look sees
           history         who changed this host, when
+CHANGE    reboot          in order: nothing is cut short, all comes back
 HOSTS     hosts           what hosts.toml says
           trust           record a host's key
+          atlas           the NFS mounts of Atlas
 LAB       lab.up .down .reset .status .shell .break .drill
 
 Every task takes --host; what changes a host takes --plan, --yes and --details.
