@@ -120,7 +120,7 @@ def test_the_shipped_file_shows_the_defaults() -> None:
     for key, (value, remark, _) in {**tables["defaults"], **tables["hosts.prometheus"]}.items():
         if "REQUIRED" not in remark and "example" not in remark:
             default = getattr(bare, key)
-                assert parsed(value) == (list(default) if isinstance(default, tuple) else default), key
+            assert parsed(value) == (list(default) if isinstance(default, tuple) else default), key
     # A key that is REQUIRED is marked so, and no other.
     for where, cls in (("hosts.prometheus", Host), ("hosts.prometheus.atlas", AtlasMount)):
         for key, (_, remark, _) in tables[where].items():
