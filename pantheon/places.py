@@ -8,6 +8,13 @@ from pathlib import Path
 from pantheon.errors import UsageError
 
 
+def private(folder: Path) -> Path:
+    """That folder and the one above it, made for this user alone where they are not there. Raises OSError."""
+    for each in (folder.parent, folder):
+        each.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return folder
+
+
 def state_directory() -> Path:
     """$XDG_STATE_HOME/pantheon, by default ~/.local/state/pantheon. A relative one counts for nothing, as XDG has it:
     it is another one in another directory. Raises UsageError where nobody knows a home directory."""

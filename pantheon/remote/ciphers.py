@@ -96,8 +96,7 @@ def _ask(endpoint: Endpoint, file: Path) -> bool:
             return False
         has = False
     with suppress(OSError):
-        for folder in (file.parent.parent, file.parent):
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        places.private(file.parent)
         known_hosts.write(file, b"yes\n" if has else b"no\n", mode=0o600)
     return has
 

@@ -26,6 +26,7 @@ from pantheon.remote.known_hosts import Key
 from pantheon.remote.transport import Transport
 
 AskPassword = Callable[[str], str]
+FORBIDDEN = 1  # SSH_OPEN_ADMINISTRATIVELY_PROHIBITED (RFC 4254, 5.1)
 
 
 class FastRunner(Remote):  # type: ignore[misc]
@@ -135,7 +136,7 @@ class HostConnection(fabric.Connection):  # type: ignore[misc]
             try:
                 return self.gateway.transport.open_channel("direct-tcpip", (endpoint.hostname, endpoint.port), ("", 0))
             except paramiko.ChannelException as error:
-                raise _gateway_refuses(endpoint, error) from error
+                raise gateway_refuses(endpoint, error.text, forbidden=error.code == FORBIDDEN) from error
         if self.gateway:
             return ProxyCommand(self.gateway)
         early = self.early.take() if self.early else None
@@ -247,23 +248,23 @@ def _end(link: Transport | None) -> None:
         link.join(1)
 
 
-def _gateway_refuses(endpoint: Endpoint, error: paramiko.ChannelException) -> NotReached:
+def gateway_refuses(endpoint: Endpoint, why: str, *, forbidden: bool) -> NotReached:
+    """The gateway in front of `endpoint` was reached and opens no way to it."""
     gateway = endpoint.gateway.label if endpoint.gateway else "the gateway"
-    if error.code == 1:
+    if forbidden:
         return NotReached(
             f"{endpoint.label}: {gateway} does not forward connections (AllowTcpForwarding)",
             next_commands=["set `gateway` in hosts.toml to a host that forwards"],
         )
     return NotReached(
-        f"{endpoint.label}: {gateway} cannot connect to it: {error.text}",
+        f"{endpoint.label}: {gateway} cannot connect to it: {why}",
         next_commands=["check `address` and `port` in hosts.toml, as seen from the gateway"],
     )
 
 
 def explain(endpoint: Endpoint, error: Exception) -> HostError:
     """What a failure to connect means, in one sentence, with what to type next."""
-    ssh = f"ssh -v -p {endpoint.port} {endpoint.user}@{endpoint.hostname} true"
-    check = "check `address` and `port` in hosts.toml"
+    ssh, check = endpoint.verbosely, "check `address` and `port` in hosts.toml"
     cause = error.__context__ if "protocol banner" in str(error) else error
     if isinstance(error, socket.gaierror):
         return NotReached(

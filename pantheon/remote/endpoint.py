@@ -68,6 +68,11 @@ class Endpoint:
         return f"{self.name} ({self.user}@{self.address})"
 
     @property
+    def verbosely(self) -> str:
+        """The command that says where OpenSSH gets stuck on its way there."""
+        return f"ssh -v -p {self.port} {self.user}@{self.hostname} true"
+
+    @property
     def key_names(self) -> tuple[str, ...]:
         """Names under which known_hosts may hold its key, the binding one first. OpenSSH falls back to the bare name
         for another port, but only to accept an equal key."""

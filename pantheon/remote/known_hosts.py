@@ -25,6 +25,8 @@ from pantheon.remote.endpoint import Endpoint
 
 REVOKED = "do not connect; ask who revoked it, and give the host a new key"
 
+SIGNATURES = {"ssh-rsa": ("rsa-sha2-512", "rsa-sha2-256")}  # how a key of that type may sign, where not by its own name
+
 State = Literal["known", "unknown", "changed", "revoked"]
 
 

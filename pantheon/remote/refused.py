@@ -29,7 +29,7 @@ def explain(endpoint: Endpoint, service: str, words: Sequence[str]) -> HostError
         return _asked(endpoint, (LoginRefused, NotTrusted, NotReached)) or LoginRefused(
             f"{endpoint.label}: ssh cannot log in: {said.text}",
             details=details,
-            next_commands=[_verbosely(endpoint)],
+            next_commands=[endpoint.verbosely],
         )
     if found := _unreached(endpoint, words):
         return found
@@ -37,7 +37,7 @@ def explain(endpoint: Endpoint, service: str, words: Sequence[str]) -> HostError
     return NotReached(
         f"{endpoint.label}: {said.text if known else f'ssh could not open the tunnel to {service}: {said.text}'}",
         details=details,
-        next_commands=[_verbosely(endpoint) if known else f"invoke tunnel {service} --print-ssh --host {host}"],
+        next_commands=[endpoint.verbosely if known else f"invoke tunnel {service} --print-ssh --host {host}"],
     )
 
 
@@ -67,21 +67,9 @@ def _unreached(endpoint: Endpoint, words: Sequence[str]) -> HostError | None:
             hop = _hop(endpoint, found[1], 0)
             return connection.explain(hop, socket.gaierror(socket.EAI_NONAME, found[2]))
         if found := re.search(r"^channel \d+: open failed: (?P<why>.+)", line):
-            gateway = endpoint.gateway.label if endpoint.gateway else "the gateway"
-            if "administratively prohibited" in line:
-                return NotReached(
-                    f"{endpoint.label}: {gateway} does not forward connections (AllowTcpForwarding)",
-                    next_commands=["set `gateway` in hosts.toml to a host that forwards"],
-                )
-            return NotReached(
-                f"{endpoint.label}: {gateway} cannot connect to it: {found['why'].removeprefix('connect failed: ')}",
-                next_commands=["check `address` and `port` in hosts.toml, as seen from the gateway"],
-            )
+            why = found["why"].removeprefix("connect failed: ")
+            return connection.gateway_refuses(endpoint, why, forbidden="administratively prohibited" in line)
     return None
-
-
-def _verbosely(endpoint: Endpoint) -> str:
-    return f"ssh -v -p {endpoint.port} {endpoint.user}@{endpoint.hostname} true"
 
 
 def _hop(endpoint: Endpoint, hostname: str, port: int) -> Endpoint:

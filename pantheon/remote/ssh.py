@@ -15,6 +15,7 @@ from pathlib import Path
 
 from pantheon.remote import verified
 from pantheon.remote.endpoint import DEFAULT_IDENTITIES, Endpoint, ssh_defaults
+from pantheon.remote.known_hosts import SIGNATURES
 
 ALIVE_S, ALIVE_COUNT = 2, 3  # a dead link is noticed after (count + 1) times as many seconds: 8
 LISTENING = "listening"
@@ -153,12 +154,9 @@ def carried(endpoint: Endpoint, *, recorded: Sequence[str] = ()) -> dict[str, st
         options["PreferredAuthentications"] += ",publickey"
     if "HostKeyAlgorithms" in options:
         known = set(",".join([*defaults["hostkeyalgorithms"], options["HostKeyAlgorithms"]]).split(","))
-        first = [name for kind in recorded for name in _SIGNATURES.get(kind, (kind,)) if name in known]
+        first = [name for kind in recorded for name in SIGNATURES.get(kind, (kind,)) if name in known]
         options["HostKeyAlgorithms"] = ",".join(dict.fromkeys([*first, *options["HostKeyAlgorithms"].split(",")]))
     return options
-
-
-_SIGNATURES = {"ssh-rsa": ("rsa-sha2-512", "rsa-sha2-256")}
 
 
 def _recorded(known_hosts: Path, alias: str) -> list[str]:

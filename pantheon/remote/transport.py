@@ -32,7 +32,7 @@ from paramiko.packet import Packetizer
 from paramiko.transport import ServiceRequestingTransport
 
 from pantheon.remote.endpoint import SILENCE_S
-from pantheon.remote.known_hosts import Key
+from pantheon.remote.known_hosts import SIGNATURES, Key
 
 BANNER_S = 10.0  # until the server says SSH-2.0: a paused host accepts connections and stays silent
 HANDSHAKE_S = 15.0
@@ -44,8 +44,6 @@ BEAT_S = 2.0  # between two questions whether the other side is still there
 
 # paramiko logs each refused channel as an error, and Python prints what nobody handles.
 logging.getLogger("paramiko").addHandler(logging.NullHandler())
-
-_RSA = {"ssh-rsa": ("rsa-sha2-512", "rsa-sha2-256")}  # how a key of that type may sign
 
 
 def close_channel(channel: Any) -> None:
@@ -122,7 +120,7 @@ class Transport(ServiceRequestingTransport):  # type: ignore[misc]
         """Ask for these host key types first, as OpenSSH does for a host that it knows. Otherwise one that is known
         by its ecdsa key would show its ed25519 key and look like a stranger."""
         options = self.get_security_options()
-        wanted = [name for kind in types for name in _RSA.get(kind, (kind,)) if name in options.key_types]
+        wanted = [name for kind in types for name in SIGNATURES.get(kind, (kind,)) if name in options.key_types]
         options.key_types = tuple(dict.fromkeys((*wanted, *options.key_types)))
 
     def handshake(self) -> None:

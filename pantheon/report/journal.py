@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import TextIO
 
-from pantheon.places import state_directory
+from pantheon.places import private, state_directory
 from pantheon.plan import Plan, Write
 from pantheon.report.text import clean
 
@@ -23,8 +23,7 @@ class Journal:
         self._file: TextIO | None = None
         self.path = state_directory() / "logs" / f"{stamp}-{host}-{what}.log"
         try:
-            for folder in (self.path.parent.parent, self.path.parent):
-                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            private(self.path.parent)
             fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
             self._file = os.fdopen(fd, "w", encoding="utf-8", errors="replace")
         except OSError:
