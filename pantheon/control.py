@@ -13,6 +13,7 @@ Severity = Literal["low", "medium", "high", "critical"]
 Status = Literal["pass", "fail", "unknown", "not applicable", "not checkable", "waived"]
 
 SEVERITIES: tuple[Severity, ...] = ("low", "medium", "high", "critical")
+STATUSES: tuple[Status, ...] = ("fail", "unknown", "pass", "waived", "not applicable", "not checkable")
 
 
 @dataclass(frozen=True)

@@ -48,13 +48,13 @@ def diagnose(host: Host, *, options: Options, report: Report) -> int:
     return 0 if found.is_good else 2
 
 
-def examine(connection: Any, host: Host, choices: Choices) -> Case:
-    """Everything that is known of the host now."""
+def examine(connection: Any, host: Host, choices: Choices, *more: str) -> Case:
+    """Everything that is known of the host now; `more` are parts of the evidence that a diagnosis does without."""
     from pantheon.remote import gather
     from pantheon.remote.here import look_from_here
     from pantheon.remote.tls import try_https
 
-    facts, evidence = gather.examine(connection, host)
+    facts, evidence = gather.examine(connection, host, *more)
     here, concerned = look_from_here(connection, host), https_to(host, facts, evidence, choices.url)
     if concerned:
         here = replace(here, https=try_https(connection, host, concerned))

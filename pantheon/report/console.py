@@ -27,6 +27,7 @@ from pantheon.symptoms import SYMPTOMS
 from pantheon.watched import Watched
 
 if TYPE_CHECKING:
+    from pantheon.audit import Audit
     from pantheon.clues import Matches
     from pantheon.diagnosis import Diagnosis
     from pantheon.tunnel import Seen
@@ -307,6 +308,16 @@ class Console:
         if not found.found:
             self.line("✓", "text", "matches no entry of the troubleshooting")
         self.next(["invoke diagnose"])
+
+    def audit(self, audit: Audit, form: str) -> None:
+        """An audit: as a table, or in `form` on stdout as it is."""
+        from pantheon.report import audit as table
+
+        self.settled()
+        if form:
+            table.write(audit, form)
+        else:
+            table.show(self, audit)
 
     def findings(self, host: Host, title: str, findings: list[Finding], *, took_s: float) -> None:
         self.settled()

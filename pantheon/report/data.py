@@ -16,6 +16,7 @@ from pantheon.plan import Plan
 from pantheon.report.console import Console
 
 if TYPE_CHECKING:
+    from pantheon.audit import Audit
     from pantheon.clues import Matches
     from pantheon.diagnosis import Diagnosis
     from pantheon.tunnel import Seen
@@ -89,6 +90,11 @@ class Json(Console):
     def diagnosis(self, host: Host, found: Diagnosis, *, took_s: float) -> None:
         self.settled()
         write({"host": host.name, "result": "diagnosis", "took_s": round(took_s, 3), **found.as_data()})
+
+    def audit(self, audit: Audit, form: str) -> None:
+        del form  # auditing.py refuses one beside --json
+        self.settled()
+        write(audit.as_data())
 
     def entry(self, host: Host, name: str, findings: list[Finding], risk: str) -> None:
         del host
