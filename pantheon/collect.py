@@ -21,6 +21,7 @@ from pantheon.collecting import (
     holder,
     inside,
     kernel,
+    kernels,
     packages,
     sshd,
     units,
@@ -51,6 +52,8 @@ PARTS: dict[str, Callable[[Object, str], Json]] = {
     "logged_in": packages.logged_in,
     "installing": packages.installing,
     "next_module": packages.next_module,
+    "kernels": kernels.kernels,
+    "driver_offer": kernels.driver_offer,
     "engine_has_hook": packages.engine_has_hook,
     "sshd": sshd.settings,
     "dockerd": dockerd.dockerd,
@@ -75,7 +78,9 @@ PARTS: dict[str, Callable[[Object, str], Json]] = {
 }
 
 # What only some commands ask for, by name: the others need not wait for it.
-MORE: tuple[str, ...] = ()
+MORE: tuple[str, ...] = ("kernels", "driver_offer")
+
+SLOW = {"driver_offer": 9.0}  # seconds, for a part that needs more than work.PART_S
 
 TABLES = ("units", "installed", "beneath", "stacked", "touched", "inside", "overrides", "others_before")
 
@@ -100,7 +105,7 @@ def collect(spec: Object) -> Object:
     if not root:
         widen_path()
     wanted = spec.get("parts") or [name for name in PARTS if name not in MORE or name in (spec.get("more") or ())]
-    parts = {name: Part(name, PARTS[name], spec, root) for name in wanted}
+    parts = {name: Part(name, PARTS[name], spec, root, deadline_s=SLOW.get(name)) for name in wanted}
     document: Object = {"schema": SCHEMA, **{name: part.result(end) for name, part in parts.items()}}
     for name in TABLES:  # one that failed as a whole says nothing of any entry in it
         value = document.get(name)

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from pantheon.circumstances import Account, Address, Cards, Desktop, Drive, SocketUnit, SshServer, Virtual
 from pantheon.errors import LookFailed
 from pantheon.facts import Command, Http, Maybe, decode
+from pantheon.kernels import Kernels, Offer
 
 SCHEMA = 1
 
@@ -286,6 +288,8 @@ class Evidence:
     logged_in: Maybe[tuple[str, ...]] = None  # who is at a terminal, as `who` says it
     installing: Maybe[str] = None  # the process that holds dpkg's lock
     next_module: Maybe[str] = None  # version of the driver's module that the next boot loads; None: there is none
+    kernels: Maybe[Kernels] = None
+    driver_offer: Maybe[Offer] = None
     engine_has_hook: Maybe[bool] = None  # whether dockerd found the toolkit's hook when it started; None: it is down
     sshd: Maybe[Sshd] = None
     dockerd: Maybe[Dockerd] = None  # None: none runs
@@ -308,6 +312,15 @@ class Evidence:
     busy: Maybe[Busy] = None
     holder: Maybe[Holder] = None
     answers: dict[str, Maybe[Http]] = field(default_factory=dict)
+    # ---- for the audit alone (collect.MORE)
+    addresses: Maybe[tuple[Address, ...]] = None
+    sockets: Maybe[tuple[SocketUnit, ...]] = None  # those of the network that systemd holds
+    ssh_server: Maybe[SshServer] = None  # None: there is no sshd of OpenSSH's
+    desktop: Maybe[Desktop] = None
+    virtual: Maybe[Virtual] = None  # None: there is no libvirt
+    cards: Maybe[Cards] = None
+    accounts: Maybe[tuple[Account, ...]] = None  # those with the number 1024, and of 0 all but root
+    drives: Maybe[tuple[Drive, ...]] = None  # under / and the roots of the storage model
 
 
 def parse(document: object) -> Evidence:

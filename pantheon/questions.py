@@ -123,6 +123,7 @@ def matters(host: Host, *, nonce: str) -> dict[str, object]:
         "images": {name: host.service(name).image for name in SERVICES},
         "units": ["docker.service", "docker.socket", "containerd.service"],
         "installed": ["docker-ce", "docker.io", "containerd.io", "containerd", "nvidia-container-toolkit"],
+        "driver": {"branch": host.gpu.driver, "variant": host.gpu.variant},
         "disks": {"nvme": host.storage.nvme, "ssd": host.storage.ssd},
         "beneath": sorted({host.storage.nvme, host.storage.ssd}),
         "stacked": sorted({host.storage.nvme, host.storage.ssd}),

@@ -7,6 +7,7 @@ import re
 import time
 from contextlib import suppress
 
+from pantheon.collecting import kernels
 from pantheon.looks import work
 from pantheon.looks.files import USUAL_PATH, read_bytes, read_text, which
 from pantheon.looks.text import Json, Object, Unread, plain
@@ -90,20 +91,11 @@ def installing(spec: Object, root: str) -> Json:
 
 def next_module(spec: Object, root: str) -> Json:
     """evidence.Evidence.next_module: the version of the driver's module that the next boot loads; None: there is none
-    on disk for that kernel. Ubuntu's /boot/vmlinuz leads to the kernel that is booted next."""
+    on disk for that kernel."""
     del spec
-    if root or not which("modinfo"):
+    if root:
         raise Unread("modinfo: not there")
-    try:
-        kernel = os.path.basename(os.readlink("/boot/vmlinuz")).partition("-")[2]
-    except OSError:
-        kernel = os.uname().release
-    if not os.path.isdir(f"/lib/modules/{kernel}"):
-        raise Unread(f"there is no /lib/modules/{kernel}")
-    done = work.command(["modinfo", "-k", kernel, "-F", "version", "nvidia"], 3.0)
-    if done["status"]:
-        return None
-    return done["output"].strip()
+    return kernels.module_of(root, kernels.next_release(root))
 
 
 def engine_has_hook(spec: Object, root: str) -> Json:

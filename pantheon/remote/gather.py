@@ -62,12 +62,30 @@ def _answer(
 def examine(connection: HostConnection, host: Host, *more: str) -> tuple[Facts, Evidence]:
     """A look and the evidence for a diagnosis, side by side: two execs on one connection. `more` are those parts of the
     evidence that only some commands need (collect.MORE)."""
+    return _side_by_side(connection, host, more=more)
+
+
+def look_with(connection: HostConnection, host: Host, *parts: str) -> tuple[Facts, Evidence]:
+    """A look, and of the evidence those parts alone, side by side."""
+    return _side_by_side(connection, host, *parts)
+
+
+def parts(connection: HostConnection, host: Host, *names: str) -> Evidence:
+    """Those parts of the evidence alone. Raises LookFailed, and LinkLost."""
+    from pantheon import evidence
+
+    return evidence.parse(_collect(connection, host, *names))
+
+
+def _side_by_side(
+    connection: HostConnection, host: Host, *parts: str, more: tuple[str, ...] = ()
+) -> tuple[Facts, Evidence]:
     answers: list[object] = []
     failed: list[BaseException] = []
 
     def gather() -> None:
         try:
-            answers.append(_collect(connection, host, more=more))
+            answers.append(_collect(connection, host, *parts, more=more))
         except BaseException as error:  # raised again in the thread that can handle it
             failed.append(error)
 
@@ -84,9 +102,7 @@ def examine(connection: HostConnection, host: Host, *more: str) -> tuple[Facts, 
 
 def busy(connection: HostConnection, host: Host) -> Maybe[Busy]:
     """What runs in the services now, asked on the host itself. Raises LookFailed, and LinkLost."""
-    from pantheon import evidence
-
-    return evidence.parse(_collect(connection, host, "busy")).busy
+    return parts(connection, host, "busy").busy
 
 
 def _collect(connection: HostConnection, host: Host, *parts: str, more: tuple[str, ...] = ()) -> object:
