@@ -13,8 +13,11 @@ import time
 from collections.abc import Callable
 
 from pantheon.collecting import (
+    accounts,
     busy,
+    cards,
     comfy,
+    desktop,
     disks,
     dockerd,
     history,
@@ -22,10 +25,13 @@ from pantheon.collecting import (
     inside,
     kernel,
     kernels,
+    network,
     packages,
     sshd,
+    sshserver,
     units,
     usage,
+    virtual,
     webui,
 )
 from pantheon.looks import work
@@ -75,10 +81,21 @@ PARTS: dict[str, Callable[[Object, str], Json]] = {
     "inside": inside.commands,
     "busy": busy.busy,
     "holder": holder.holder,
+    "addresses": network.addresses,
+    "sockets": network.sockets,
+    "ssh_server": sshserver.server,
+    "desktop": desktop.desktop,
+    "virtual": virtual.virtual,
+    "cards": cards.cards,
+    "accounts": accounts.accounts,
+    "drives": cards.drives,
 }
 
 # What only some commands ask for, by name: the others need not wait for it.
-MORE: tuple[str, ...] = ("kernels", "driver_offer")
+MORE: tuple[str, ...] = (
+    *("kernels", "driver_offer"),
+    *("addresses", "sockets", "ssh_server", "desktop", "virtual", "cards", "accounts", "drives"),
+)
 
 SLOW = {"driver_offer": 9.0}  # seconds, for a part that needs more than work.PART_S
 

@@ -76,8 +76,10 @@ def parent_of(pid: int) -> int:
     return int(found[1]) if found else 0
 
 
-def lines(root: str, path: str, depth: int = 0, seen: list[str] | None = None) -> list[Object]:
-    """evidence.SshdLine for each line that speaks of forwarding, in the order in which sshd reads them: of two in the
+def lines(
+    root: str, path: str, depth: int = 0, seen: list[str] | None = None, *, keywords: tuple[str, ...] = KEYWORDS
+) -> list[Object]:
+    """evidence.SshdLine for each line with one of the keywords, in the order in which sshd reads them: of two in the
     global part the first wins."""
     seen = [] if seen is None else seen
     if depth > MOST_DEPTH or len(seen) >= MOST_FILES:
@@ -100,9 +102,9 @@ def lines(root: str, path: str, depth: int = 0, seen: list[str] | None = None) -
             for pattern in value.replace('"', " ").split():
                 whole = pattern if pattern.startswith("/") else f"/etc/ssh/{pattern}"
                 for name in sorted(glob.glob(root + whole)):
-                    inside = lines(root, name[len(root) :], depth + 1, seen)
+                    inside = lines(root, name[len(root) :], depth + 1, seen, keywords=keywords)
                     out += [{**one, "match": one["match"] or match} for one in inside]
-        elif keyword in KEYWORDS:
+        elif keyword in keywords:
             said = plain(re.sub(r"\s+#.*", "", value)).strip('"')
             out.append({"path": shown(path), "line": number, "keyword": keyword, "value": said, "match": match})
     return out
