@@ -25,6 +25,7 @@ PLAIN_ENV = (
         "ENABLE_PERSISTENT_CONFIG",
     ),
     *("ENABLE_VERSION_UPDATE_CHECK", "ENABLE_COMMUNITY_SHARING", "ENABLE_IMAGE_GENERATION", "IMAGE_GENERATION_ENGINE"),
+    *("OLLAMA_MODELS", "DATA_DIR", "COMFYUI_PATH", "HOME"),  # where a stack that is taken over keeps its data
     *("COMFYUI_BASE_URL", "COMFY_CMDLINE_BASE", "CORS_ALLOW_ORIGIN", "ENABLE_WEBSOCKET_SUPPORT"),
 )
 
@@ -70,7 +71,7 @@ def questions(host: Host, *, nonce: str) -> dict[str, object]:
     and addresses. `nonce` keys the digests of this look."""
     directories = layout.directories(host)
     secrets = layout.secret_key(host)
-    files = [layout.compose_file(host), layout.userscript(host), layout.kept_script(host)]
+    files = [layout.compose_file(host), layout.userscript(host), layout.kept_script(host), layout.TAKEOVER]
     secret_files = [secrets, *(layout.env_file(host, service) for service in SERVICES)]
     places = [directory.path for directory in directories]
     places += [host.storage.nvme, host.storage.ssd, host.stack_dir, layout.userscripts(host), *files, *secret_files]
@@ -121,7 +122,7 @@ def matters(host: Host, *, nonce: str) -> dict[str, object]:
         "services": list(SERVICES),
         "ports": {name: host.service(name).port for name in SERVICES},
         "images": {name: host.service(name).image for name in SERVICES},
-        "units": ["docker.service", "docker.socket", "containerd.service"],
+        "units": ["docker.service", "docker.socket", "containerd.service", "nvidia-cdi-refresh.service"],
         "installed": ["docker-ce", "docker.io", "containerd.io", "containerd", "nvidia-container-toolkit"],
         "driver": {"branch": host.gpu.driver, "variant": host.gpu.variant},
         "disks": {"nvme": host.storage.nvme, "ssd": host.storage.ssd},

@@ -1,0 +1,76 @@
+"""The NVIDIA Container Toolkit (procedure §2) from NVIDIA's repository, and its CDI specification.
+
+Docker's side of it, the nvidia runtime in daemon.json, is daemon_json.py's: nvidia-ctk says what it would add, and that
+is merged into what is there.
+"""
+
+from __future__ import annotations
+
+from pantheon.evidence import Evidence, Unit
+from pantheon.facts import Docker, Facts, Nvml, Unknown
+from pantheon.finding import Finding
+from pantheon.install import apt
+from pantheon.inventory import Host
+from pantheon.options import Options
+from pantheon.packages import Packages
+from pantheon.plan import Change, Run
+
+PACKAGE = "nvidia-container-toolkit"
+CDI = "/etc/cdi/nvidia.yaml"
+REFRESH = "nvidia-cdi-refresh.service"
+
+
+def missing(host: Host, facts: Facts, evidence: Evidence) -> tuple[str, ...]:
+    """The packages to install; () when the toolkit is there."""
+    del host
+    if isinstance(facts.toolkit, str):
+        return ()
+    if isinstance(evidence.packages, Packages):
+        found = evidence.packages.installed.get(PACKAGE)
+        return () if found and found.status == "installed" else (PACKAGE,)
+    return (PACKAGE,) if facts.toolkit is None else ()
+
+
+def blocked(host: Host, facts: Facts, evidence: Evidence, options: Options) -> list[Finding]:
+    """Whether the toolkit is there: not known."""
+    del options
+    if not isinstance(facts.toolkit, Unknown) or missing(host, facts, evidence):
+        return []
+    text, mend = "NVIDIA Container Toolkit: not known", host.ssh("nvidia-ctk --version")
+    return [Finding("prereqs.toolkit", "unknown", text, facts.toolkit.reason, mend, "procedure §2")]
+
+
+def changes(host: Host, facts: Facts, evidence: Evidence, options: Options) -> list[Change]:
+    """Its package."""
+    del options
+    names = missing(host, facts, evidence)
+    if not names:
+        return []
+    why = "containers get the GPU through it (§2)"
+    return [Change("NVIDIA Container Toolkit", why, (apt.install(names),), sign="+")]
+
+
+def present(host: Host, facts: Facts, evidence: Evidence) -> bool:
+    """Whether it is there, or will be after `changes`."""
+    return isinstance(facts.toolkit, str) or bool(missing(host, facts, evidence))
+
+
+def holds(host: Host, facts: Facts, evidence: Evidence) -> tuple[str, ...]:
+    """The packages whose upgrade changes what containers get."""
+    return (PACKAGE,) if present(host, facts, evidence) else ()
+
+
+def after(host: Host, facts: Facts, evidence: Evidence, options: Options) -> list[Change]:
+    """The CDI specification, once the driver is loaded: it names the driver's files and devices. Where the toolkit keeps
+    one itself (nvidia-cdi-refresh, from 1.18 on, in /run/cdi) that is left to it."""
+    del options
+    loaded = isinstance(facts.nvml, Nvml) and bool(facts.nvml.gpus) and facts.module_version == facts.library_version
+    if not loaded or not isinstance(facts.toolkit, str) or missing(host, facts, evidence):
+        return []
+    if not isinstance(facts.docker, Docker) or facts.docker.cdi:
+        return []
+    argv: tuple[str, ...] = ("nvidia-ctk", "cdi", "generate", f"--output={CDI}")
+    if isinstance(evidence.units.get(REFRESH), Unit):
+        argv = ("systemctl", "restart", REFRESH)
+    why = "what a container gets with the GPU (§2)"
+    return [Change("CDI specification of the GPU", why, (Run(argv, timeout_s=120),), sign="+")]
