@@ -20,16 +20,20 @@ from pantheon.collecting import (
     desktop,
     disks,
     dockerd,
+    exposure,
     history,
     holder,
     inside,
     kernel,
     kernels,
     network,
+    nfs,
+    nodes,
     packages,
     sshd,
     sshserver,
     units,
+    upkeep,
     usage,
     virtual,
     webui,
@@ -81,6 +85,14 @@ PARTS: dict[str, Callable[[Object, str], Json]] = {
     "inside": inside.commands,
     "busy": busy.busy,
     "holder": holder.holder,
+    "atlas": nfs.atlas,
+    "clock": upkeep.clock,
+    "journal": upkeep.journal,
+    "upgrades": upkeep.upgrades,
+    "custom_nodes": nodes.custom_nodes,
+    "open_trees": exposure.open_trees,
+    "secret_files": exposure.secret_files,
+    "namespaces": exposure.namespaces,
     "addresses": network.addresses,
     "sockets": network.sockets,
     "ssh_server": sshserver.server,
@@ -93,13 +105,14 @@ PARTS: dict[str, Callable[[Object, str], Json]] = {
 
 # What only some commands ask for, by name: the others need not wait for it.
 MORE: tuple[str, ...] = (
-    *("kernels", "driver_offer"),
+    *("kernels", "driver_offer", "atlas"),
     *("addresses", "sockets", "ssh_server", "desktop", "virtual", "cards", "accounts", "drives"),
+    *("clock", "journal", "upgrades", "custom_nodes", "open_trees", "secret_files", "namespaces"),
 )
 
 SLOW = {"driver_offer": 9.0}  # seconds, for a part that needs more than work.PART_S
 
-TABLES = ("units", "installed", "beneath", "stacked", "touched", "inside", "overrides", "others_before")
+TABLES = ("units", "installed", "beneath", "stacked", "touched", "inside", "overrides", "others_before", "open_trees")
 
 
 def main(spec: Object, stdin: BinaryIO, stdout: TextIO) -> int:

@@ -12,6 +12,8 @@ from pantheon.circumstances import Account, Address, Cards, Desktop, Drive, Sock
 from pantheon.errors import LookFailed
 from pantheon.facts import Command, Http, Maybe, decode
 from pantheon.kernels import Kernels, Offer
+from pantheon.packages import Packages
+from pantheon.upkeep import Clock, CustomNode, Journal, Namespaces, OpenTree, SecretFile, Upgrades
 
 SCHEMA = 1
 
@@ -288,6 +290,7 @@ class Evidence:
     logged_in: Maybe[tuple[str, ...]] = None  # who is at a terminal, as `who` says it
     installing: Maybe[str] = None  # the process that holds dpkg's lock
     next_module: Maybe[str] = None  # version of the driver's module that the next boot loads; None: there is none
+    packages: Maybe[Packages] = None  # None: the host has no dpkg
     kernels: Maybe[Kernels] = None
     driver_offer: Maybe[Offer] = None
     engine_has_hook: Maybe[bool] = None  # whether dockerd found the toolkit's hook when it started; None: it is down
@@ -321,6 +324,13 @@ class Evidence:
     cards: Maybe[Cards] = None
     accounts: Maybe[tuple[Account, ...]] = None  # those with the number 1024, and of 0 all but root
     drives: Maybe[tuple[Drive, ...]] = None  # under / and the roots of the storage model
+    clock: Maybe[Clock] = None
+    journal: Maybe[Journal] = None
+    upgrades: Maybe[Upgrades] = None  # None: there is no apt
+    custom_nodes: Maybe[tuple[CustomNode, ...]] = None  # None: ComfyUI is not there yet
+    open_trees: dict[str, Maybe[OpenTree]] = field(default_factory=dict)
+    secret_files: Maybe[tuple[SecretFile, ...]] = None
+    namespaces: Maybe[tuple[Namespaces, ...]] = None  # of those containers that share one with the host
 
 
 def parse(document: object) -> Evidence:

@@ -5,9 +5,10 @@ goes out before there is anything to read an answer into.
 from __future__ import annotations
 
 from pantheon import layout
-from pantheon.inventory import SERVICES, Host
+from pantheon.inventory import SERVICES, AtlasMount, Host
 
 SCHEMA = 1
+NFS_PORT = 2049
 
 # Environment whose values may be shown: none of them can hold a secret. Everything else is compared by digest.
 PLAIN_ENV = (
@@ -129,6 +130,7 @@ def matters(host: Host, *, nonce: str) -> dict[str, object]:
         "beneath": sorted({host.storage.nvme, host.storage.ssd}),
         "stacked": sorted({host.storage.nvme, host.storage.ssd}),
         "touched": sorted({host.storage.nvme, host.storage.ssd, *(mount.mount for mount in host.atlas)}),
+        "atlas": [_share(mount) for mount in host.atlas],
         "comfy_mnt": layout.comfy_mnt(host),
         "overrides": list(layout.override_files(host)),
         "ollama_data": layout.ollama_data(host),
@@ -136,5 +138,15 @@ def matters(host: Host, *, nonce: str) -> dict[str, object]:
         "login_key": layout.secret_key(host),
         "outputs": layout.comfy_outputs(host),
         "models": layout.models(host),
+        "open_trees": sorted({f"{host.storage.nvme}/ai", f"{host.storage.ssd}/ai", host.stack_dir}),
         "clues": [{"text": clue.text, "where": list(clue.where), "pattern": clue.pattern} for clue in CLUES],
     }
+
+
+def _share(wanted: AtlasMount) -> dict[str, object]:
+    """What is asked about a mount of Atlas: the place, and how its server is reached."""
+    options = dict(option.partition("=")[::2] for option in wanted.options.split(","))
+    version = options.get("nfsvers") or options.get("vers") or ("4" if wanted.type == "nfs4" else "3")
+    server = wanted.export.partition(":/")[0].removeprefix("[").removesuffix("]")
+    port = int(options["port"]) if options.get("port", "").isdecimal() else NFS_PORT
+    return {"mount": wanted.mount, "server": server, "port": port, "version": 3 if version.startswith("3") else 4}
