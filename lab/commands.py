@@ -45,20 +45,21 @@ def build() -> None:
 
 
 @command
-def up(name: str, port: str, base: str, comfy_first_run: str) -> None:
+def up(name: str, port: str, base: str, comfy_first_run: str, bare: bool = False) -> None:
     say = Progress()
     seconds = number(comfy_first_run, "--comfy-first-run") if comfy_first_run else None
     number_of_port = whole(port, "--port") if port else None
-    lab = machine.up(name, port=number_of_port, base=base, comfy_first_run=seconds, say=say)
-    say(f"lab {lab.name} is ready: {lab.os_id} {lab.os_version}, ssh on 127.0.0.1:{lab.port}")
+    lab = machine.up(name, port=number_of_port, base=base, bare=bare, comfy_first_run=seconds, say=say)
+    say(
+        f"lab {lab.name} is {'bare' if lab.bare else 'ready'}: {lab.os_id} {lab.os_version}, ssh on 127.0.0.1:{lab.port}"
+    )
     write(next_steps(lab))
 
 
 def next_steps(lab: machine.Lab) -> str:
     """What to type now. Labs other than the one that hosts.toml ships with need a hosts.toml of their own."""
-    if lab.is_as_shipped:
-        return "Next: invoke bringup --host lab"
-    return f"Next: invoke bringup --host lab --hosts-file {shlex.quote(str(lab.hosts_file()))}"
+    options = "--install --reboot " if lab.bare else ""
+    return f"Next: invoke bringup {options}{to(lab)}"
 
 
 @command
@@ -80,7 +81,7 @@ def status() -> None:
         write("No lab is up. Next: invoke lab.up")
     for one in labs:
         stale = "" if one.current else "   (sources have changed since: invoke lab.reset takes them up)"
-        write(f"{one.name:<16} {one.state:<9} 127.0.0.1:{one.port:<6} {one.os}{stale}")
+        write(f"{one.name:<16} {one.state:<9} 127.0.0.1:{one.port:<6} {one.os}{', bare' if one.bare else ''}{stale}")
 
 
 @command

@@ -1,10 +1,13 @@
 """From a base file system to the image that lab hosts start from, in steps that are each cached by what goes in.
 
 - base: what mmdebstrap fetched; a tar file in the cache
-- os: os.Dockerfile on the base; an image, saved in the cache as well (apt takes the longest)
+- os: os.Dockerfile on the base, and engine.Dockerfile on that; two images, saved in the cache as well (apt takes the
+  longest)
 - gpu: lab/gpu, compiled; a tar file in the cache
 - registry: lab/services, built on the base; a tar file in the cache
-- host: Dockerfile, from the os image with gpu and registry; an image on the engine, a second or two to make
+- vendors: package repositories, packed and signed by lab/vendors; a tar file in the cache. For bare hosts only
+- host: host/Dockerfile, from the engine's image with gpu and registry; vendors/Dockerfile, from the os image with
+  registry and vendors, for a bare host. An image on the engine, a second or two to make
 """
 
 from __future__ import annotations
@@ -23,6 +26,8 @@ from lab.outer import LabError, Say, docker, explain, run
 
 LAB = Path(__file__).resolve().parent
 HOST = LAB / "host"
+VENDORS = LAB / "vendors"
+READY, BARE = "pantheon-lab-host", "pantheon-lab-bare"
 BUILD_S = 900
 KEPT_HOSTS = 4
 
@@ -34,70 +39,112 @@ class Image:
     tag: str
     os_id: str
     os_version: str
+    bare: bool = False
 
 
-def ensure(wanted_base: str, say: Say) -> Image:
-    """The host image on that base, built as far as the cache does not have it."""
+def ensure(wanted_base: str, say: Say, *, bare: bool = False) -> Image:
+    """The host image on that base, ready or bare, built as far as the cache does not have it."""
     base = bases.ensure(wanted_base, say)
-    tag = host_tag(base)
+    tag = host_tag(base, bare=bare)
     if not bases.image_exists(tag):
         with cache.locked("image", say):
             if not bases.image_exists(tag):
-                build_host(tag, base, say)
-    return Image(tag, base.os_id, base.os_version)
+                (build_bare if bare else build_host)(tag, base, say)
+    return Image(tag, base.os_id, base.os_version, bare)
 
 
-def host_tag(base: bases.Base) -> str:
+def host_tag(base: bases.Base, *, bare: bool = False) -> str:
     """The host image's name. It ends in the sources' digest, so that a name shows whether the sources have moved on."""
-    return f"pantheon-lab-host:{base.os_id}-{base.key}-{sources_digest()}"
+    return f"{BARE if bare else READY}:{base.os_id}-{base.key}-{sources_digest(bare=bare)}"
 
 
-def sources_digest() -> str:
-    return cache.digest_files([HOST, LAB / "gpu", LAB / "services", LAB / "registry.py"])
+def sources_digest(*, bare: bool = False) -> str:
+    further = [VENDORS] if bare else []
+    return cache.digest_files([HOST, LAB / "gpu", LAB / "services", LAB / "registry.py", *further])
 
 
 def is_current(tag: str) -> bool:
     """Whether a host image was made from the sources as they are now."""
-    return tag.endswith(f"-{sources_digest()}")
+    return tag.endswith(f"-{sources_digest(bare=tag.startswith(BARE))}")
 
 
 def build_host(tag: str, base: bases.Base, say: Say) -> None:
-    os_image = ensure_os(base, say)
-    gpu = ensure_gpu(os_image, say)
+    system = ensure_os(base, say)
+    gpu = ensure_gpu(system.plain, say)
     images = ensure_registry(base, say)
     say("building the lab host's image")
     with tempfile.NamedTemporaryFile(prefix="pantheon-lab-", suffix=".tar") as context:
         with tarfile.open(fileobj=context, mode="w") as out:
             add_tree(out, HOST / "Dockerfile", "Dockerfile")
             add_tree(out, HOST / "rootfs", "rootfs")
+            add_tree(out, HOST / "steps", "steps")
             add_tar(out, gpu, "gpu")
             add_tar(out, images, "registry")
-        context.seek(0)
-        build(["-t", tag, "--build-arg", f"OS={os_image}", "--label", f"{cache.IMAGE_LABEL}=host", "-"], context)
-    # Other clones on this machine may be at other sources, so a few earlier ones stay.
-    cache.prune_images(f"pantheon-lab-host:{base.os_id}-*", keep=KEPT_HOSTS, never=[tag])
+        finish(context, tag, system.engine, base)
 
 
-def ensure_os(base: bases.Base, say: Say) -> str:
-    """The image with the packages. It is saved as a file too, since an engine's images are easily lost (a prune)."""
-    recipe = HOST / "os.Dockerfile"
-    key = cache.digest(base.key, recipe.read_bytes())
-    tag = f"pantheon-lab-os:{base.os_id}-{key}"
+def build_bare(tag: str, base: bases.Base, say: Say) -> None:
+    from lab.vendors import build as vendors
+
+    system = ensure_os(base, say)
+    images = ensure_registry(base, say)
+    packed = vendors.ensure(system.plain, say)
+    say("building the bare lab host's image")
+    with tempfile.NamedTemporaryFile(prefix="pantheon-lab-", suffix=".tar") as context:
+        with tarfile.open(fileobj=context, mode="w") as out:
+            add_tree(out, VENDORS / "Dockerfile", "Dockerfile")
+            add_tree(out, HOST / "rootfs", "rootfs")
+            add_tree(out, HOST / "steps", "steps")
+            add_tree(out, VENDORS / "rootfs", "bare")
+            # The card is there, and what its driver does to the kernel's file systems once it is loaded.
+            add_tree(out, LAB / "gpu/toolkit/plant.sh", "bare/usr/lib/lab/gpu/plant.sh", mode=0o755)
+            add_tar(out, images, "registry")
+            add_tar(out, packed.repositories, "vendors")
+        labels = [f"--label={name}={value}" for name, value in packed.labels().items()]
+        finish(context, tag, system.plain, base, *labels)
+
+
+def finish(context: IO[bytes], tag: str, start: str, base: bases.Base, *options: str) -> None:
+    """Build a host's image from its context, and drop old ones. Other clones on this machine may be at other sources,
+    so a few earlier ones stay."""
+    context.seek(0)
+    label = f"{cache.IMAGE_LABEL}=host"
+    build(["-t", tag, "--build-arg", f"OS={start}", "--label", label, *options, "-"], context)
+    cache.prune_images(f"{tag.partition(':')[0]}:{base.os_id}-*", keep=KEPT_HOSTS, never=[tag])
+
+
+@dataclass(frozen=True)
+class System:
+    """The images with the operating system's packages."""
+
+    plain: str
+    engine: str  # the same with the distribution's engine
+
+
+def ensure_os(base: bases.Base, say: Say) -> System:
+    """The images with the packages. They are saved as a file too, since an engine's images are easily lost (a prune)."""
+    recipes = {"os": HOST / "os.Dockerfile", "engine": HOST / "engine.Dockerfile"}
+    key = cache.digest(base.key, *(recipe.read_bytes() for recipe in recipes.values()))
+    tags = {name: f"pantheon-lab-{name}:{base.os_id}-{key}" for name in recipes}
+    missing = {"os": "packages", "engine": "the distribution's engine"}
 
     def make(target: Path) -> None:
-        if not bases.image_exists(tag):
-            say(f"installing packages on {base.title} (systemd, sshd, Docker Engine, ..)")
-            with recipe.open("rb") as stream:
-                label = f"{cache.IMAGE_LABEL}=os"
-                build(["-t", tag, "--build-arg", f"BASE={base.image}", "--label", label, "-"], stream)
-        docker("save", "-o", str(target), tag, timeout=300)
+        start = {"os": f"BASE={base.image}", "engine": f"OS={tags['os']}"}
+        for name, tag in tags.items():
+            if not bases.image_exists(tag):
+                say(f"installing {missing[name]} on {base.title}")
+                label = f"{cache.IMAGE_LABEL}={name}"
+                with recipes[name].open("rb") as stream:
+                    build(["-t", tag, "--build-arg", start[name], "--label", label, "-"], stream)
+        docker("save", "-o", str(target), *tags.values(), timeout=300)
 
     saved = cache.file(f"os-{base.os_id}", key, ".tar", make)
-    cache.prune_images(f"pantheon-lab-os:{base.os_id}-*", keep=cache.KEPT, never=[tag])
-    if not bases.image_exists(tag):
-        say("loading the packages' image from the cache")
+    for name, tag in tags.items():
+        cache.prune_images(f"pantheon-lab-{name}:{base.os_id}-*", keep=cache.KEPT, never=[tag])
+    if not all(bases.image_exists(tag) for tag in tags.values()):
+        say("loading the packages' images from the cache")
         docker("load", "-q", "-i", str(saved), timeout=300)
-    return tag
+    return System(tags["os"], tags["engine"])
 
 
 def ensure_gpu(os_image: str, say: Say) -> Path:
@@ -145,14 +192,14 @@ def build(options: list[str], context: IO[bytes]) -> None:
         raise LabError(f"an image of the lab could not be built. {explain(argv[1:], done)}")
 
 
-def add_tree(out: tarfile.TarFile, source: Path, name: str) -> None:
+def add_tree(out: tarfile.TarFile, source: Path, name: str, *, mode: int | None = None) -> None:
     """Add source files with modes of our own, so that a clone's umask makes no difference."""
     for path in cache.source_files(source):
         below = path.relative_to(source) if path != source else Path()
         info = tarfile.TarInfo(str(Path(name) / below))
         data = path.read_bytes()
         info.size = len(data)
-        info.mode = 0o755 if path.stat().st_mode & 0o100 else 0o644
+        info.mode = mode or (0o755 if path.stat().st_mode & 0o100 else 0o644)
         out.addfile(info, io.BytesIO(data))
 
 

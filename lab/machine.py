@@ -34,6 +34,7 @@ READY_S = 90
 DEFAULT_PORT = 2222
 NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,28}[a-z0-9])?")
 REGISTRIES = ("registry-1.docker.io", "ghcr.io")
+SITES = ("download.docker.com", "nvidia.github.io", "archive.lab.test")  # package sites, on a bare host
 COMFY_STEPS = 14  # how often the stand-in ComfyUI waits in a first run
 Settings = dict[str, float]
 REGISTRY_STORAGE = "/var/lib/lab-registry"
@@ -70,6 +71,9 @@ class Lab:
     os_id: str
     os_version: str
     keys: keys.Keys
+    bare: bool = False
+    docker_key: str = ""  # fingerprints of what signs a bare lab's package sites
+    toolkit_key: str = ""
 
     @property
     def container(self) -> str:
@@ -80,7 +84,8 @@ class Lab:
         """Whether [hosts.lab] of the hosts.toml that ships with the project is this lab; its keys lie where
         $XDG_STATE_HOME says, which that file cannot know."""
         usual = Path("~/.local/state/pantheon/lab/lab").expanduser()
-        return (self.name, self.port, self.os_id, self.keys.directory) == ("lab", DEFAULT_PORT, "ubuntu", usual)
+        shipped = ("lab", DEFAULT_PORT, "ubuntu", usual, False)
+        return (self.name, self.port, self.os_id, self.keys.directory, self.bare) == shipped
 
     @property
     def address(self) -> str:
@@ -212,6 +217,9 @@ class Lab:
         lines += [f"{service} = {{ image_gib = 0.2, data_gib = 0.1 }}" for service in ("comfy", "ollama", "openwebui")]
         if self.os_id != "ubuntu":
             lines += ["", "[hosts.lab.os]", f'id = "{self.os_id}"', f'version = "{self.os_version}"']
+        if self.bare:
+            keys = [f'docker_key = "{self.docker_key}"', f'toolkit_key = "{self.toolkit_key}"']
+            lines += ["", "[hosts.lab.install]", *keys]
         return "\n".join(lines) + "\n"
 
     def trust(self, file: Path, *, direct: bool = False) -> str | None:
@@ -222,7 +230,13 @@ class Lab:
 
 READY_SCRIPT = """
 until s=$(systemctl is-system-running 2>/dev/null); [ "$s" = running ] || [ "$s" = degraded ]; do sleep 0.05; done
-until docker version >/dev/null 2>&1; do sleep 0.05; done
+# A bare host has no engine until one is installed; what a fault keeps from starting is not waited for.
+if [ ! -e /var/lib/lab-vendors ] || systemctl is-enabled -q docker.service 2>/dev/null; then
+    until docker version >/dev/null 2>&1; do
+        if [ -e /var/lib/lab-vendors ] && systemctl is-failed -q docker.service; then break; fi
+        sleep 0.05
+    done
+fi
 until curl -fsS -o /dev/null https://registry-1.docker.io/v2/ 2>/dev/null; do sleep 0.05; done
 """
 
@@ -236,6 +250,7 @@ class Status:
     port: int
     os: str
     current: bool  # whether it runs on the image that the sources make now
+    bare: bool = False
 
 
 def up(
@@ -243,12 +258,15 @@ def up(
     *,
     port: int | None = None,
     base: str = "auto",
+    bare: bool = False,
     comfy_first_run: float | None = None,
     stand_in: Mapping[str, float] | None = None,
     known_hosts: Path | None = None,
     say: Say = silent,
 ) -> Lab:
     """Start a lab, or find it running. The image is built if the cache has none. The port is 2222 unless given.
+
+    A `bare` one is what an installer leaves: no engine, no driver, no toolkit, and sites to install them from.
 
     `comfy_first_run` is about how long the stand-in's first run takes, in seconds; `stand_in` has further settings of
     the stand-in services (see Lab.set_stand_in). `known_hosts` is where to record the host key; the project's file
@@ -261,18 +279,18 @@ def up(
     with keys.lab_lock(name, say):
         found = find(name)
         if found:
-            lab = revive(found, port, base, say)
+            lab = revive(found, port, base, bare, say)
         else:
             port = DEFAULT_PORT if port is None else port
             check_port(port, name)
-            lab = create(name, port, images.ensure(base, say), base, settings, say)
+            lab = create(name, port, images.ensure(base, say, bare=bare), base, settings, say)
     complaint = lab.trust(known_hosts or keys.project_known_hosts())
     if complaint:
         say(complaint)
     return lab
 
 
-def revive(found: Found, port: int | None, base: str, say: Say) -> Lab:
+def revive(found: Found, port: int | None, base: str, bare: bool, say: Say) -> Lab:
     """The lab that is there, running again if it was not. What it is cannot be changed without starting anew."""
     lab = found.lab()
     differs = ""
@@ -280,6 +298,8 @@ def revive(found: Found, port: int | None, base: str, say: Say) -> Lab:
         differs = f"on port {lab.port}, not {port}"
     elif base not in ("auto", found.base, lab.os_id):
         differs = f"on {found.os}, not {base}"
+    elif bare and not found.bare:
+        differs = "and ready, not bare"
     if differs:
         raise LabError(
             f"lab {lab.name} is up {differs}. Next: invoke lab.down --name {lab.name}, then lab.up again; or another "
@@ -296,20 +316,24 @@ def revive(found: Found, port: int | None, base: str, say: Say) -> Lab:
 
 def create(name: str, port: int, image: images.Image, base: str, settings: Settings, say: Say) -> Lab:
     """Make the volumes and the container, give it its keys, start it and wait for it."""
-    lab = Lab(name, port, image.os_id, image.os_version, keys.ensure(name))
-    say(f"starting lab {name} on 127.0.0.1:{port}")
+    own = keys.ensure(name)
+    say(f"starting {'bare ' if image.bare else ''}lab {name} on 127.0.0.1:{port}")
     labels = {
         LABEL: name,
         f"{LABEL}.port": str(port),
         f"{LABEL}.os": f"{image.os_id} {image.os_version}",
         f"{LABEL}.base": base,
-        f"{LABEL}.host-key": lab.keys.public(lab.keys.host_key),
+        f"{LABEL}.bare": "yes" if image.bare else "no",
+        f"{LABEL}.host-key": own.public(own.host_key),
         f"{LABEL}.stand-in": json.dumps(settings),
     }
     try:
         for volume in VOLUMES:
             docker("volume", "create", "--label", f"{LABEL}={name}", f"{container_name(name)}-{volume}")
         docker("create", *create_options(name, port, labels), image.tag)
+        found = find(name)
+        assert found is not None
+        lab = found.lab()
         docker("cp", "-", f"{lab.container}:/", stdin=personal_files(lab, settings))
         docker("start", lab.container)
         lab.trust(lab.keys.known_hosts)
@@ -336,6 +360,9 @@ def create_options(name: str, port: int, labels: dict[str, str]) -> list[str]:
         options += ["--security-opt", security]
     for registry_name in REGISTRIES:
         options += ["--add-host", f"{registry_name}:127.0.0.2"]
+    if labels[f"{LABEL}.bare"] == "yes":
+        for site in SITES:
+            options += ["--add-host", f"{site}:127.0.0.3"]
     for volume, target in VOLUMES.items():
         options += ["--volume", f"{container}-{volume}:{target}"]
     return options
@@ -387,7 +414,7 @@ def reset(name: str = "lab", *, say: Say = silent) -> Lab:
         found = find(name)
         if not found:
             raise LabError(f"there is no lab {name} to reset. Next: invoke lab.up --name {name}")
-        image = images.ensure(found.base, say)
+        image = images.ensure(found.base, say, bare=found.bare)
         remove(name)
         return create(name, found.port, image, found.base, found.settings, say)
 
@@ -413,7 +440,7 @@ def status() -> list[Status]:
     """All labs on this machine, by name."""
     names = text("ps", "-a", "--filter", f"label={LABEL}", "--format", '{{.Label "' + LABEL + '"}}').split()
     found = [one for name in sorted(names) if (one := find(name))]
-    return [Status(one.name, one.state, one.port, one.os, one.current()) for one in found]
+    return [Status(one.name, one.state, one.port, one.os, one.current(), one.bare) for one in found]
 
 
 @dataclass(frozen=True)
@@ -428,6 +455,9 @@ class Found:
     settings: Settings
     image: str
     host_key: str
+    bare: bool
+    docker_key: str
+    toolkit_key: str
 
     def lab(self) -> Lab:
         """Raises LabError for one that does not know our keys: the engine is everybody's, keys are each home's."""
@@ -440,7 +470,16 @@ class Found:
                 f"invoke lab.up --name {self.name}2 --port {self.port + 1}; or make this one fresh, and yours: "
                 f"invoke lab.reset --name {self.name}"
             )
-        return Lab(self.name, self.port, os_id, os_version, own)
+        return Lab(
+            self.name,
+            self.port,
+            os_id,
+            os_version,
+            own,
+            self.bare,
+            docker_key=self.docker_key,
+            toolkit_key=self.toolkit_key,
+        )
 
     def current(self) -> bool:
         return images.is_current(self.image)
@@ -466,6 +505,9 @@ def find(name: str) -> Found | None:
         settings=json.loads(labels.get(f"{LABEL}.stand-in") or "{}"),
         image=described["Config"]["Image"],
         host_key=labels.get(f"{LABEL}.host-key", ""),
+        bare=labels.get(f"{LABEL}.bare") == "yes",
+        docker_key=labels.get(f"{LABEL}.key.docker", ""),
+        toolkit_key=labels.get(f"{LABEL}.key.toolkit", ""),
     )
 
 

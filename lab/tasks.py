@@ -12,15 +12,18 @@ NAME = "the lab's name; several can be up at once"
         "name": NAME,
         "port": "port on 127.0.0.1 for its sshd (2222)",
         "base": "auto, ubuntu, debian, or an image to start from",
+        "bare": "what an installer leaves: no engine, no driver, no toolkit",
         "comfy-first-run": "seconds that the stand-in ComfyUI's first run takes",
     }
 )
-def up(c: Context, name: str = "lab", port: str = "", base: str = "auto", comfy_first_run: str = "") -> None:
+def up(
+    c: Context, name: str = "lab", port: str = "", base: str = "auto", comfy_first_run: str = "", bare: bool = False
+) -> None:
     """Start a lab host, or find it running."""
     del c
     from lab import commands
 
-    report(commands.up(name, port, base, comfy_first_run))
+    report(commands.up(name, port, base, comfy_first_run, bare))
 
 
 @task(help={"name": NAME})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import shlex
 import shutil
 import subprocess
 from pathlib import Path
@@ -30,17 +31,28 @@ def inputs() -> list[Path]:
     return sorted([Path(__file__).resolve(), *SOURCE.glob("*.[ch]"), *TOOLKIT.glob("*.[ps][yh]")])
 
 
-def commands(source: str, out: str) -> list[list[str]]:
+def commands(source: str, out: str, version: str = VERSION) -> list[list[str]]:
     """The compiler's argument lists, for a source folder and an output root as the compiler sees them."""
-    library = f"{out}/{LIBRARIES}/libnvidia-ml.so.{VERSION}"
+    library = f"{out}/{LIBRARIES}/libnvidia-ml.so.{version}"
+    branch = f"r{version.partition('.')[0]}_00"
+    names = {"LIBRARY_VERSION": version, "LIBRARY_BRANCH": branch, "SMI_VERSION": version}
+    defined = [f'-D{name}="{value}"' for name, value in names.items()]
     shared = ("-shared", "-fPIC", "-fvisibility=hidden", "-Wl,-soname,libnvidia-ml.so.1")
     return [
-        ["gcc", *FLAGS, *shared, "-o", library, *(f"{source}/{name}" for name in LIBRARY_SOURCES)],
-        ["gcc", *FLAGS, "-o", f"{out}/usr/bin/nvidia-smi", *(f"{source}/{name}" for name in SMI_SOURCES), "-ldl"],
+        ["gcc", *FLAGS, *defined, *shared, "-o", library, *(f"{source}/{name}" for name in LIBRARY_SOURCES)],
+        [
+            "gcc",
+            *FLAGS,
+            *defined,
+            "-o",
+            f"{out}/usr/bin/nvidia-smi",
+            *(f"{source}/{name}" for name in SMI_SOURCES),
+            "-ldl",
+        ],
     ]
 
 
-def build(out: Path, base_image: str) -> None:
+def build(out: Path, base_image: str, version: str = VERSION) -> None:
     """Writes the tree into `out`; compiles with the workstation's gcc, or in a container of `base_image` without one.
 
     Raises subprocess.CalledProcessError, with the compiler's words in its stderr.
@@ -51,20 +63,21 @@ def build(out: Path, base_image: str) -> None:
         shutil.copy(TOOLKIT / name, out / target)
         (out / target).chmod(0o755)
     if platform.system() == "Linux" and platform.machine() == "x86_64" and shutil.which("gcc"):
-        for command in commands(str(SOURCE), str(out)):
+        for command in commands(str(SOURCE), str(out), version):
             subprocess.run(command, check=True, capture_output=True, text=True)
     else:
-        _compile_in_container(out, base_image)
+        _compile_in_container(out, base_image, version)
     link = out / LIBRARIES / "libnvidia-ml.so.1"
     link.unlink(missing_ok=True)
-    link.symlink_to(f"libnvidia-ml.so.{VERSION}")
+    link.symlink_to(f"libnvidia-ml.so.{version}")
+    (out / "usr/lib/lab/gpu/driver").write_text(f"{version} open\n")  # of which /usr/lib/lab/kernel builds the module
 
 
-def _compile_in_container(out: Path, base_image: str) -> None:
+def _compile_in_container(out: Path, base_image: str, version: str) -> None:
     """Through `docker cp`, not bind mounts: an engine in a virtual machine does not see the workstation's folders."""
     script = "set -e; apt-get update -qq; apt-get install -y -qq --no-install-recommends gcc libc6-dev >/dev/null; "
     script += f"mkdir -p /out/usr/bin /out/{LIBRARIES}; "
-    script += "; ".join(" ".join(command) for command in commands("/src", "/out"))
+    script += "; ".join(shlex.join(command) for command in commands("/src", "/out", version))
     create = ["docker", "create", "--env", "DEBIAN_FRONTEND=noninteractive", base_image, "sh", "-c", script]
     container = subprocess.run(create, check=True, capture_output=True, text=True).stdout.strip()
     try:

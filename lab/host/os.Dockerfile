@@ -1,5 +1,6 @@
-# The operating system of a lab host: packages and nothing of ours. It changes seldom and takes the longest, so it is
-# an image of its own, kept in the cache. The base is Ubuntu 24.04; Debian 13 goes through the same steps.
+# The operating system of a lab host, as an installer leaves it: packages and nothing of ours, no container engine. The
+# bare host starts from it, and engine.Dockerfile goes on from it. Both change seldom and take the longest, so they are
+# images of their own, kept in the cache. The base is Ubuntu 24.04; Debian 13 goes through the same steps.
 ARG BASE=ubuntu:24.04
 FROM ${BASE}
 ENV DEBIAN_FRONTEND=noninteractive
@@ -11,21 +12,10 @@ RUN set -e; \
     apt-get update -qq; \
     apt-get install -y -qq --no-install-recommends \
       systemd systemd-sysv dbus libpam-systemd \
-      openssh-server sudo ca-certificates curl gpg openssl \
+      openssh-server sudo ca-certificates curl gpg gpg-agent openssl \
       python3 sqlite3 jq \
       iproute2 iputils-ping iptables nftables procps psmisc lsof kmod pciutils lsb-release util-linux e2fsprogs \
       docker-registry; \
-    apt-get clean; rm -rf /var/lib/apt/lists/*
-
-# The distribution's own engine. Ubuntu calls the plugins docker-compose-v2 and docker-buildx; Debian calls Compose v2
-# docker-compose and ships the client apart. Recommended packages (apparmor, git, ..) are left out.
-RUN set -e; . /etc/os-release; \
-    case "$ID" in \
-      ubuntu) engine="docker.io docker-compose-v2 docker-buildx" ;; \
-      *)      engine="docker.io docker-cli docker-compose docker-buildx" ;; \
-    esac; \
-    apt-get update -qq; \
-    apt-get install -y -qq --no-install-recommends $engine; \
     apt-get clean; rm -rf /var/lib/apt/lists/*
 
 # What belongs to the machine and not to a container of it. docker-registry.service is the package's own instance;

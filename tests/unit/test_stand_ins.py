@@ -115,7 +115,12 @@ def test_configure_keeps_what_daemon_json_has(tmp_path: Path) -> None:
     assert config.read_text() == "{broken"
 
 
-def test_cdi_devices_are_listed_as_they_were_generated(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_cdi_devices_are_listed_as_they_were_generated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert ctk.generate({"output": str(tmp_path / "cdi/nvidia.yaml")}) == 1  # no driver is loaded
+    monkeypatch.setattr(ctk, "LOADED", str(tmp_path))
+    capsys.readouterr()
     ctk.generate({"output": str(tmp_path / "cdi/nvidia.yaml")})
     ctk.list_devices({"spec-dir": str(tmp_path / "cdi")})
     assert capsys.readouterr().out.splitlines() == [f"nvidia.com/gpu={name}" for name in ("0", ctk.UUID, "all")]

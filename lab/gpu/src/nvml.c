@@ -113,7 +113,7 @@ API nvmlReturn_t nvmlSystemGetDriverBranch(nvmlSystemDriverBranchInfo_t *branch,
 {
     if (!branch)
         return NVML_ERROR_INVALID_ARGUMENT;
-    return put_text("r590_00", branch->branch, length);
+    return put_text(LIBRARY_BRANCH, branch->branch, length);
 }
 
 API nvmlReturn_t nvmlSystemGetProcessName(unsigned pid, char *name, unsigned length)

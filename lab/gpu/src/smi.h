@@ -5,7 +5,9 @@
 #include "nvml.h"
 #include <stdbool.h>
 
+#ifndef SMI_VERSION /* build.py says which */
 #define SMI_VERSION "590.48.01"
+#endif
 #define SMI_MAX_PROCESSES 64
 
 struct card {

@@ -5,7 +5,10 @@
 #include <stdbool.h>
 #include <stddef.h>
 
+#ifndef LIBRARY_VERSION /* build.py says which */
 #define LIBRARY_VERSION "590.48.01"
+#define LIBRARY_BRANCH "r590_00"
+#endif
 #define MAX_PROCESSES 64
 #define MIB (1024ULL * 1024ULL)
 #define UNKNOWN_MEMORY (~0ULL)

@@ -8,11 +8,13 @@ import sys
 
 VERSION = "NVIDIA Container Toolkit CLI version 1.18.1\ncommit: 7b0bd19d"
 UUID = "GPU-7c9a3f5e-2b41-4d8e-9a06-51f2c4e8b7d3"
-LIBRARY = "/usr/lib/x86_64-linux-gnu/libnvidia-ml.so.590.48.01"
+LINK = "/usr/lib/x86_64-linux-gnu/libnvidia-ml.so.1"
+LIBRARY = os.path.realpath(LINK)
+LOADED = "/sys/module/nvidia/version"
 CDI_MOUNTS = (
     ("/usr/bin/nvidia-smi", "/usr/bin/nvidia-smi"),
     (LIBRARY, LIBRARY),
-    (LIBRARY, "/usr/lib/x86_64-linux-gnu/libnvidia-ml.so.1"),
+    (LIBRARY, LINK),
     ("/run/lab", "/run/lab"),
 )
 
@@ -64,6 +66,11 @@ def configure(options: dict[str, str]) -> int:
 
 
 def generate(options: dict[str, str]) -> int:
+    if not os.path.exists(LOADED):
+        nvml = "Driver Not Loaded" if os.path.exists(LINK) else "ERROR_LIBRARY_NOT_FOUND"
+        return fatal(
+            f"failed to generate CDI spec: failed to create device CDI specs: failed to initialize NVML: {nvml}"
+        )
     lines = ["---", "cdiVersion: 0.5.0", "kind: nvidia.com/gpu", "devices:"]
     for name in ("0", UUID, "all"):
         lines += [f'    - name: "{name}"', "      containerEdits:", "        env:", "            - LAB_GPU=1"]

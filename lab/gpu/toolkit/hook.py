@@ -16,9 +16,7 @@ import subprocess
 import sys
 
 LIBRARIES = "usr/lib/x86_64-linux-gnu"
-VERSION = "590.48.01"
-FILES = ("usr/bin/nvidia-smi", f"{LIBRARIES}/libnvidia-ml.so.{VERSION}", "etc/lab/stand-in.json")
-LINKS = ((f"{LIBRARIES}/libnvidia-ml.so.1", f"libnvidia-ml.so.{VERSION}"),)
+LINK = f"{LIBRARIES}/libnvidia-ml.so.1"
 DRIVER_FAULTS = {
     "nocomm": "initialization error: nvml error: driver not loaded",
     "mismatch": "initialization error: nvml error: driver/library version mismatch",
@@ -38,13 +36,14 @@ def mount_script(root: str, container: str) -> str:
     The two roots are arguments of the script ($1 the host's, $2 the container's), so no path becomes code.
     """
     lines = ["set -e", f'cd "$2"; mkdir -p usr/bin {LIBRARIES} etc/lab run/lab']
-    for name in FILES:
+    name_of_library = library(root)
+    for name in ("usr/bin/nvidia-smi", f"{LIBRARIES}/{name_of_library}", "etc/lab/stand-in.json"):
         if os.path.exists(f"{root}/{name}"):
             lines.append(
                 f'[ -e {name} ] || : >{name}; mount --bind "$1"/{name} {name}; mount -o remount,bind,ro {name}'
             )
-    lines += [f"ln -sfn {target} {name}" for name, target in LINKS]
     lines += [
+        f"ln -sfn {name_of_library} {LINK}",
         'mount --bind "$1"/run/lab run/lab',
         f'mount --bind "$1"/run/lab/containers/{container} run/lab/self',
         # The card's memory is one for all: what other containers hold of it is read from the host's processes.
@@ -52,6 +51,15 @@ def mount_script(root: str, container: str) -> str:
         "mount -o remount,bind,ro run/lab",
     ]
     return "\n".join(lines)
+
+
+def library(root: str) -> str:
+    """The driver's NVML by its full name, as the installed driver's link gives it."""
+    try:
+        name = os.path.basename(os.readlink(f"{root}/{LINK}"))
+    except OSError:
+        name = ""
+    return name if re.fullmatch(r"libnvidia-ml\.so\.[0-9.]+", name) else "libnvidia-ml.so.590.48.01"
 
 
 def read_conf(root: str) -> dict[str, str]:
@@ -114,7 +122,8 @@ def check(environment: dict[str, str], root: str) -> bool:
         if device not in ("all", "none", "0", uuid):
             raise HookError(f"device error: {device}: unknown device")
     if environment.get("NVIDIA_DISABLE_REQUIRE", "").lower() in ("", "0", "false"):
-        have = {"cuda": conf.get("cuda", "13.1"), "driver": conf.get("driver", VERSION), "arch": "8.9", "brand": "0"}
+        driver = conf.get("driver") or library(root).partition(".so.")[2]
+        have = {"cuda": conf.get("cuda", "13.1"), "driver": driver, "arch": "8.9", "brand": "0"}
         failed = unsatisfied(environment.get("NVIDIA_REQUIRE_CUDA", ""), have)
         if failed:
             advice = "please update your driver to a newer version, or use an earlier cuda container"
@@ -129,6 +138,8 @@ def prestart(state: dict[str, object], root: str) -> None:
     environment = dict(pair.split("=", 1) for pair in spec["process"].get("env", []) if "=" in pair)
     if not check(environment, root):
         return
+    if not os.path.islink(f"{root}/{LINK}"):
+        raise HookError(DRIVER_FAULTS["hookfail"])
     rootfs = os.path.join(bundle, spec["root"]["path"])
     container = re.sub(r"[^\w.-]", "", str(state["id"]))
     for name in ("self", "proc"):  # where a container finds its own folder, and the host's processes
