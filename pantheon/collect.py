@@ -14,6 +14,8 @@ from collections.abc import Callable
 
 from pantheon.collecting import (
     accounts,
+    apt,
+    belongings,
     busy,
     cards,
     comfy,
@@ -62,6 +64,8 @@ PARTS: dict[str, Callable[[Object, str], Json]] = {
     "logged_in": packages.logged_in,
     "installing": packages.installing,
     "next_module": packages.next_module,
+    "belongings": belongings.belongings,
+    "packages": apt.packages,
     "kernels": kernels.kernels,
     "driver_offer": kernels.driver_offer,
     "engine_has_hook": packages.engine_has_hook,
@@ -105,12 +109,12 @@ PARTS: dict[str, Callable[[Object, str], Json]] = {
 
 # What only some commands ask for, by name: the others need not wait for it.
 MORE: tuple[str, ...] = (
-    *("kernels", "driver_offer", "atlas"),
+    *("packages", "kernels", "driver_offer", "atlas", "belongings"),
     *("addresses", "sockets", "ssh_server", "desktop", "virtual", "cards", "accounts", "drives"),
     *("clock", "journal", "upgrades", "custom_nodes", "open_trees", "secret_files", "namespaces"),
 )
 
-SLOW = {"driver_offer": 9.0}  # seconds, for a part that needs more than work.PART_S
+SLOW = {"driver_offer": 9.0, "belongings": 24.0}  # seconds, for a part that needs more than work.PART_S
 
 TABLES = ("units", "installed", "beneath", "stacked", "touched", "inside", "overrides", "others_before", "open_trees")
 

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from pantheon.belongings import Belongings
 from pantheon.circumstances import Account, Address, Cards, Desktop, Drive, SocketUnit, SshServer, Virtual
 from pantheon.errors import LookFailed
 from pantheon.facts import Command, Http, Maybe, decode
 from pantheon.kernels import Kernels, Offer
+from pantheon.nfs import Atlas
 from pantheon.packages import Packages
 from pantheon.upkeep import Clock, CustomNode, Journal, Namespaces, OpenTree, SecretFile, Upgrades
 
@@ -314,6 +316,8 @@ class Evidence:
     inside: dict[str, Maybe[Command]] = field(default_factory=dict)
     busy: Maybe[Busy] = None
     holder: Maybe[Holder] = None
+    belongings: Maybe[Belongings] = None  # what a takeover asked about
+    atlas: Maybe[Atlas] = None  # the NFS mounts of hosts.toml
     answers: dict[str, Maybe[Http]] = field(default_factory=dict)
     # ---- for the audit alone (collect.MORE)
     addresses: Maybe[tuple[Address, ...]] = None

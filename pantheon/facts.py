@@ -231,6 +231,10 @@ class Container:
     log_complete: bool  # the log reaches back to the container's start
     gpu_seen: Maybe[Command]  # `nvidia-smi -L` inside; None: not asked; Unknown when it is not running
     unread: str = ""
+    auto_remove: bool = False  # `docker run --rm`: it vanishes when it stops, and what lies in it with it
+    restart_retries: int = 0  # of the policy on-failure; 0: no end
+    network_mode: str = ""  # "container:ID" where it uses another one's network
+    workdir: str = ""
 
     @property
     def project(self) -> str:

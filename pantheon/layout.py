@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pantheon.inventory import Host
 
 WALK_S = 4 * 3600  # a tree of some millions of files on a slow disk
+TAKEOVER = "/var/lib/pantheon/takeover.json"  # what was taken over, and how it was before (takeover/record.py)
 COMFY = 1024  # the UID and GID that the ComfyUI image demands (procedure §6.1)
 
 

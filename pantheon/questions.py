@@ -111,6 +111,7 @@ def questions(host: Host, *, nonce: str) -> dict[str, object]:
 
 def matters(host: Host, *, nonce: str) -> dict[str, object]:
     """The spec of the evidence for a diagnosis (pantheon/collect.py), JSON-ready."""
+    from pantheon.install import vendors
     from pantheon.symptoms import CLUES
 
     return {
@@ -125,6 +126,7 @@ def matters(host: Host, *, nonce: str) -> dict[str, object]:
         "images": {name: host.service(name).image for name in SERVICES},
         "units": ["docker.service", "docker.socket", "containerd.service", "nvidia-cdi-refresh.service"],
         "installed": ["docker-ce", "docker.io", "containerd.io", "containerd", "nvidia-container-toolkit"],
+        "key_files": [vendor.key_path for vendor in vendors.VENDORS],
         "driver": {"branch": host.gpu.driver, "variant": host.gpu.variant},
         "disks": {"nvme": host.storage.nvme, "ssd": host.storage.ssd},
         "beneath": sorted({host.storage.nvme, host.storage.ssd}),

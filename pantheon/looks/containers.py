@@ -25,10 +25,10 @@ LOGS = 40  # containers whose log is read, those that were asked about first
 
 BLANK: Object = {  # facts.Container of which nothing is known yet
     **dict.fromkeys(("id", "name", "image", "image_id", "state", "error", "started_at", "finished_at", "user"), ""),
-    **dict.fromkeys(("restart_policy", "gpus", "log_driver", "unread"), ""),
+    **dict.fromkeys(("restart_policy", "gpus", "log_driver", "unread", "network_mode", "workdir"), ""),
     **dict.fromkeys(("health", "log_markers", "gpu_seen")),
-    **dict.fromkeys(("exit_code", "restarts", "memory"), 0),
-    **dict.fromkeys(("oom_killed", "privileged", "init", "log_complete"), False),
+    **dict.fromkeys(("exit_code", "restarts", "memory", "restart_retries"), 0),
+    **dict.fromkeys(("oom_killed", "privileged", "init", "log_complete", "auto_remove"), False),
     **dict.fromkeys(
         ("ports", "mounts", "command", "entrypoint", "networks", "cap_add", "cap_drop", "security_opt"), ()
     ),
@@ -113,6 +113,10 @@ class Containers:
             "entrypoint": masked_argv(config.get("Entrypoint") or ()),
             "networks": sorted(networks),
             "restart_policy": (host.get("RestartPolicy") or {}).get("Name") or "no",
+            "restart_retries": (host.get("RestartPolicy") or {}).get("MaximumRetryCount") or 0,
+            "auto_remove": bool(host.get("AutoRemove")),
+            "network_mode": host.get("NetworkMode") or "",
+            "workdir": config.get("WorkingDir") or "",
             "cap_add": [capability.removeprefix("CAP_") for capability in host.get("CapAdd") or ()],
             "cap_drop": [capability.removeprefix("CAP_") for capability in host.get("CapDrop") or ()],
             "security_opt": host.get("SecurityOpt") or [],

@@ -15,11 +15,13 @@ from pantheon.remote.connection import HostConnection
 from pantheon.remote.session import run_module
 
 if TYPE_CHECKING:
+    from pantheon.belongings import Belongings
     from pantheon.evidence import Busy, Evidence
     from pantheon.facts import Facts, Maybe
 
 PROBE = "pantheon.probe"
 COLLECT = "pantheon.collect"
+COUNT_S = 26.0  # for counting large trees: above what collect.SLOW gives that part
 LOOK_S = 60.0  # every part of the probe has a deadline of its own, well below
 
 
@@ -77,6 +79,19 @@ def parts(connection: HostConnection, host: Host, *names: str) -> Evidence:
     return evidence.parse(_collect(connection, host, *names))
 
 
+def belongings(connection: HostConnection, host: Host, asked: dict[str, object]) -> Belongings:
+    """What a takeover asks about (takeover/data.py). Raises LookFailed where the host could not tell, and LinkLost."""
+    from pantheon import evidence
+    from pantheon.belongings import Belongings
+
+    about = {"belongings": asked, "deadline_s": COUNT_S}
+    found = evidence.parse(_collect(connection, host, "belongings", about=about)).belongings
+    if not isinstance(found, Belongings):
+        reason = getattr(found, "reason", "no answer")
+        raise LookFailed(f"{host.name}: what is to be taken over could not be counted", details=[reason])
+    return found
+
+
 def _side_by_side(
     connection: HostConnection, host: Host, *parts: str, more: tuple[str, ...] = ()
 ) -> tuple[Facts, Evidence]:
@@ -105,8 +120,14 @@ def busy(connection: HostConnection, host: Host) -> Maybe[Busy]:
     return parts(connection, host, "busy").busy
 
 
-def _collect(connection: HostConnection, host: Host, *parts: str, more: tuple[str, ...] = ()) -> object:
-    asked = matters(host, nonce=secrets.token_hex(8)) | {"parts": list(parts), "more": list(more)}
+def _collect(
+    connection: HostConnection,
+    host: Host,
+    *parts: str,
+    more: tuple[str, ...] = (),
+    about: dict[str, object] | None = None,
+) -> object:
+    asked = matters(host, nonce=secrets.token_hex(8)) | {"parts": list(parts), "more": list(more)} | (about or {})
     status, evidence = _answer(connection, COLLECT, asked, "evidence")
     if not evidence:
         raise LookFailed(f"{host.name}: gathering evidence ended with status {status} and gave none")

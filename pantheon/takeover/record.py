@@ -1,0 +1,150 @@
+"""What is written down before anything is taken over: enough to bring it all back, from any moment on. No secrets.
+
+It lies on the host (layout.TAKEOVER), and everyone who looks there reads it. `stage`:
+  begun     containers are being stopped, data is being copied: nothing else may start there
+  ready     the data is in place: our services may start
+  undoing   the old stack is on its way back
+  undone    it is back; kept for what still lies beside it
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, fields, replace
+
+from pantheon import layout
+from pantheon.facts import Facts, TextFile, Unknown
+from pantheon.finding import Finding
+from pantheon.inventory import Host
+
+SCHEMA = 1
+STAGES = ("begun", "ready", "undoing", "undone")
+SUFFIX = "-before-pantheon"  # of a container that is kept
+FILE_SUFFIX = ".before-pantheon"  # of a file or directory that is kept
+LISTS = "/var/lib/pantheon/takeover"  # who owned what
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A container as it was. `policy` as `docker update --restart` takes it; `kept` is its name now ("": it keeps its
+    own, being ours); `running`: it ran when it was taken over."""
+
+    id: str
+    name: str
+    kept: str
+    service: str
+    running: bool
+    policy: str
+    project: str = ""
+    image: str = ""
+    image_id: str = ""
+
+
+@dataclass(frozen=True)
+class Moved:
+    """A file or directory that has another name now."""
+
+    old: str
+    new: str
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a datum was, and where it is now. `source` is a path, or `container:ID:/path` for one in a container's own
+    layer or a volume that only the engine can read. `way`: "copied" or "in place"."""
+
+    service: str
+    source: str
+    target: str
+    way: str
+
+
+@dataclass(frozen=True)
+class Record:
+    """`files` are Compose files that were renamed, `aside` directories that made room, `databases` copies of databases
+    that a newer image may migrate; `owners` lists by directory, of who owned what in it; `left` ids of containers that
+    stay as they are although they look like one of the services."""
+
+    kind: str  # adopt, move
+    stage: str
+    when: str = ""
+    containers: tuple[Kept, ...] = ()
+    files: tuple[Moved, ...] = ()
+    aside: tuple[Moved, ...] = ()
+    databases: tuple[Moved, ...] = ()
+    owners: tuple[Moved, ...] = ()  # old: the directory; new: the list
+    data: tuple[Place, ...] = ()
+    left: tuple[str, ...] = ()
+
+    @property
+    def is_open(self) -> bool:
+        """Begun in one direction or the other, and not at its end."""
+        return self.stage in ("begun", "undoing")
+
+    def kept_ids(self) -> set[str]:
+        """Containers that are no strangers: they are kept for the way back, or stay on somebody's word."""
+        if self.stage == "undone":
+            return set()
+        return {*(kept.id for kept in self.containers if kept.kept), *self.left}
+
+    def at(self, stage: str) -> Record:
+        return replace(self, stage=stage)
+
+    def text(self) -> str:
+        return json.dumps({"schema": SCHEMA, **asdict(self)}, indent=1, ensure_ascii=False) + "\n"
+
+
+_PARTS = {
+    "containers": Kept, "files": Moved, "aside": Moved, "databases": Moved, "owners": Moved, "data": Place,
+}  # fmt: skip
+
+
+def read(facts: Facts) -> Record | Unknown | None:
+    """The record on the host. Unknown where it cannot be read: then nobody knows what may start there."""
+    file = facts.files.get(layout.TAKEOVER)
+    if not isinstance(file, TextFile):
+        return file
+    try:
+        data = json.loads(file.text or "")
+        if data["schema"] != SCHEMA or data["stage"] not in STAGES or data["kind"] not in ("adopt", "move"):
+            raise ValueError("of another pantheon")
+        lists = {name: tuple(_made(kind, entry) for entry in data.get(name, ())) for name, kind in _PARTS.items()}
+        left = tuple(str(one) for one in data.get("left", ()))
+        return Record(data["kind"], data["stage"], str(data.get("when", "")), left=left, **lists)  # type: ignore[arg-type]
+    except (ValueError, KeyError, TypeError) as error:
+        return Unknown(f"{layout.TAKEOVER} cannot be read as one of ours: {error}")
+
+
+def _made(kind: type, entry: object) -> object:
+    if not isinstance(entry, dict):
+        raise TypeError(f"{kind.__name__} is no object")
+    known = {each.name: each.type for each in fields(kind)}
+    for name, value in entry.items():
+        if name in known and type(value).__name__ != known[name]:
+            raise TypeError(f"{name} is no {known[name]}")
+    return kind(**{name: value for name, value in entry.items() if name in known})
+
+
+def known(facts: Facts) -> Record | None:
+    """The record where there is one that can be read."""
+    found = read(facts)
+    return found if isinstance(found, Record) else None
+
+
+def open_finding(host: Host, facts: Facts) -> Finding | None:
+    """Nothing starts while a takeover, or the way back from one, is half done."""
+    found = read(facts)
+    if isinstance(found, Unknown):
+        mend = host.ssh(f"sudo cat {layout.TAKEOVER}") + "; a pantheon of the version that wrote it can go on"
+        return Finding("takeover.record", "unknown", "what was taken over here: not known", found.reason, mend)
+    if found is None or not found.is_open:
+        return None
+    adopt = f"invoke bringup{' --adopt' if found.kind == 'adopt' else ''} --host {host.name}"
+    undo = f"invoke bringup --undo --host {host.name}"
+    if found.stage == "begun":
+        what = "the takeover" if found.kind == "adopt" else "the move of the stack"
+        text, mend = f"{what} of {found.when or 'an earlier day'} has not come to its end", f"{adopt}; or back: {undo}"
+    else:
+        text, mend = "the old stack is only half brought back", f"{undo}; or forward: {adopt}"
+    names = ", ".join(kept.name for kept in found.containers)
+    return Finding("takeover.open", "fail", text, names, mend)
