@@ -1,0 +1,239 @@
+"""Packages as dpkg and apt have them: packages.Packages. Reads their files; takes no lock and writes nothing."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import re
+import struct
+import time
+
+from pantheon.collecting import openpgp
+from pantheon.looks import docker
+from pantheon.looks.files import read_bytes, read_text
+from pantheon.looks.text import Json, Object, Unread, plain
+from pantheon.looks.work import attempt
+
+STATUS = "/var/lib/dpkg/status"
+STATUS_BYTES = 64 << 20
+KEY_BYTES = 1 << 20
+MOST_BROKEN = 50
+LOCKS = (
+    *("/var/lib/dpkg/lock-frontend", "/var/lib/dpkg/lock"),
+    *("/var/lib/apt/lists/lock", "/var/cache/apt/archives/lock"),
+)
+HALF_WAY = ("half-installed", "unpacked", "half-configured", "triggers-awaited", "triggers-pending")
+# What concerns the stack: engines, the toolkit, the driver, kernels and what builds modules for them.
+LIKE = re.compile(
+    r"(?:docker|containerd|podman-docker|runc|nvidia|libnvidia|linux-(?:modules-nvidia|objects-nvidia|signatures-nvidia|"
+    r"image|headers|generic)|dkms|ca-certificates|dcgm|datacenter-gpu-manager|moby)[\w.+-]*|xserver-xorg-video-nvidia[\w-]*"
+)
+ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
+SOURCE_FILE = re.compile(r"[\w.-]+\.(list|sources)")  # others apt does not read
+NO = ("no", "false", "without", "off", "disable", "0")
+
+
+def packages(spec: Object, root: str) -> Json:
+    """evidence.Evidence.packages; None: dpkg is not there."""
+    record = read_bytes(root + STATUS, STATUS_BYTES)
+    if record is None:
+        return None
+    installed, broken = _installed(record)
+    sources, files = _sources(root)
+    names = {word for source in sources for word in source["signed_by"].split() if word.startswith("/")}
+    found = {path: _key(root, path) for path in sorted({*names, *(spec.get("key_files") or ())})}
+    os_release = read_text(f"{root}/etc/os-release") or ""
+    codename = re.search(r"^(?:UBUNTU|VERSION)_CODENAME=[\"']?([\w-]+)", os_release, re.MULTILINE)
+    return {
+        "installed": installed,
+        "arch": ARCHITECTURES.get(os.uname().machine, os.uname().machine),
+        "codename": codename[1] if codename else "",
+        "broken": broken[:MOST_BROKEN],
+        "interrupted": any(name.isdigit() for name in _names(f"{root}/var/lib/dpkg/updates")),
+        "holder": attempt(holder, root),
+        "sources": sources,
+        "files": files,
+        "keys": {path: key for path, key in found.items() if key is not None},
+        "snap": attempt(_snap, root),
+        "daemon_json": attempt(_daemon_json, root),
+    }
+
+
+def _names(folder: str) -> list[str]:
+    try:
+        return sorted(os.listdir(folder))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def _installed(record: bytes) -> tuple[Object, list[str]]:
+    """Packages that concern us, and the names of all that are half-way."""
+    installed: Object = {}
+    broken = []
+    for stanza in record.split(b"\n\n"):
+        words = _field(stanza, b"Status").split()
+        if len(words) != 3 or words[2] not in ("installed", *HALF_WAY):
+            continue
+        name = _field(stanza, b"Package")
+        if words[2] != "installed" or words[1] != "ok":
+            broken.append(name)
+        if LIKE.fullmatch(name):
+            about = {"version": _field(stanza, b"Version"), "status": words[2], "held": words[0] == "hold"}
+            installed.setdefault(name, about)
+    return installed, broken
+
+
+def _field(stanza: bytes, name: bytes) -> str:
+    _, found, rest = (b"\n" + stanza).partition(b"\n" + name + b": ")
+    return plain(rest.partition(b"\n")[0].decode("utf-8", "replace").strip()) if found else ""
+
+
+# ---- who works on packages now
+
+
+def holder(root: str) -> str | None:
+    """The process that has one of apt's or dpkg's locks; None: nobody. The kernel is asked who would be in the way."""
+    for path in LOCKS:
+        try:
+            fd = os.open(root + path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        try:
+            asked = struct.pack("hhqqi", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+            kind, _, _, _, pid = struct.unpack("hhqqi", fcntl.fcntl(fd, fcntl.F_GETLK, asked))
+        finally:
+            os.close(fd)
+        if kind != fcntl.F_UNLCK:
+            return _who(pid) if pid > 0 else "a process in another container"
+    return None
+
+
+def _who(pid: int) -> str:
+    argv = (read_bytes(f"/proc/{pid}/cmdline", 4096) or b"").decode("utf-8", "replace").split("\0")
+    name = os.path.basename(argv[0])
+    if re.match(r"python|perl|sh$|bash$|dash$", name):  # a script: named by itself
+        name = next((os.path.basename(word) for word in argv[1:] if word and not word.startswith("-")), name)
+    name = name or (read_text(f"/proc/{pid}/comm") or "a process").strip()
+    words = (read_text(f"/proc/{pid}/stat") or "").rpartition(")")[2].split()
+    uptime = (read_text("/proc/uptime") or "0").split()[0]
+    since = ""
+    if len(words) > 19:
+        began = time.time() - float(uptime) + int(words[19]) / os.sysconf("SC_CLK_TCK")
+        since = time.strftime(", since %H:%M:%S UTC", time.gmtime(began))
+    return f"{plain(name)[:60]} (pid {pid}{since})"
+
+
+# ---- where packages come from
+
+
+def _sources(root: str) -> tuple[list[Object], Object]:
+    """apt's sources, and the SHA-256 of each file of them."""
+    paths = ["/etc/apt/sources.list"]
+    folder = "/etc/apt/sources.list.d"
+    paths += [f"{folder}/{name}" for name in _names(root + folder) if SOURCE_FILE.fullmatch(name)]
+    sources: list[Object] = []
+    files: Object = {}
+    for path in paths:
+        data = read_bytes(root + path)
+        if data is None:
+            continue
+        files[path] = hashlib.sha256(data).hexdigest()
+        text = data.decode("utf-8", "replace")
+        sources += _deb822(path, text) if path.endswith(".sources") else _lines(path, text)
+    return sources, files
+
+
+def _source(path: str, line: int, **about: Json) -> Object:
+    words = {name: [plain(word) for word in value] for name, value in about.items() if isinstance(value, list)}
+    return {"path": path, "line": line, **about, **words}
+
+
+def _lines(path: str, text: str) -> list[Object]:
+    """Entries in the old form: deb [option=value ..] URI SUITE [COMPONENT ..]"""
+    found = []
+    for number, line in enumerate(text.splitlines(), 1):
+        entry = re.fullmatch(r"(deb|deb-src)\s+(?:\[(.*?)\]\s+)?(\S+)\s+(\S+)(.*)", line.partition("#")[0].strip())
+        if entry:
+            options = dict(word.split("=", 1) for word in (entry[2] or "").split() if "=" in word)
+            found.append(
+                _source(
+                    path,
+                    number,
+                    types=[entry[1]],
+                    uris=[entry[3]],
+                    suites=[entry[4]],
+                    components=entry[5].split(),
+                    signed_by=plain(options.get("signed-by", "").replace(",", " ")),
+                    enabled=True,
+                )
+            )
+    return found
+
+
+def _deb822(path: str, text: str) -> list[Object]:
+    """Entries in the new form: paragraphs of fields."""
+    found = []
+    fields: dict[str, str] = {}
+    last, began = "", 0
+    for number, line in enumerate([*text.splitlines(), ""], 1):
+        if line.startswith("#"):
+            continue
+        if not line.strip():
+            if fields:
+                found.append(_paragraph(path, began, fields))
+            fields, last, began = {}, "", 0
+        elif line[0] in " \t":
+            fields[last] = f"{fields.get(last, '')} {line.strip()}"
+        else:
+            last, _, value = line.partition(":")
+            last = last.strip().lower()
+            fields[last], began = value.strip(), began or number
+    return found
+
+
+def _paragraph(path: str, line: int, fields: dict[str, str]) -> Object:
+    signed = fields.get("signed-by", "").replace(",", " ").split()
+    return _source(
+        path,
+        line,
+        types=fields.get("types", "").split(),
+        uris=fields.get("uris", "").split(),
+        suites=fields.get("suites", "").split(),
+        components=fields.get("components", "").split(),
+        signed_by="embedded" if "-----BEGIN" in signed else plain(" ".join(signed)),
+        enabled=fields.get("enabled", "yes").strip().lower() not in NO,
+    )
+
+
+def _key(root: str, path: str) -> Object | None:
+    """packages.Key of a file; None where there is none."""
+    try:
+        data = read_bytes(root + path, KEY_BYTES)
+        if data is None:
+            return None
+        names = [name for name, _, _ in openpgp.keys(openpgp.dearmored(data))]
+        return {"fingerprints": names, "reason": "" if names else "there is no key in it"}
+    except (OSError, ValueError, Unread, IndexError) as error:
+        return {"fingerprints": [], "reason": plain(str(error))}
+
+
+# ---- what else is asked of a host before Docker is put on it
+
+
+def _snap(root: str) -> str | None:
+    """The version of the Docker that is a snap."""
+    kept = [name for name in _names(f"{root}/var/lib/snapd/snaps") if re.fullmatch(r"docker_\w+\.snap", name)]
+    if not kept and not os.path.lexists(f"{root}/snap/docker"):
+        return None
+    about = read_text(f"{root}/snap/docker/current/meta/snap.yaml") or ""
+    version = re.search(r"^version:\s*[\"']?([\w.+~-]+)", about, re.MULTILINE)
+    return version[1] if version else "of a version that is not known"
+
+
+def _daemon_json(root: str) -> Object | None:
+    path = f"{root}/etc/docker/daemon.json"
+    data = read_bytes(path, 1 << 20)
+    if data is None:
+        return None
+    return {"text": docker.daemon_json(root) or "", "sha256": hashlib.sha256(data).hexdigest()}

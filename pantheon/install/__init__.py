@@ -1,0 +1,1 @@
+"""Section 2 brought about: what is installed, in what order."""
