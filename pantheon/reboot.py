@@ -38,13 +38,14 @@ class Report(Protocol):
 
 def change(host: Host, facts: Facts, *, why: str) -> Change:
     """The reboot itself. It stops everything; `stops` are the services of ours that run now."""
-    up = _up(facts)
+    up = running(facts)
     ours = tuple(name for name in SERVICES if any(c.name == name and foreign.is_ours(host, c) for c in up))
     timer = ("systemd-run", "--quiet", "--collect", f"--on-active={AHEAD_S}", "--timer-property=AccuracySec=100ms")
     return Change(f"reboot {host.name}", why, (Run((*timer, "systemctl", "reboot"), timeout_s=30),), stops=ours)
 
 
-def _up(facts: Facts) -> list[Container]:
+def running(facts: Facts) -> list[Container]:
+    """The containers that run, whoever made them."""
     containers = facts.containers if isinstance(facts.containers, tuple) else ()
     return [container for container in containers if container.state in ("running", "restarting", "paused")]
 
@@ -52,7 +53,7 @@ def _up(facts: Facts) -> list[Container]:
 def others(host: Host, facts: Facts, evidence: Evidence) -> list[str]:
     """What else runs there and ends with a reboot, a line for each: containers that are not ours, and logins."""
     lines = []
-    for container in _up(facts):
+    for container in running(facts):
         if not foreign.is_ours(host, container):
             stays = "" if container.restart_policy in COMES_BACK else ", which will not come back by itself"
             lines.append(f"container {container.name} (not ours{stays})")
@@ -64,7 +65,7 @@ def others(host: Host, facts: Facts, evidence: Evidence) -> list[str]:
 def losses(host: Host, facts: Facts, evidence: Evidence, *, prefix: str) -> list[Finding]:
     """What of the stack would not be there after a reboot, as warnings: said only of what is known."""
     found = []
-    for container in _up(facts):
+    for container in running(facts):
         if foreign.is_ours(host, container) and container.restart_policy not in COMES_BACK:
             text = f"{container.name} will not come back by itself after a reboot"
             said = f"restart policy: {container.restart_policy}"

@@ -28,6 +28,13 @@ POLL_S = 1.0
 SILENT = 3  # times that ComfyUI does not answer, after which there is nothing to wait for
 
 
+class Waiting(Protocol):
+    """Who is told what is waited for."""
+
+    def waiting_for(self, host: Host, text: str) -> None: ...
+    def settled(self) -> None: ...
+
+
 class Report(engine.Report, Protocol):
     """What an incident shows beyond an ordinary run."""
 
@@ -95,7 +102,7 @@ def fix(host: Host, name: str, choices: Choices, *, options: Options, report: Re
         report.plan(host, plan, [], took_s=took, details=options.details, final=False)
         engine.agree(host, plan, [], options, report)
         if not choices.now:
-            _wait_for_jobs(connection, host, plan, report)
+            wait_for_jobs(connection, host, plan, report)
         engine.apply(connection, host, plan, case.facts, what=what, report=report)
         if section.reboots:
             reboot.wait(connection, host, before=boot_of(case.facts), report=report)
@@ -149,7 +156,7 @@ def _jobs(number: int) -> str:
     return f"{number} job{'s' if number != 1 else ''} running"
 
 
-def _wait_for_jobs(connection: Any, host: Host, plan: Plan, report: Report) -> None:
+def wait_for_jobs(connection: Any, host: Host, plan: Plan, report: Waiting) -> None:
     """Until ComfyUI's queue is empty, if it is about to be stopped: it keeps its queue in memory alone. Raises
     Interrupted, and NotAsItShouldBe when that takes longer than JOB_S."""
     if "comfy" not in plan.stops:

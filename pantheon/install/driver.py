@@ -78,7 +78,7 @@ def _next_module(evidence: Evidence) -> tuple[str, str | Unknown | None]:
     return kernel.release, kernel.module
 
 
-def _wanted(host: Host, facts: Facts, evidence: Evidence) -> str:
+def wanted(host: Host, facts: Facts, evidence: Evidence) -> str:
     """Why packages of the driver are to be installed, "" when not."""
     library = facts.library_version
     if isinstance(library, Unknown):
@@ -90,6 +90,8 @@ def _wanted(host: Host, facts: Facts, evidence: Evidence) -> str:
     release, module = _next_module(evidence)
     if module is None:
         return f"kernel {release}, which boots next, has no NVIDIA module"
+    if isinstance(module, str) and module != library:
+        return f"kernel {release}, which boots next, has module {module}, the driver is {library}"
     return ""
 
 
@@ -119,12 +121,12 @@ def _is_installed(evidence: Evidence, package_name: str) -> bool:
 
 def missing(host: Host, facts: Facts, evidence: Evidence) -> tuple[str, ...]:
     """The packages to install; () when the driver is there, in its branch, with a module for the next boot."""
-    if not _wanted(host, facts, evidence):
+    if not wanted(host, facts, evidence):
         return ()
     library = facts.library_version
     change = not isinstance(library, str) or not is_branch(host, library)
-    wanted = (package(host), *_modules(host, evidence)) if change else _modules(host, evidence)
-    return tuple(each for each in wanted if not _is_installed(evidence, each))
+    names = (package(host), *_modules(host, evidence)) if change else _modules(host, evidence)
+    return tuple(each for each in names if not _is_installed(evidence, each))
 
 
 # ---- what is in the way
@@ -164,7 +166,7 @@ def _not_offered(host: Host, offer: Offer) -> Finding:
     versions = [upstream(version) for version in _known(offer, offer.package)]
     if not versions:
         text = f"apt on {host.name} knows no {offer.package}"
-        age = f"its lists of packages are {(offer.lists_age_s or 0) / 3600:.1f} h old"
+        age = f"its lists of packages are {float(str(offer.lists_age_s)) / 3600:.1f} h old"
         return _finding("driver-offer", "fail", text, age, f"{host.ssh('sudo apt-get update')}; {others}")
     coming = ", ".join(_wrong(host, offer)[:3]) or versions[0]
     text = f"{offer.package} would bring {versions[0]}, not {host.gpu.driver}: it is not installed"
@@ -206,10 +208,10 @@ def changes(host: Host, facts: Facts, evidence: Evidence, options: Options) -> l
     """The driver's packages, or its module built again for the kernel that boots next."""
     del options
     names = missing(host, facts, evidence)
-    why = _wanted(host, facts, evidence)
+    why = wanted(host, facts, evidence)
     if not names:
         return _build(host, facts, evidence) if why else []
-    expect = {pattern: f"{host.gpu.driver}." for pattern in DRIVER}
+    expect = dict.fromkeys(DRIVER, f"{host.gpu.driver}.")
     says = f"install {', '.join(names)}: of branch {host.gpu.driver} or not at all"
     pin = {"*nvidia*": f"{host.gpu.driver}.*"}
     held = _ours_held(host, evidence)
@@ -260,7 +262,7 @@ def holds(host: Host, facts: Facts, evidence: Evidence) -> tuple[str, ...]:
     """The packages whose upgrade would change the driver under a running stack: the metapackage and the library that
     it pins, and what brings the module."""
     coming = missing(host, facts, evidence)
-    ours = (package(host), f"libnvidia-compute-{name(host)}", f"nvidia-dkms-{name(host)}")
+    ours: tuple[str, ...] = (package(host), f"libnvidia-compute-{name(host)}", f"nvidia-dkms-{name(host)}")
     ours += tuple(each for each in _modules(host, evidence) if each.startswith("linux-modules-nvidia-"))
     return tuple(dict.fromkeys(each for each in ours if each in coming or _is_installed(evidence, each)))
 

@@ -61,8 +61,8 @@ def holds(host: Host, facts: Facts, evidence: Evidence) -> tuple[str, ...]:
 
 
 def after(host: Host, facts: Facts, evidence: Evidence, options: Options) -> list[Change]:
-    """The CDI specification, once the driver is loaded: it names the driver's files and devices. Where the toolkit keeps
-    one itself (nvidia-cdi-refresh, from 1.18 on, in /run/cdi) that is left to it."""
+    """The CDI specification, once the driver is loaded: it names the driver's files and devices. Where the toolkit
+    keeps one itself (nvidia-cdi-refresh, from 1.18 on, in /run/cdi) that is left to it."""
     del options
     loaded = isinstance(facts.nvml, Nvml) and bool(facts.nvml.gpus) and facts.module_version == facts.library_version
     if not loaded or not isinstance(facts.toolkit, str) or missing(host, facts, evidence):

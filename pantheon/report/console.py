@@ -256,6 +256,18 @@ class Console:
                     cells.append(word if finding.is_good else f"{SIGN[finding.level]} {word}")
             self.say(f"  {name:<{NAME_WIDTH}} {'  '.join(cells)}")
 
+    def survival(self, host: Host, findings: list[Finding], ends: list[str], *, took_s: float) -> None:
+        """Whether the stack will be there after a reboot, and what else ends with it (rebooting.Report)."""
+        self.settled()
+        self.headline(f"REBOOT {host.name}: will it all be back?", f"looked {seconds(took_s)}")
+        for finding in findings:
+            if finding.level == "fail":  # its plan says it, with what mends it
+                self.prose("✗ ", finding.text)
+            else:
+                self.finding(finding)
+        for line in ends:
+            self.prose("", f"ends with it: {line}")
+
     # ---- incidents (repair.Report)
 
     def diagnosis(self, host: Host, found: Diagnosis, *, took_s: float) -> None:

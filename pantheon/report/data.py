@@ -58,6 +58,7 @@ class Json(Console):
         super().__init__(RichConsole(stderr=True, highlight=False))
         self._plan: dict[str, object] | None = None
         self._fix: dict[str, object] | None = None
+        self._survival: dict[str, object] | None = None
 
     def plan(
         self, host: Host, plan: Plan, warnings: list[Finding], *, took_s: float, details: bool, final: bool
@@ -102,8 +103,15 @@ class Json(Console):
         shown = [vars(finding) for finding in findings]
         self._fix = {"entry": name, "risk": risk, "findings": shown, "running": []}
 
+    def survival(self, host: Host, findings: list[Finding], ends: list[str], *, took_s: float) -> None:
+        del host, took_s
+        self.settled()
+        self._survival = {"findings": [vars(finding) for finding in findings], "ends": ends, "running": []}
+
     def busy(self, host: Host, lines: list[str]) -> None:
         super().busy(host, lines)
+        if self._survival is not None:
+            self._survival["running"] = lines
         if self._fix is not None:
             self._fix["running"] = lines
 
@@ -142,6 +150,8 @@ class Json(Console):
     def _write(self, host: Host, result: str, findings: list[Finding], took_s: float) -> None:
         document: dict[str, Any] = {"host": host.name, "result": result, "took_s": round(took_s, 3)}
         document |= self._fix or {}
+        if self._survival is not None:
+            document["survival"] = self._survival
         if self._plan is not None:
             document["plan"] = self._plan
         if self._fix is not None:  # `findings` are the entry's own; `left` is what else is not as it should be

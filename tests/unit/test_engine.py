@@ -53,6 +53,12 @@ class Recorder:
         self.events.append("watching " + " ".join(services))
         return lambda watched: None
 
+    def busy(self, host: Host, lines: list[str]) -> None:
+        self.events += [f"running: {line}" for line in lines]
+
+    def waiting_for(self, host: Host, text: str) -> None:
+        self.events.append(text)
+
     def settled(self) -> None:
         pass
 
