@@ -16,10 +16,11 @@ from pantheon.control import Control, Result, Verdict
 from pantheon.incident import Case
 from pantheon.looks.text import masked
 
-SUBJECTS: tuple[str, ...] = ("containers",)
+SUBJECTS: tuple[str, ...] = (*("containers", "secrets", "upkeep", "waivers"),)
+NEVER_WAIVED = "audit.waivers"
 
 # Parts of the evidence (collect.MORE) that controls are judged on.
-MORE: tuple[str, ...] = ()
+MORE: tuple[str, ...] = (*("clock", "journal", "upgrades", "custom_nodes", "open_trees", "secret_files", "namespaces"),)
 
 
 def every() -> list[Control]:
@@ -34,7 +35,7 @@ def judge(case: Case, *, today: date) -> list[Result]:
 
 
 def _judged(case: Case, today: date) -> Iterator[Result]:
-    waivers = {waiver.control: waiver for waiver in reversed(case.host.waivers)}
+    waivers = {waiver.control: waiver for waiver in reversed(case.host.waivers) if waiver.control != NEVER_WAIVED}
     for control in every():
         verdict, waiver = _verdict(control, case), waivers.get(control.id)
         if waiver and verdict.status == "fail" and today <= waiver.until:

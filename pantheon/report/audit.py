@@ -60,8 +60,11 @@ def _result(console: Console, audit: Audit, result: Result, width: int) -> None:
         console.say(f"{INDENT}and {count(len(lines) - MOST, 'line')} more", "dim")
     if said := audit.waiver_says(result):
         console.prose(INDENT, said)
-    if verdict.mend:
-        console.say(f"{INDENT}→ {console.typed(verdict.mend)}")
+    first, *rest = verdict.mend.splitlines() or [""]
+    if first:
+        console.say(f"{INDENT}→ {console.typed(first)}")
+    for line in rest:
+        console.say(f"{INDENT}  {line}")
 
 
 def summary(audit: Audit) -> str:
