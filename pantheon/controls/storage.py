@@ -1,0 +1,229 @@
+"""The storage model: mounts, directories, their owners, and that what matters is kept nowhere else (procedure §3)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+from pantheon import layout
+from pantheon.control import Control, Severity, Verdict
+from pantheon.controls.verdicts import command, containers, not_applicable, of, passed, unknown
+from pantheon.evidence import FstabLine, Room
+from pantheon.facts import Container, Entry, Mount, Tree, Unknown
+from pantheon.fixes import disk_pressure, mounts_missing
+from pantheon.incident import Case
+from pantheon.inventory import SERVICES
+from pantheon.sections import storage
+
+REMOTE = re.compile(r"nfs4?|cifs|smb3|smbfs|ceph|afs|glusterfs|9p|fuse\.(nfs.*|sshfs|glusterfs|cephfs|rclone|s3fs)")
+UID_RULES = (
+    "The procedure says that 1024:1024 cannot be bypassed. The image can be told otherwise (WANTED_UID), so it is a "
+    "rule by policy; the procedure rules, and pantheon sets both to 1024."
+)
+HARMLESS_SHELLS = ("/usr/sbin/nologin", "/sbin/nologin", "/bin/false", "/usr/bin/false", "")
+
+
+def _root(name: str) -> Callable[[Case], Verdict]:
+    def judge(case: Case) -> Verdict:
+        verdict = of(case, storage.roots(case.host, case.facts), f"storage.{name}-root")
+        if verdict.status != "pass":
+            return verdict
+        found = [f for f in mounts_missing.diagnose(case) if f.id == f"mounts-missing.{name}" and f.level == "fail"]
+        return of(case, found, f"mounts-missing.{name}", otherwise=verdict)
+
+    return judge
+
+
+def at_boot(case: Case) -> Verdict:
+    """A disk that somebody mounted by hand is gone after the next boot, and Docker makes empty directories there."""
+    lines, host = case.evidence.fstab, case.host
+    if not host.storage.require_mounts:
+        return not_applicable("hosts.toml: storage.require_mounts = false")
+    if not isinstance(lines, tuple):
+        return unknown(lines)
+    wrong: list[str] = []
+    told: list[str] = []
+    for path in (host.storage.nvme, host.storage.ssd):
+        mine = [line for line in lines if line.target == path]
+        line = next((one for one in mine if one.unit), mine[-1] if mine else None)
+        said = _at_boot(path, line)
+        (wrong if said else told).append(said or f"{path}: {_where(line)}")
+    if wrong:
+        return Verdict("fail", "\n".join(wrong), command(case, "storage", "--install"))
+    return passed("\n".join(told))
+
+
+def _where(line: FstabLine | None) -> str:
+    return f"{line.source} by {line.unit or '/etc/fstab'}" if line else "nowhere"
+
+
+def _at_boot(path: str, line: FstabLine | None) -> str:
+    if line is None:
+        return f"{path} is neither in /etc/fstab nor a mount unit: it is gone after the next boot"
+    if line.there is False:
+        return f"{path}: {line.source} ({line.unit or '/etc/fstab'}) is not there"
+    if "noauto" in line.options.split(",") and not line.unit and "x-systemd.automount" not in line.options:
+        return f"{path}: /etc/fstab says noauto: it is not mounted at the boot"
+    return ""
+
+
+def _directory(name: str) -> Callable[[Case], Verdict]:
+    key = f"storage.{name}"
+
+    def judge(case: Case) -> Verdict:
+        verdict = of(case, [f for f in storage.check(case.host, case.facts) if f.id == key], key)
+        directory = next(one for one in layout.directories(case.host) if one.name == name)
+        tree = case.facts.trees.get(directory.path)
+        if verdict.status != "pass" or not directory.tree_owner:
+            return verdict
+        if isinstance(tree, Unknown) or tree is None:
+            return unknown(tree or Unknown(f"what is in {directory.path} was not looked at"))
+        return passed(f"{_owner(case, directory.path)}; {_seen(tree)}")
+
+    return judge
+
+
+def _owner(case: Case, path: str) -> str:
+    entry = case.facts.paths.get(path)
+    return f"{path} {entry.uid}:{entry.gid} {entry.mode:o}" if isinstance(entry, Entry) else path
+
+
+def _seen(tree: Tree) -> str:
+    whole = "all in it belongs to the same" if tree.complete else "the beginning of what is in it belongs to the same"
+    return whole + ("" if tree.complete else " (it is too large to be looked through whole)")
+
+
+def models_read_only(case: Case) -> Verdict:
+    everything, path = containers(case), layout.models(case.host)
+    if everything is None:
+        return unknown(case.facts.containers)
+    at = [(c.name, m) for c in everything for m in c.mounts
+          if m.type == "bind" and f"{m.source}/".startswith(f"{path}/")]  # fmt: skip
+    wrong = [f"{name}: {mount.source} at {mount.target} is writable" for name, mount in at if mount.writable]
+    if wrong:
+        return Verdict("fail", "\n".join(wrong), command(case, "bringup"))
+    if not at:
+        return not_applicable(f"no container has {path} mounted")
+    return passed("no container can write to the shared models")
+
+
+def local(case: Case) -> Verdict:
+    """§3: AI workloads use local storage only."""
+    everything, mounts = containers(case), case.facts.mounts
+    host, places = case.host, []
+    if not isinstance(mounts, tuple):
+        return unknown(mounts)
+    if everything is None:
+        return unknown(case.facts.containers)
+    for path in (host.storage.nvme, host.storage.ssd, *(d.path for d in layout.directories(host))):
+        places.append(("the storage model", path))
+    for container in (c for c in everything if _of_the_stack(case, c)):
+        places += [(container.name, mount.source) for mount in container.mounts if mount.source.startswith("/")]
+    found = {(who, lies.target, lies.source, lies.fstype) for who, path in places
+             if (lies := mount_of(mounts, path)) and REMOTE.fullmatch(lies.fstype)}  # fmt: skip
+    if found:
+        told = "\n".join(f"{who}: {target} is {fstype} from {source}" for who, target, source, fstype in sorted(found))
+        return Verdict("fail", told, command(case, "bringup"))
+    return passed("the storage model and all that the services mount lie on local disks")
+
+
+def mount_of(mounts: tuple[Mount, ...], path: str) -> Mount | None:
+    """The mount that `path` lies on; of two at one place the later."""
+    above = [one for one in mounts if f"{path}/".startswith(f"{one.target.rstrip('/')}/")]
+    return max(reversed(above), key=lambda one: len(one.target), default=None)
+
+
+def _of_the_stack(case: Case, container: Container) -> bool:
+    return container.name in SERVICES or container.labels.get("pantheon.project") == case.host.project
+
+
+def state(case: Case) -> Verdict:
+    """Prometheus can be rebuilt because nothing that a service writes lies outside the storage model."""
+    everything = containers(case)
+    if everything is None:
+        return unknown(case.facts.containers)
+    mine = [c for c in everything if _of_the_stack(case, c)]
+    if not mine:
+        return not_applicable("there is no container of the stack")
+    inside = tuple(f"{root}/ai/" for root in (case.host.storage.nvme, case.host.storage.ssd))
+    wrong = []
+    for container in mine:
+        for mount in container.mounts:
+            if mount.type == "volume":
+                what = f"volume {mount.name[:12]}" if mount.name else "a volume"
+                wrong.append(f"{container.name}: {mount.target} is {what}, in Docker's own directory")
+            elif mount.type == "bind" and mount.writable and not f"{mount.source}/".startswith(inside):
+                wrong.append(f"{container.name}: {mount.target} is {mount.source}, outside the storage model")
+    if wrong:
+        return Verdict("fail", "\n".join(wrong), command(case, "bringup"))
+    return passed("what the services write lies in the storage model")
+
+
+def pressure(case: Case) -> Verdict:
+    rooms = case.evidence.rooms
+    if not isinstance(rooms, tuple):
+        return unknown(rooms, mend=command(case, "fix.disk-pressure"))
+    found = disk_pressure.diagnose(case)
+    if found:  # one that is only tight is the time to be told
+        told = [finding.text for finding in found]
+        return Verdict("fail", "\n".join(dict.fromkeys(told)), command(case, "fix.disk-pressure"))
+    return passed("; ".join(_free(room) for room in rooms))
+
+
+def _free(room: Room) -> str:
+    """In steps: two audits are compared by what they say."""
+    share = 100 * room.free_bytes // room.total_bytes if room.total_bytes else 0
+    return f"{room.mount} has more than {share // 10 * 10} % free" if share >= 10 else f"{room.mount} is tight"
+
+
+def uid(case: Case) -> Verdict:
+    """Who logs in under the number of ComfyUI's files can change them, and what he makes passes for ComfyUI's."""
+    found = case.evidence.accounts
+    if not isinstance(found, tuple):
+        return unknown(found)
+    mine = [one for one in found if one.number == layout.COMFY]
+    people = [one for one in mine if not one.group and one.shell not in HARMLESS_SHELLS]
+    if people:
+        names = ", ".join(f"{one.name} ({one.shell})" for one in people)
+        text = f"UID {layout.COMFY}, which owns ComfyUI's files, is the login of {names}"
+        first = people[0].name
+        return Verdict("fail", text, f"on {case.host.name}: give {first} another UID (sudo usermod -u NUMBER {first})")
+    if mine:
+        told = ", ".join(f"{'group' if one.group else 'user'} {one.name}" for one in mine)
+        return passed(f"{layout.COMFY} is {told}, without a login")
+    return passed(f"no user and no group of the host has the number {layout.COMFY}")
+
+
+DIRECTORIES: tuple[tuple[str, str, str, Severity, str], ...] = (
+    ("nvme", "nvme-ai", "The directory ai/ is on the NVMe root", "medium", "§3.1"),
+    ("cache", "cache", "cache/ is there", "low", "§3.1"),
+    ("models", "models", "models/ belongs to root and the group docker", "medium", "§3.1"),
+    ("services", "services", "services/ is there", "medium", "§3.1"),
+    ("comfy-mnt", "comfy-mnt", "comfy-mnt and all in it belong to 1024:1024, mode 775", "high", "§3.1, §6"),
+    ("ollama", "ollama", "Ollama's directory is there", "medium", "§3.1"),
+    ("ssd", "ssd-ai", "The directory ai/ is on the SSD root", "medium", "§3.2"),
+    ("outputs", "outputs", "outputs/ is there", "medium", "§3.2"),
+    ("outputs/comfy", "outputs-comfy", "ComfyUI's outputs belong to 1024:1024", "medium", "§3.2"),
+    ("projects", "projects", "projects/ is there", "medium", "§3.2"),
+    ("projects/openwebui", "projects-openwebui", "Open WebUI's directory is there", "medium", "§3.2"),
+)
+
+CONTROLS = (
+    Control("storage.nvme-root", "The NVMe root is mounted, local and writable", "high",
+            "procedure §3.1", _root("nvme")),
+    Control("storage.ssd-root", "The SSD root is mounted, local and writable", "high", "procedure §3.2", _root("ssd")),
+    Control("storage.at-boot", "Both roots are mounted again at the next boot", "high", "procedure §3", at_boot),
+    *(
+        Control(f"storage.{key}", title, severity, f"procedure {section}", _directory(name),
+                UID_RULES if name == "comfy-mnt" else "")
+        for name, key, title, severity, section in DIRECTORIES
+    ),
+    Control("storage.models-read-only", "The shared models are read-only to services", "medium",
+            "procedure §3.1; system page, Security Posture", models_read_only),
+    Control("storage.local", "The AI stack uses local storage only", "high", "procedure §3", local),
+    Control("storage.state", "What services write lies in the storage model, so that the host can be rebuilt", "medium",
+            "procedure §1, §3; system page, Role in Pantheon", state),
+    Control("storage.pressure", "No disk of the stack is short of room", "high", "system page, Monitoring", pressure),
+    Control("storage.uid", "The number 1024 is nobody's login", "medium",
+            "procedure §6.1; system page, Known Limitations", uid, UID_RULES),
+)  # fmt: skip
