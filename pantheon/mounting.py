@@ -2,12 +2,130 @@
 
 from __future__ import annotations
 
-from pantheon.errors import UsageError
+import threading
+import time
+from typing import Any
+
+from pantheon import atlas as mounts
+from pantheon import engine
+from pantheon.errors import LookFailed, NotAsItShouldBe, PantheonError
+from pantheon.evidence import Evidence
+from pantheon.facts import Facts, Unknown
+from pantheon.finding import Finding
 from pantheon.inventory import Host
+from pantheon.nfs import Atlas
 from pantheon.options import Options
+from pantheon.plan import Plan
+
+WHAT = "atlas"
 
 
-def atlas(host: Host, *, verify: bool, options: Options, report: object) -> int:
-    """Returns 0 when every mount is as hosts.toml says, else 2. `verify` tries to write, too."""
-    del host, verify, options, report
-    raise UsageError("atlas is not built yet")
+def atlas(host: Host, *, verify: bool, options: Options, report: engine.Report) -> int:
+    """Returns 0 when every mount is as hosts.toml says, else 2. `verify` tries to write, too: after the mounts are as
+    they should be, as a plan of its own. Raises what engine.bring raises."""
+    began = engine.began_at(options)
+    report.connecting(host, WHAT)
+    with engine.connected(host, options) as connection:
+        facts, seen = _first(connection, host)
+        section = mounts.plan(host, seen)
+        plan = Plan(host.name, (section,))
+        hidden = [finding for finding in mounts.check(host, seen) if finding.id.startswith(f"{mounts.NAME}.beneath")]
+        if plan.is_empty and verify:
+            plan, hidden = Plan(host.name, (mounts.plan(host, seen, verify=True),)), []
+        took = time.monotonic() - began
+        if plan.blocked:
+            report.plan(host, plan, [], took_s=took, details=options.details, final=True)
+            return 2
+        if plan.is_empty or (options.plan_only and not plan.changes):
+            return _say(host, seen, plan, tried=verify, took=took, report=report)
+        report.plan(host, plan, hidden, took_s=took, details=options.details, final=options.plan_only)
+        if options.plan_only:
+            return 2
+        engine.free(host, facts)
+        engine.agree(host, plan, [], options, report)
+        engine.apply(connection, host, plan, facts, what=WHAT, report=report)
+        seen = look(connection, host)
+        left = mounts.plan(host, seen).changes
+        done = plan
+        if verify and not left and not _is_trial(plan):
+            trial = Plan(host.name, (mounts.plan(host, seen, verify=True),))
+            if trial.changes:  # agreed to with --verify and with the plan above: it touches no file but its own
+                engine.apply(connection, host, trial, facts, what=WHAT, report=report)
+                done = Plan(host.name, (*plan.sections, *trial.sections))
+                seen = look(connection, host)
+        if left:
+            raise _unfinished(host, seen, [change.what for change in left])
+    findings = mounts.check(host, seen, tried=verify)
+    report.done(host, done, findings, took_s=time.monotonic() - began)
+    return 0 if all(finding.is_good for finding in findings) else 2
+
+
+def _is_trial(plan: Plan) -> bool:
+    return any(getattr(step, "name", "") == "atlas_verify" for change in plan.changes for step in change.steps)
+
+
+def _unfinished(host: Host, seen: Atlas, left: list[str]) -> NotAsItShouldBe:
+    details = [f"still to do: {what}" for what in left]
+    details += [f"{f.text}: {f.evidence}" if f.evidence else f.text for f in mounts.check(host, seen) if not f.is_good]
+    return NotAsItShouldBe(
+        f"{host.name}: the changes were made, and there is still something to do",
+        details=details,
+        next_commands=[f"invoke atlas --host {host.name}"],
+    )
+
+
+def _say(host: Host, seen: Atlas, plan: Plan, *, tried: bool, took: float, report: engine.Report) -> int:
+    """Nothing to change: what is there is shown, all of it."""
+    findings = mounts.check(host, seen, tried=tried)
+    if not findings:
+        report.plan(host, plan, [], took_s=took, details=False, final=True)
+        return 0
+    report.findings(host, "mounts of Atlas", findings, took_s=took)
+    return 0 if all(finding.is_good for finding in findings) else 2
+
+
+def _first(connection: Any, host: Host) -> tuple[Facts, Atlas]:
+    from pantheon.remote import gather
+
+    facts, evidence = gather.look_with(connection, host, "atlas")
+    return facts, _seen(host, evidence)
+
+
+def look(connection: Any, host: Host) -> Atlas:
+    """The mounts as they are. Raises LookFailed where that cannot be told."""
+    from pantheon.remote import gather
+
+    return _seen(host, gather.parts(connection, host, "atlas"))
+
+
+def _seen(host: Host, evidence: Evidence) -> Atlas:
+    if isinstance(evidence.atlas, Atlas):
+        return evidence.atlas
+    why = evidence.atlas.reason if isinstance(evidence.atlas, Unknown) else "nothing was said of them"
+    raise LookFailed(f"{host.name}: the mounts of Atlas could not be looked at: {why}")
+
+
+class Beside:
+    """A look at the mounts beside another command's own: what a bring-up warns of. It takes no time where hosts.toml
+    names none, and never fails."""
+
+    def __init__(self, connection: Any, host: Host) -> None:
+        self.host, self._found = host, list[Finding]()
+        self._thread: threading.Thread | None = None
+        if host.atlas:
+            about = (connection,)
+            self._thread = threading.Thread(target=self._look, args=about, name="pantheon-atlas", daemon=True)
+            self._thread.start()
+
+    def _look(self, connection: Any) -> None:
+        try:
+            self._found = mounts.warnings(self.host, look(connection, self.host))
+        except PantheonError as error:
+            text = "the mounts of Atlas could not be looked at; the AI stack does not need them"
+            mend = f"invoke atlas --host {self.host.name}"
+            self._found = [Finding("atlas.mounts", "warn", text, error.message, mend, mounts.SOURCE)]
+
+    def warnings(self) -> list[Finding]:
+        if self._thread:
+            self._thread.join()
+        return self._found

@@ -17,7 +17,7 @@ from pantheon.looks import work
 from pantheon.looks.engine import Engine, Missing
 from pantheon.looks.files import Ground, read_text, unescape, which
 from pantheon.looks.http import quoted
-from pantheon.looks.text import Json, Object, Unread, plain, shown, without_login
+from pantheon.looks.text import Json, Object, Unread, plain, shown, unit_name, without_login
 
 UNIT_PLACES = ("/etc/systemd/system", "/run/systemd/system", "/usr/lib/systemd/system")
 TOUCH_S = 2.0
@@ -110,16 +110,6 @@ def _unit(root: str, target: str) -> Object | None:
     return None
 
 
-def unit_name(path: str) -> str:
-    """The name that systemd wants for the unit of a mount (systemd-escape --path)."""
-    kept = re.compile(r"[A-Za-z0-9:_.]")
-    words = path.strip("/").split("/")
-    escaped = [
-        "".join(c if kept.fullmatch(c) else "".join(f"\\x{b:02x}" for b in c.encode()) for c in w) for w in words
-    ]
-    return "-".join(escaped) + ".mount"
-
-
 def touched(spec: Object, root: str) -> Json:
     """evidence.Evidence.touched"""
     ground = Ground(root)
@@ -130,13 +120,14 @@ def touched(spec: Object, root: str) -> Json:
         if not row or row["target"] != path or row["fstype"] == "autofs":
             out[path] = None
             return
-        out[path] = work.attempt(_touch, root + path)
+        out[path] = work.attempt(touch_place, root + path)
 
     work.each(spec.get("touched") or (), touch)
     return out
 
 
-def _touch(path: str) -> Object:
+def touch_place(path: str) -> Object:
+    """facts.Command: whether a mount point answers, by commands that can be killed"""
     found: Object = {"status": 0, "output": ""}
     for argv in (["stat", "-f", "-c", "%T", "--", path], ["find", path, "-mindepth", "1", "-maxdepth", "1", "-quit"]):
         found = work.command(argv, TOUCH_S)

@@ -20,6 +20,7 @@ LINE_CHARS = 2000
 LABEL_CHARS = 4096
 
 ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]?|[\]PX^_][^\x07\x1b]*(?:\x07|\x1b\\)?|[ -/]*[0-~])")
+UNIT_CHARS = re.compile(r"[A-Za-z0-9:_.]")
 CONTROLS = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 SECRETIVE = r"(?:pass(?:word|wd|phrase)?|secret|token|api_?-?key|access_?-?key|private_?-?key|credential|auth)"
 SECRET_NAME = re.compile(rf"(?i){SECRETIVE}")
@@ -60,6 +61,18 @@ def shown(name: str) -> str:
     """A file name fit for a document and a terminal: undecodable bytes and control characters as escapes."""
     text = os.fsencode(name).decode("utf-8", "backslashreplace")
     return CONTROLS.sub(lambda found: f"\\x{ord(found.group()):02x}", text)
+
+
+def unit_name(path: str, kind: str = "mount") -> str:
+    """The name that systemd wants for the unit of a path, as `systemd-escape --path` gives it."""
+    words = [word for word in path.split("/") if word]
+    escaped = ["".join(c if UNIT_CHARS.match(c) else _escaped(c) for c in word) for word in words]
+    name = "-".join(escaped) or "-"
+    return f"{_escaped('.') + name[1:] if name.startswith('.') else name}.{kind}"
+
+
+def _escaped(character: str) -> str:
+    return "".join(f"\\x{byte:02x}" for byte in os.fsencode(character))
 
 
 def masked(text: str) -> str:

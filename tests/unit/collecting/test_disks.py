@@ -12,7 +12,7 @@ import pytest
 from pantheon.collecting import disks, history
 from pantheon.evidence import Beneath, Displaced, FstabLine, parse
 from pantheon.looks import work
-from pantheon.looks.text import Unread
+from pantheon.looks.text import Unread, unit_name
 from tests.unit.looks.fakes import FakeDocker, FakeHost
 
 NVME, SSD = "/mnt/local/nvme", "/mnt/local/ssd"
@@ -86,7 +86,7 @@ def test_fstab(host: FakeHost) -> None:
 
 
 def test_a_unit_of_its_own(host: FakeHost) -> None:
-    unit = disks.unit_name(f"{NVME}-2 x")
+    unit = unit_name(f"{NVME}-2 x")
     assert unit == "mnt-local-nvme\\x2d2\\x20x.mount"
     host.write(f"/etc/systemd/system/{unit}", f"[Mount]\nWhat=/dev/x\nWhere={NVME}-2 x\nType=xfs\n")
     (line,) = lines(host, touched=[f"{NVME}-2 x", SSD])
