@@ -16,8 +16,10 @@ SOURCE = "procedure §2"
 MIN_ENGINE = (25, 0)  # start_interval in healthchecks
 MIN_COMPOSE = (2, 20)
 
-DOCKER_DOCS = "https://docs.docker.com/engine/install/ubuntu/"
-TOOLKIT_DOCS = "https://docs.nvidia.com/datacenter/cloud-native/container-toolkit/latest/install-guide.html"
+
+def install(host: Host, *more: str) -> str:
+    """What brings it about: `invoke prereqs --install --host HOST`."""
+    return " ".join(["invoke prereqs --install", *more, "--host", host.name])
 
 
 def plan(host: Host, facts: Facts) -> SectionPlan:
@@ -40,7 +42,7 @@ def summary(facts: Facts) -> str:
 
 def check(host: Host, facts: Facts) -> list[Finding]:
     """A finding for each line of section 2, in its order."""
-    return [_os(host, facts), *_gpu(host, facts), _module(host, facts), *_docker(host, facts), *_toolkit(facts)]
+    return [_os(host, facts), *_gpu(host, facts), _module(host, facts), *_docker(host, facts), *_toolkit(host, facts)]
 
 
 def _finding(key: str, level: Level, text: str, *, evidence: str = "", mend: str = "") -> Finding:
@@ -83,7 +85,7 @@ def _gpu(host: Host, facts: Facts) -> list[Finding]:
                 "nvidia-smi",
                 "fail",
                 "nvidia-smi is not installed",
-                mend=f"sudo apt install nvidia-utils-{host.gpu.driver}-server",
+                mend=install(host),
             )
         )
     elif isinstance(smi, Unknown):
@@ -108,7 +110,7 @@ def _gpu_mend(host: Host, facts: Facts, reason: str) -> str:
     if "mismatch" in reason.lower():
         return advice.fix(host.name, "driver-mismatch")
     if facts.nvml is None or facts.module_version is None:
-        return f"install the driver and reboot: sudo apt install nvidia-driver-{host.gpu.driver}-server"
+        return install(host, "--reboot")
     # The driver is there and loaded: it, or the card, has got stuck. The kernel's log has the reason (NVRM: Xid).
     return "look for Xid on the host (sudo journalctl -k -g NVRM), then reboot it; power it off if that is not enough"
 
@@ -134,7 +136,7 @@ def _driver(host: Host, nvml: Nvml) -> Finding:
     evidence = f"NVML: driver {nvml.driver}, CUDA {nvml.cuda}"
     if nvml.driver == branch or nvml.driver.startswith(branch + "."):
         return _finding("driver", "ok", f"driver {nvml.driver}", evidence=evidence)
-    mend = f"sudo apt install nvidia-driver-{branch}-server, then reboot (or hosts.toml: gpu.driver)"
+    evidence, mend = f"{evidence}; hosts.toml: gpu.driver is {branch}", install(host, "--reboot")
     return _finding("driver", "fail", f"driver is {nvml.driver}, not {branch}.x", evidence=evidence, mend=mend)
 
 
@@ -156,15 +158,15 @@ def _module(host: Host, facts: Facts) -> Finding:
             "module",
             "fail",
             "no NVIDIA driver is installed",
-            mend=f"sudo apt install nvidia-driver-{host.gpu.driver}-server, then reboot",
+            mend=install(host, "--reboot"),
         )
     if module is None:
         return _finding(
             "module",
             "fail",
             "the NVIDIA kernel module is not loaded",
-            evidence="/sys/module/nvidia/version: not there",
-            mend=advice.fix(host.name, "driver-mismatch"),
+            evidence=f"/sys/module/nvidia/version: not there; the library is {library}",
+            mend=install(host, "--reboot"),
         )
     return _unknown("module", "kernel module against library", module if isinstance(module, Unknown) else library)
 
@@ -182,7 +184,7 @@ def _docker(host: Host, facts: Facts) -> list[Finding]:
                 "docker",
                 "fail",
                 "Docker Engine is not installed",
-                mend=f"install it from Docker's own repository: {DOCKER_DOCS}",
+                mend=install(host),
             )
         ]
     if isinstance(docker, Unknown):
@@ -195,7 +197,7 @@ def _docker(host: Host, facts: Facts) -> list[Finding]:
                 "fail",
                 "Docker is the snap, which cannot use the GPU",
                 evidence=docker.snap,
-                mend=f"sudo snap remove docker, then install from Docker's repository: {DOCKER_DOCS}",
+                mend=install(host, "--remove-snap"),
             )
         )
     elif isinstance(docker.snap, Unknown):
@@ -217,7 +219,7 @@ def _docker(host: Host, facts: Facts) -> list[Finding]:
                 "docker",
                 "fail",
                 f"Docker Engine {docker.engine} is older than {MIN_ENGINE[0]}",
-                mend=f"upgrade it from Docker's repository: {DOCKER_DOCS}",
+                mend=install(host),
             )
         )
     else:
@@ -229,7 +231,7 @@ def _docker(host: Host, facts: Facts) -> list[Finding]:
                 "fail",
                 "Docker Compose v2 is not installed",
                 evidence=docker.compose.reason if isinstance(docker.compose, Unknown) else "",
-                mend="sudo apt install docker-compose-plugin",
+                mend=install(host),
             )
         )
     elif _version(docker.compose) < MIN_COMPOSE:
@@ -238,7 +240,7 @@ def _docker(host: Host, facts: Facts) -> list[Finding]:
                 "compose",
                 "fail",
                 f"Docker Compose {docker.compose} is older than 2.20",
-                mend="sudo apt install docker-compose-plugin",
+                mend=install(host),
             )
         )
     else:
@@ -246,14 +248,14 @@ def _docker(host: Host, facts: Facts) -> list[Finding]:
     return findings
 
 
-def _toolkit(facts: Facts) -> list[Finding]:
+def _toolkit(host: Host, facts: Facts) -> list[Finding]:
     if facts.toolkit is None:
         return [
             _finding(
                 "toolkit",
                 "fail",
                 "NVIDIA Container Toolkit is not installed",
-                mend=f"install nvidia-container-toolkit: {TOOLKIT_DOCS}",
+                mend=install(host),
             )
         ]
     if isinstance(facts.toolkit, Unknown):
@@ -266,14 +268,13 @@ def _toolkit(facts: Facts) -> list[Finding]:
                 _finding("runtime", "ok", "Docker knows the nvidia runtime", evidence=f"runtimes: {runtimes}")
             )
         else:
-            mend = "sudo nvidia-ctk runtime configure --runtime=docker && sudo systemctl restart docker"
             findings.append(
                 _finding(
                     "runtime",
                     "fail",
                     "Docker does not know the nvidia runtime",
                     evidence=f"runtimes: {runtimes}",
-                    mend=mend,
+                    mend=install(host),
                 )
             )
     return findings

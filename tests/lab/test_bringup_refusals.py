@@ -56,7 +56,7 @@ class TestPrerequisites:
         finally:
             untouched.sh("rm -r /snap")
         assert "Docker is the snap" in done.out, done.seen
-        assert "snap remove docker" in done.out, done.seen
+        assert "prereqs --install --remove-snap" in done.out, done.seen
 
     def test_an_engine_that_does_not_answer(self, untouched: World) -> None:
         with faults.without_engine(untouched.lab):
