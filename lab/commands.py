@@ -50,9 +50,8 @@ def up(name: str, port: str, base: str, comfy_first_run: str, bare: bool = False
     seconds = number(comfy_first_run, "--comfy-first-run") if comfy_first_run else None
     number_of_port = whole(port, "--port") if port else None
     lab = machine.up(name, port=number_of_port, base=base, bare=bare, comfy_first_run=seconds, say=say)
-    say(
-        f"lab {lab.name} is {'bare' if lab.bare else 'ready'}: {lab.os_id} {lab.os_version}, ssh on 127.0.0.1:{lab.port}"
-    )
+    state = "bare" if lab.bare else "ready"
+    say(f"lab {lab.name} is {state}: {lab.os_id} {lab.os_version}, ssh on 127.0.0.1:{lab.port}")
     write(next_steps(lab))
 
 

@@ -122,7 +122,7 @@ class System:
 
 
 def ensure_os(base: bases.Base, say: Say) -> System:
-    """The images with the packages. They are saved as a file too, since an engine's images are easily lost (a prune)."""
+    """The images with the packages. They are a file in the cache too, since an engine's images are easily lost."""
     recipes = {"os": HOST / "os.Dockerfile", "engine": HOST / "engine.Dockerfile"}
     key = cache.digest(base.key, *(recipe.read_bytes() for recipe in recipes.values()))
     tags = {name: f"pantheon-lab-{name}:{base.os_id}-{key}" for name in recipes}

@@ -2,9 +2,9 @@
 
 usage: pack.py DEBS GPU OUT
 
-DEBS has the distribution's own engine as it was downloaded, GPU a folder for each driver version as lab/gpu built it. OUT
-gets www/SITE/.. as the sites serve it, archive.gpg (the stand-in archive's key) and keys.json (fingerprints). The private
-keys stay in the container, which is thrown away.
+DEBS has the distribution's own engine as it was downloaded, GPU a folder for each driver version as lab/gpu built it.
+OUT gets www/SITE/.. as the sites serve it, archive.gpg (the stand-in archive's key) and keys.json (fingerprints). The
+private keys stay in the container, which is thrown away.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-WORK = Path("/tmp/pack")
+WORK = Path("/var/tmp/pack")  # noqa: S108 - in a container of one program
 LIBRARIES = "usr/lib/x86_64-linux-gnu"
 TOOLKIT_VERSION = "1.18.1-1"
 VARIANTS = ("", "-open", "-server", "-server-open")
@@ -135,11 +135,17 @@ class Package:
         return pool / name
 
 
-def run(*argv: object, **options: object) -> str:
-    done = subprocess.run([str(word) for word in argv], capture_output=True, text=True, check=False, **options)  # type: ignore[call-overload]
+def run(*argv: object) -> str:
+    """What a program said; when it fails, this ends with its words."""
+    words = [str(word) for word in argv]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
     if done.returncode != 0:
-        sys.exit(f"{' '.join(str(word) for word in argv)}: {done.stderr or done.stdout}")
-    return str(done.stdout)
+        sys.exit(f"{' '.join(words)}: {done.stderr or done.stdout}")
+    return done.stdout
+
+
+def names_in(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
 
 
 def place(source: Path, target: Path) -> None:
@@ -246,7 +252,7 @@ def service(units: str, *, before: str = "", action: str = "start") -> dict[str,
 
 
 def toolkit_packages(gpu: Path) -> list[Package]:
-    programs = {name: gpu / "usr/bin" / name for name in os.listdir(gpu / "usr/bin")}
+    programs = {name: gpu / "usr/bin" / name for name in names_in(gpu / "usr/bin")}
     same = f"(= {TOOLKIT_VERSION})"
     return [
         Package(
@@ -292,8 +298,8 @@ def driver_packages(branch: str, version: str, gpu: Path) -> list[Package]:
                 "libc6",
                 only_one("libnvidia-compute"),
                 {"triggers": "activate-noawait ldconfig\n"},
-                {f"{LIBRARIES}/{name}": gpu / LIBRARIES / name for name in os.listdir(gpu / LIBRARIES)},
-            )  # fmt: skip
+                {f"{LIBRARIES}/{name}": gpu / LIBRARIES / name for name in names_in(gpu / LIBRARIES)},
+            )
         )
         made.append(
             Package(
@@ -302,7 +308,7 @@ def driver_packages(branch: str, version: str, gpu: Path) -> list[Package]:
                 f"{compute} (= {full})",
                 only_one("nvidia-utils"),
                 files={"usr/bin/nvidia-smi": gpu / "usr/bin/nvidia-smi"},
-            )  # fmt: skip
+            )
         )
         for kind in ("", "-open"):
             name, module = f"nvidia-driver-{branch}{server}{kind}", f"nvidia-dkms-{branch}{server}{kind}"
@@ -360,7 +366,7 @@ class Key:
             "ed25519",
             "sign",
             "never",
-        )  # noqa: E501
+        )
         listed = run("gpg", "--batch", "--with-colons", "--list-keys", f"={name} <lab@invalid>")
         return cls(next(line.split(":")[9] for line in listed.splitlines() if line.startswith("fpr:")))
 
@@ -379,9 +385,8 @@ def index(debs: Iterable[Path], root: Path) -> str:
         data = deb.read_bytes()
         stanza = run("dpkg-deb", "-f", deb).rstrip("\n")
         stanza += f"\nFilename: {deb.relative_to(root)}\nSize: {len(data)}\n"
-        stanzas.append(
-            stanza + f"MD5sum: {hashlib.md5(data).hexdigest()}\nSHA256: {hashlib.sha256(data).hexdigest()}\n"
-        )  # noqa: S324
+        md5, sha256 = hashlib.md5(data, usedforsecurity=False), hashlib.sha256(data)
+        stanzas.append(f"{stanza}MD5sum: {md5.hexdigest()}\nSHA256: {sha256.hexdigest()}\n")
     return "\n".join(stanzas)
 
 
@@ -394,7 +399,7 @@ def publish(dists: Path, packages: Mapping[str, str], about: Mapping[str, str], 
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(data)
             sums.append(f" {hashlib.sha256(data).hexdigest()} {len(data)} {name}{suffix}")
-    date = datetime.datetime.now(tz=datetime.timezone.utc).strftime("%a, %d %b %Y %H:%M:%S UTC")
+    date = datetime.datetime.now(tz=datetime.UTC).strftime("%a, %d %b %Y %H:%M:%S UTC")
     lines = [f"{key}: {value}" for key, value in {**about, "Date": date}.items()]
     (dists / "Release").write_text("\n".join([*lines, "SHA256:", *sums]) + "\n")
     key.sign(dists / "Release", dists / "InRelease")
