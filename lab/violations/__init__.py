@@ -74,11 +74,15 @@ def rounds() -> dict[str, list[Violation]]:
     return found
 
 
-def inventory() -> dict[str, Any]:
-    """The INVENTORY of every module, merged."""
+def inventory(lab: Lab) -> dict[str, Any]:
+    """What hosts.toml says in a baseline: INVENTORY of this module and the others, and what their functions of that
+    name find out on the lab, all merged."""
     found = dict(INVENTORY)
     for name in modules():
-        found = merged(found, getattr(importlib.import_module(f"lab.violations.{name}"), "INVENTORY", {}))
+        module = importlib.import_module(f"lab.violations.{name}")
+        found = merged(found, getattr(module, "INVENTORY", {}))
+        find_out = getattr(module, "inventory", None)
+        found = merged(found, find_out(lab)) if find_out else found
     return found
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pantheon import foreign, stack
 from pantheon.control import Control, Verdict
 from pantheon.facts import Container, Docker, Image, Unknown
+from pantheon.grammar import memory_bytes
 from pantheon.incident import Case
 from pantheon.inventory import SERVICES
 
@@ -16,6 +17,7 @@ SOURCE = "practice"
 # Tags under which a registry has another image tomorrow. `X-latest` is as good as `latest`.
 MOVING = re.compile(r"(?:.*[-_.])?(?:latest|main|master|edge|nightly|dev|develop|stable|rolling|unstable)")
 ROTATED = ("none", "local", "journald", "syslog", "gelf", "fluentd", "awslogs", "splunk", "gcplogs", "etwlogs")
+MOST_LOG = 20 << 30  # bytes; a bound above this is none
 GOOD_POLICIES = ("always", "unless-stopped")
 SOCKETS = ("/var/run/docker.sock", "/run/docker.sock", "/run/containerd/containerd.sock")
 # Capabilities that are as good as root on the host, and those that Docker gives to every container.
@@ -92,10 +94,13 @@ def log_rotation(case: Case) -> Verdict:
 
 
 def _unbounded_log(container: Container) -> str:
-    size = container.log_options.get("max-size", "")
-    if container.log_driver in ROTATED or (size and not size.startswith(("-", "0"))):
+    if container.log_driver in ROTATED:
         return ""
-    return f"{container.log_driver or 'its log'} without max-size: it grows until the disk is full"
+    size, files = container.log_options.get("max-size", ""), container.log_options.get("max-file", "1")
+    most = memory_bytes(size) * (int(files) if files.isdecimal() else 1)
+    if not most:
+        return f"{container.log_driver or 'its log'} without max-size: it grows until the disk is full"
+    return f"its log may take {most >> 30} GiB (max-size {size}, max-file {files})" if most > MOST_LOG else ""
 
 
 def restart(case: Case) -> Verdict:

@@ -25,6 +25,7 @@ import sys
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass
+from datetime import date
 from functools import partial
 from pathlib import Path
 from typing import IO, Any
@@ -353,14 +354,30 @@ class World:
 
 
 def toml(table: Mapping[str, Any], path: str) -> str:
-    """A table and the tables in it as TOML. A JSON string is a TOML string, but for the character DEL."""
-    plain = {key: value for key, value in table.items() if not isinstance(value, dict)}
+    """A table, and the tables and lists of tables in it, as TOML. A JSON string is a TOML string, but for the character
+    DEL."""
+    inner = {key: value for key, value in table.items() if is_table(value) or is_tables(value)}
     lines = [
         f"[{path}]",
-        *(f"{json.dumps(key)} = {json.dumps(value, ensure_ascii=False)}" for key, value in plain.items()),
+        *(f"{json.dumps(key)} = {scalar(value)}" for key, value in table.items() if key not in inner),
     ]
-    inner = [toml(value, f"{path}.{key}") for key, value in table.items() if isinstance(value, dict)]
-    return "\n".join([*lines, "", *inner])
+    parts = [toml(value, f"{path}.{key}") for key, value in inner.items() if is_table(value)]
+    for key, value in inner.items():
+        if not is_table(value):
+            parts += [toml(item, f"{path}.{key}").replace(f"[{path}.{key}]", f"[[{path}.{key}]]", 1) for item in value]
+    return "\n".join([*lines, "", *parts])
+
+
+def is_table(value: object) -> bool:
+    return isinstance(value, Mapping)
+
+
+def is_tables(value: object) -> bool:
+    return isinstance(value, list | tuple) and bool(value) and all(is_table(item) for item in value)
+
+
+def scalar(value: object) -> str:
+    return value.isoformat() if isinstance(value, date) else json.dumps(value, ensure_ascii=False)
 
 
 def steps(plan: dict[str, Any]) -> list[dict[str, Any]]:

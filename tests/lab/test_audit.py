@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from conftest import Ran, World
+from conftest import FAILED, Ran, World
 
 from lab import violations
 from lab.violations import Violation
@@ -30,7 +30,7 @@ def by_id(document: Any) -> dict[str, Any]:
 
 def declare(world: World, *chosen: Violation) -> None:
     """hosts.toml as in the baseline, with what the violations say besides."""
-    table = violations.inventory()
+    table = violations.inventory(world.lab)
     for one in chosen:
         table = violations.merged(table, one.host)
     world.inventory(**table)
@@ -50,9 +50,19 @@ def planted(world: World, *chosen: Violation) -> Iterator[None]:
 
 
 @pytest.fixture
-def well(brought_up: World) -> World:
-    declare(brought_up)
-    return brought_up
+def well(world: World, request: pytest.FixtureRequest) -> Iterator[World]:
+    """A host that was brought up as a careful operator has it: images by their digests, everything declared."""
+    if world.state != "audited":
+        world.make("fresh")
+        world.state = "dirty"
+        declare(world)
+        world.bring_up()
+        BASELINE.clear()
+    world.state = "dirty"
+    declare(world)
+    yield world
+    if not request.node.stash.get(FAILED, False):
+        world.state = "audited"
 
 
 BASELINE: dict[str, Any] = {}
