@@ -16,11 +16,19 @@ from pantheon.control import Control, Result, Verdict
 from pantheon.incident import Case
 from pantheon.looks.text import masked
 
-SUBJECTS: tuple[str, ...] = (*("containers", "secrets", "upkeep", "waivers"),)
+SUBJECTS: tuple[str, ...] = (
+    *("hardware", "system", "driver", "docker", "toolkit", "storage", "services", "network", "ssh", "nfs"),
+    *("virtualisation", "monitoring"),
+    *("containers", "secrets", "upkeep", "waivers"),
+    "beyond",
+)
 NEVER_WAIVED = "audit.waivers"
 
 # Parts of the evidence (collect.MORE) that controls are judged on.
-MORE: tuple[str, ...] = (*("clock", "journal", "upgrades", "custom_nodes", "open_trees", "secret_files", "namespaces"),)
+MORE: tuple[str, ...] = (
+    *("addresses", "sockets", "ssh_server", "desktop", "virtual", "cards", "accounts", "drives", "kernels", "atlas"),
+    *("clock", "journal", "upgrades", "custom_nodes", "open_trees", "secret_files", "namespaces"),
+)
 
 
 def every() -> list[Control]:

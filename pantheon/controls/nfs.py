@@ -1,0 +1,170 @@
+"""The mounts of Atlas, as hosts.toml lists them (system page, Storage Layout). The AI stack uses none of them."""
+
+from __future__ import annotations
+
+from pantheon import atlas, foreign
+from pantheon.control import Control, Verdict
+from pantheon.controls.verdicts import (
+    command,
+    containers,
+    diagnose,
+    not_applicable,
+    not_checkable,
+    passed,
+    unknown,
+)
+from pantheon.facts import Command, Mount, Unknown
+from pantheon.incident import Case
+from pantheon.inventory import SERVICES, AtlasMount
+from pantheon.nfs import Atlas, Share
+
+SOURCE = "system page, Storage Layout"
+UNUSED_RULES = (
+    "The system page keeps the state of containers on /mnt/atlas/appdata, the procedure says local storage only. The "
+    "procedure rules for the AI stack: it must run with Atlas down. Other services may use appdata."
+)
+
+
+def _shares(case: Case) -> list[tuple[AtlasMount, Share]] | Verdict:
+    """What hosts.toml names with what the host has, or the verdict where there is nothing to judge."""
+    if not case.host.atlas:
+        return not_applicable("hosts.toml names no mount of Atlas")
+    found = case.evidence.atlas
+    if not isinstance(found, Atlas):
+        return unknown(found, mend=command(case, "atlas"))
+    pairs = atlas.pairs(case.host, found)
+    return pairs or unknown(Unknown("the mounts were not looked at"), mend=command(case, "atlas"))
+
+
+def _up(case: Case) -> list[tuple[AtlasMount, Share, Mount]] | Verdict:
+    """Those that are mounted now; an automount that waits for its first use has nothing to be judged yet."""
+    pairs = _shares(case)
+    if isinstance(pairs, Verdict):
+        return pairs
+    up = [(want, share, row) for want, share in pairs if (row := atlas.top(share))]
+    return up or not_applicable("nothing of Atlas is mounted now")
+
+
+def mounted(case: Case) -> Verdict:
+    pairs = _shares(case)
+    if isinstance(pairs, Verdict):
+        return pairs
+    missing = [
+        f"{want.mount} is not mounted ({want.export})" for want, share in pairs if not share.rows and not share.waits
+    ]
+    if missing:
+        return Verdict("fail", "\n".join(missing), command(case, "atlas"))
+    return passed(
+        "\n".join(f"{want.mount}: {'mounted' if share.rows else 'at its first use'}" for want, share in pairs)
+    )
+
+
+def really(case: Case) -> Verdict:
+    up = _up(case)
+    if isinstance(up, Verdict):
+        return up
+    wrong = []
+    for want, _, row in up:
+        if row.fstype not in atlas.REALLY_NFS:
+            wrong.append(f"{want.mount} is {row.fstype} ({row.source}), not NFS")
+        elif row.source.rstrip("/") != want.export.rstrip("/"):
+            wrong.append(f"{want.mount} is {row.source}, not {want.export}")
+    if wrong:
+        return Verdict("fail", "\n".join(wrong), command(case, "atlas"))
+    return passed("\n".join(f"{want.mount}: {row.source} {row.fstype}" for want, _, row in up))
+
+
+def modes(case: Case) -> Verdict:
+    up = _up(case)
+    if isinstance(up, Verdict):
+        return up
+    wrong = []
+    for want, _, row in up:
+        mode = "ro" if "ro" in row.options.split(",") else "rw"
+        if mode != want.mode:
+            wrong.append(f"{want.mount} is mounted {mode}, not {want.mode}")
+    if wrong:
+        return Verdict("fail", "\n".join(wrong), command(case, "atlas"))
+    return passed("\n".join(f"{want.mount}: {want.mode}" for want, _, _ in up))
+
+
+def answers(case: Case) -> Verdict:
+    up = _up(case)
+    if isinstance(up, Verdict):
+        return up
+    wrong = []
+    for want, share, _ in up:
+        if isinstance(share.answers, Unknown):
+            wrong.append(f"{want.mount}: {share.answers.reason}")
+        elif isinstance(share.answers, Command) and share.answers.status:
+            wrong.append(f"{want.mount}: {share.answers.output.strip()}")
+    if wrong:
+        return Verdict("fail", "\n".join(wrong), command(case, "atlas"))
+    return passed("\n".join(f"{want.mount} answers" for want, _, _ in up))
+
+
+def at_boot(case: Case) -> Verdict:
+    """Mounted again after a boot, and a boot that does not wait for a server that is gone."""
+    pairs = _shares(case)
+    if isinstance(pairs, Verdict):
+        return pairs
+    wrong, told = [], []
+    for want, share in pairs:
+        by, line = atlas.served(share), atlas.waits_at_boot(share)
+        if line:
+            wrong.append(f"{want.mount}: /etc/fstab line {line.number} has no nofail: a boot waits for Atlas")
+        elif by.by in ("nobody", "hand"):
+            wrong.append(f"{want.mount}: neither /etc/fstab nor a unit mounts it")
+        else:
+            told.append(f"{want.mount}: {by.where or 'units of pantheon'}")
+    if wrong:
+        return Verdict("fail", "\n".join(wrong), command(case, "atlas"))
+    return passed("\n".join(told))
+
+
+def unused(case: Case) -> Verdict:
+    everything = containers(case)
+    if everything is None:
+        return unknown(case.facts.containers, mend=diagnose(case))
+    roots = tuple({"/mnt/atlas/", *(f"{want.mount}/" for want in case.host.atlas)})
+    wrong, seen = [], 0
+    for container in everything:
+        known = foreign.repository(container.image) in foreign.REPOSITORIES
+        if container.name in SERVICES or foreign.is_ours(case.host, container) or known:
+            seen += 1
+            wrong += [f"{container.name}: {mount.source} at {mount.target}" for mount in container.mounts
+                      if f"{mount.source}/".startswith(roots)]  # fmt: skip
+    if wrong:
+        return Verdict("fail", "\n".join(wrong), command(case, "bringup"))
+    return passed("no service of the stack has a directory of Atlas") if seen else not_applicable("no service is there")
+
+
+def owners(case: Case) -> Verdict:
+    """Who owns what is written there only shows when something is written."""
+    pairs = _shares(case)
+    if isinstance(pairs, Verdict):
+        return pairs
+    seen = case.evidence.atlas
+    if not isinstance(seen, Atlas):
+        return unknown(seen)
+    look = command(case, "atlas", "--verify")
+    found = [one for want, share in pairs for one in atlas.attempts(case.host, want, share, seen)]
+    bad = [finding for finding in found if finding.level == "fail"]
+    if bad:
+        return Verdict("fail", "\n".join(f"{f.text}: {f.evidence}" for f in bad), bad[0].mend or look)
+    if any(finding.level == "unknown" for finding in found) or not found:
+        return not_checkable("an audit writes nothing, and only what is written shows whose it becomes", look)
+    return passed("\n".join(finding.text for finding in found))
+
+
+CONTROLS = (
+    Control("nfs.mounted", "Every mount of Atlas is there, or made at its first use", "medium", SOURCE, mounted),
+    Control("nfs.type", "Each is really NFS, from the export that hosts.toml names", "medium", SOURCE, really),
+    Control("nfs.modes", "Each is ro or rw as intended", "high", "system page, Storage Layout and Security Posture",
+            modes),
+    Control("nfs.answers", "Atlas answers on each", "medium", "system page, Storage Layout and Monitoring", answers),
+    Control("nfs.at-boot", "Each comes back after a boot, and no boot waits for Atlas", "medium", SOURCE, at_boot),
+    Control("nfs.unused", "The AI stack uses nothing of Atlas", "high", "procedure §1, §3; system page, Storage Layout",
+            unused, UNUSED_RULES),
+    Control("nfs.owners", "What 1024 writes is 1024's on Atlas", "medium", "system page, Known Limitations", owners),
+)  # fmt: skip
