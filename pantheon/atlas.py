@@ -177,8 +177,13 @@ def plan(host: Host, seen: Atlas, *, verify: bool = False, only_verify: bool = F
 
 
 def _blocked(host: Host, seen: Atlas) -> tuple[Finding, ...]:
-    if not host.atlas or isinstance(seen.client, str):
+    if not host.atlas:
         return ()
+    if isinstance(seen.client, str):
+        text = "this kernel has no automounts: without them a dead server could hold up a boot"
+        mend = host.ssh("'sudo apt install linux-modules-extra-$(uname -r)'")
+        gone = Finding(f"{NAME}.autofs", "fail", text, "there is no /dev/autofs", mend, SOURCE)
+        return () if seen.autofs else (gone,)
     mend = host.ssh("sudo apt install nfs-common") + f"; then invoke atlas --host {host.name}"
     text = "NFS cannot be mounted: its programs are not installed"
     said = seen.client.reason if isinstance(seen.client, Unknown) else "there is no mount.nfs4"

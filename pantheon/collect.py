@@ -32,6 +32,7 @@ from pantheon.collecting import (
     nfs,
     nodes,
     packages,
+    sources,
     sshd,
     sshserver,
     units,
@@ -90,6 +91,7 @@ PARTS: dict[str, Callable[[Object, str], Json]] = {
     "busy": busy.busy,
     "holder": holder.holder,
     "atlas": nfs.atlas,
+    "sources": sources.sources,
     "clock": upkeep.clock,
     "journal": upkeep.journal,
     "upgrades": upkeep.upgrades,
@@ -109,7 +111,7 @@ PARTS: dict[str, Callable[[Object, str], Json]] = {
 
 # What only some commands ask for, by name: the others need not wait for it.
 MORE: tuple[str, ...] = (
-    *("packages", "kernels", "driver_offer", "atlas", "belongings"),
+    *("packages", "kernels", "driver_offer", "atlas", "sources", "belongings"),
     *("addresses", "sockets", "ssh_server", "desktop", "virtual", "cards", "accounts", "drives"),
     *("clock", "journal", "upgrades", "custom_nodes", "open_trees", "secret_files", "namespaces"),
 )

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
 
-from pantheon import foreign, memory, procedure
+from pantheon import attaching, foreign, memory, procedure
 from pantheon.errors import ApplyError, Declined, Interrupted, NotAsItShouldBe
 from pantheon.facts import Facts, Http
 from pantheon.finding import Finding
@@ -75,6 +75,7 @@ def bring(host: Host, names: tuple[str, ...], *, what: str, options: Options, re
     began = began_at(options)
     report.connecting(host, what)
     with connected(host, options) as connection:
+        beside = _atlas(connection, host, names)
         facts = _after_the_end(connection, host, look(connection, host))
         if options.install:
             from pantheon import installing
@@ -83,7 +84,14 @@ def bring(host: Host, names: tuple[str, ...], *, what: str, options: Options, re
             if ready is None:
                 return code
             facts, began = ready, time.monotonic()
-        warnings = memory.warnings(host, facts)
+        if "storage" in names and attaching.missing(host, facts):
+            from pantheon import mounting
+
+            ready, code = mounting.disks(connection, host, facts, what=what, options=options, report=report)
+            if ready is None:
+                return code
+            facts, began = ready, time.monotonic()
+        warnings = memory.warnings(host, facts) + beside()
         plan = procedure.plan(host, facts, names)
         took = time.monotonic() - began
         if options.plan_only or plan.blocked:
@@ -101,6 +109,15 @@ def bring(host: Host, names: tuple[str, ...], *, what: str, options: Options, re
             apply(connection, host, plan, facts, what=what, report=report)
         watch(connection, host, services, what=what, report=report)
         return _prove(connection, host, plan, names, began=began, report=report)
+
+
+def _atlas(connection: Any, host: Host, names: tuple[str, ...]) -> Callable[[], list[Finding]]:
+    """What a bring-up as a whole has to say of Atlas, looked at meanwhile. It depends on none of it."""
+    if not host.atlas or names != procedure.ORDER:
+        return list
+    from pantheon import mounting
+
+    return mounting.Beside(connection, host).warnings
 
 
 def _after_the_end(connection: Any, host: Host, facts: Facts) -> Facts:

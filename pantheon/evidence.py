@@ -15,6 +15,7 @@ from pantheon.facts import Command, Http, Maybe, decode
 from pantheon.kernels import Kernels, Offer
 from pantheon.nfs import Atlas
 from pantheon.packages import Packages
+from pantheon.sources import Sources
 from pantheon.upkeep import Clock, CustomNode, Journal, Namespaces, OpenTree, SecretFile, Upgrades
 
 SCHEMA = 1
@@ -318,6 +319,7 @@ class Evidence:
     holder: Maybe[Holder] = None
     belongings: Maybe[Belongings] = None  # what a takeover asked about
     atlas: Maybe[Atlas] = None  # the NFS mounts of hosts.toml
+    sources: Maybe[Sources] = None  # hosts.toml's disks
     answers: dict[str, Maybe[Http]] = field(default_factory=dict)
     # ---- for the audit alone (collect.MORE)
     addresses: Maybe[tuple[Address, ...]] = None

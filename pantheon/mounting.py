@@ -7,7 +7,7 @@ import time
 from typing import Any
 
 from pantheon import atlas as mounts
-from pantheon import engine
+from pantheon import attaching, engine
 from pantheon.errors import LookFailed, NotAsItShouldBe, PantheonError
 from pantheon.evidence import Evidence
 from pantheon.facts import Facts, Unknown
@@ -15,7 +15,7 @@ from pantheon.finding import Finding
 from pantheon.inventory import Host
 from pantheon.nfs import Atlas
 from pantheon.options import Options
-from pantheon.plan import Plan
+from pantheon.plan import Plan, SectionPlan
 
 WHAT = "atlas"
 
@@ -56,7 +56,12 @@ def atlas(host: Host, *, verify: bool, options: Options, report: engine.Report) 
         if left:
             raise _unfinished(host, seen, [change.what for change in left])
     findings = mounts.check(host, seen, tried=verify)
-    report.done(host, done, findings, took_s=time.monotonic() - began)
+    took = time.monotonic() - began
+    if _is_trial(done):
+        report.settled()
+        report.findings(host, "mounts of Atlas, tried", findings, took_s=took)
+    else:
+        report.done(host, done, findings, took_s=took)
     return 0 if all(finding.is_good for finding in findings) else 2
 
 
@@ -103,6 +108,38 @@ def _seen(host: Host, evidence: Evidence) -> Atlas:
         return evidence.atlas
     why = evidence.atlas.reason if isinstance(evidence.atlas, Unknown) else "nothing was said of them"
     raise LookFailed(f"{host.name}: the mounts of Atlas could not be looked at: {why}")
+
+
+def disks(
+    connection: Any, host: Host, facts: Facts, *, what: str, options: Options, report: engine.Report
+) -> tuple[Facts | None, int]:
+    """Mounts the storage roots that hosts.toml has a source for (procedure §3), before anything is planned on them: a
+    plan of its own. Returns (the facts then, 0), at once where they are mounted; (None, exit code) when the command
+    ends here. Raises what engine.bring raises."""
+    if not attaching.missing(host, facts):
+        return facts, 0
+    from pantheon.remote import gather
+
+    began = time.monotonic()
+    section = attaching.plan(host, facts, gather.parts(connection, host, *attaching.PARTS))
+    then = SectionPlan("then", reason="the rest, planned when the disks are there", waits=True)
+    plan = Plan(host.name, (section, *(() if section.blocked else (then,))))
+    final = options.plan_only or bool(plan.blocked)
+    if not final:
+        engine.free(host, facts)
+    report.plan(host, plan, [], took_s=time.monotonic() - began, details=options.details, final=final)
+    if final:
+        return None, 2
+    engine.agree(host, plan, [], options, report)
+    engine.apply(connection, host, plan, facts, what=what, report=report)
+    facts = engine.look(connection, host)
+    left = [root.path for root in attaching.missing(host, facts)]
+    if left:
+        raise NotAsItShouldBe(
+            f"{host.name}: after the changes {' and '.join(left)} is not mounted",
+            next_commands=[f"invoke diagnose --host {host.name}"],
+        )
+    return facts, 0
 
 
 class Beside:

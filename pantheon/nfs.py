@@ -85,9 +85,9 @@ class Tried:
 
 @dataclass(frozen=True)
 class Atlas:
-    """`client`: mount.nfs4's path, None where NFS's programs are not installed. `autofs`: the kernel has automounts.
-    `servers`: by name, "" for one that answers, else why not. `parents` are the directories above the mount points, as
-    guards read them. `ours` are all units of pantheon's, wanted or not."""
+    """`client`: mount.nfs4's path, None where NFS's programs are not installed. `autofs`: the kernel has automounts, or
+    a module for them. `servers`: by name, "" for one that answers, else why not. `parents` are the directories above
+    the mount points, as guards read them. `ours` are all units of pantheon's, wanted or not."""
 
     client: Maybe[str]
     autofs: bool

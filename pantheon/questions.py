@@ -132,6 +132,7 @@ def matters(host: Host, *, nonce: str) -> dict[str, object]:
         "beneath": sorted({host.storage.nvme, host.storage.ssd}),
         "stacked": sorted({host.storage.nvme, host.storage.ssd}),
         "touched": sorted({host.storage.nvme, host.storage.ssd, *(mount.mount for mount in host.atlas)}),
+        "sources": [source for source in (host.storage.nvme_source, host.storage.ssd_source) if source],
         "atlas": [_share(mount) for mount in host.atlas],
         "comfy_mnt": layout.comfy_mnt(host),
         "overrides": list(layout.override_files(host)),

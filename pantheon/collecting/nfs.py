@@ -53,7 +53,7 @@ def atlas(spec: Object, root: str) -> Json:
     silent = f"its name gave no address within {2 * CALL_S:g} s"
     return {
         "client": which("mount.nfs4") or which("mount.nfs"),
-        "autofs": "\tautofs" in (read_bytes(f"{root}/proc/filesystems") or b"").decode(),
+        "autofs": os.path.exists(f"{root}/dev/autofs"),
         "servers": {name: servers.get(name, silent) for name in sorted(names)},
         "shares": shares,
         "parents": _parents(ground, wanted),
