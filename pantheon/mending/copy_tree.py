@@ -404,13 +404,11 @@ class Copy:
 
     def is_done(self) -> bool:
         """Whether this very copy was completed before. One whose source has changed since is not taken for it."""
-        there = os.open(self.name, DIRECTORY, dir_fd=self.parent) if self.inside else os.dup(self.parent)
-        try:
-            staged = state_of(there, INSIDE if self.inside else self.name + SUFFIX)
-        finally:
-            os.close(there)
-        if staged is not None or not self.is_full:
+        if not self.is_full:
             return False
+        with suppress(FileNotFoundError):
+            if os.listdir(self.staging_path):
+                return False
         record = read_record().get(self.target)
         found = os.stat(self.name, dir_fd=self.parent, follow_symlinks=False)
         if not record or record["parts"] != self.identity or record["inode"] != found.st_ino:
@@ -420,6 +418,8 @@ class Copy:
                 f"{shown(self.target)} was copied at {record['finished']}, and {shown(changed)} has changed since: "
                 "move the copy away first, and it is made anew"
             )
+        with suppress(FileNotFoundError):  # all that was left to do
+            os.rmdir(self.staging_path)
         self.say(f"{shown(self.target)} was copied at {record['finished']} and is complete")
         return True
 

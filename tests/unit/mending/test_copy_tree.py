@@ -93,9 +93,9 @@ def source(tmp_path: Path) -> Path:
     (top / "dirlink").symlink_to("ComfyUI")
     os.mkfifo(top / "pipe", 0o640)
     with (top / "sparse").open("wb") as file:
-        file.seek(40 << 20)
+        file.seek(5 << 20)
         file.write(b"end")
-        file.truncate(80 << 20)
+        file.truncate(9 << 20)
     (top / "set").write_text("x")
     (top / "set").chmod(0o4755)
     for path in [*sorted(top.rglob("*"), reverse=True), top]:
@@ -113,7 +113,7 @@ def test_all_of_it_as_it_is(source: Path, tmp_path: Path) -> None:
     said = good(target, source)
     assert snapshot(target, with_top=True) == before
     assert snapshot(source, with_top=True) == before, "the source stays as it was"
-    assert (target / "sparse").stat().st_blocks * 512 < 4 << 20
+    assert (target / "sparse").stat().st_blocks * 512 < 1 << 20
     assert (target / "model").stat().st_nlink == 3
     assert left(target) == []
     assert said[-1] == f"{target} is complete"
@@ -384,7 +384,14 @@ sys.exit(copy_tree.main(sys.argv[1], copy_tree.write))
 """
 
 
-@pytest.mark.parametrize("seed", range(8))
+def test_killed_right_at_the_end(source: Path, tmp_path: Path) -> None:
+    good(tmp_path / "target", source)
+    (tmp_path / "target.pantheon-copy").mkdir()
+    assert "is complete" in good(tmp_path / "target", source)[-1]
+    assert left(tmp_path / "target") == []
+
+
+@pytest.mark.parametrize("seed", range(int(os.environ.get("PANTHEON_KILLS", "5"))))
 def test_killed_at_any_moment(source: Path, tmp_path: Path, seed: int) -> None:
     """It ends as if nothing had happened, the source untouched, and the target there only when it is whole."""
     rng = random.Random(seed)
@@ -468,6 +475,9 @@ Handler = Callable[[http.server.BaseHTTPRequestHandler], None]
 class UnixServer(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
     daemon_threads = True
 
+    def handle_error(self, *_: Any) -> None:
+        """A client that goes in the middle is none of ours."""
+
 
 class Engine:
     """The two answers of the Docker Engine that are asked for."""
@@ -549,7 +559,7 @@ def test_out_of_a_container(source: Path, tmp_path: Path, engine: Engine) -> Non
     good(tmp_path / "target", LAYER)
     found = by_second(snapshot(tmp_path / "target"))
     assert found == by_second(snapshot(source))
-    assert (tmp_path / "target" / "sparse").stat().st_blocks * 512 < 8 << 20
+    assert (tmp_path / "target" / "sparse").stat().st_blocks * 512 < 3 << 20
     good(tmp_path / "target", LAYER)
     assert left(tmp_path / "target") == []
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import io
+import json
+import os
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -85,3 +89,89 @@ def test_the_server_is_found_below_its_container(tmp_path: Path) -> None:
     assert webui_key.family(str(tmp_path), 10) == [10, 11, 12]
     assert webui_key.key_in_use(str(tmp_path), 10) == b"a=b"
     assert webui_key.key_in_use(str(tmp_path), 0) == b""
+
+
+DOCKER = """#!/bin/sh
+case $1 in
+inspect) cat "$FAKE/inspect" ;;
+cp) [ "$3" = "my-webui:/app/backend/.webui_secret_key" ] && [ -e "$FAKE/layer" ] && cat "$FAKE/layer" ;;
+esac
+"""
+
+
+@pytest.fixture
+def stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A container that does not run, as `docker` tells of it."""
+    fake = tmp_path / "fake"
+    fake.mkdir()
+    (fake / "docker").write_text(DOCKER)
+    (fake / "docker").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{fake}:{os.environ['PATH']}")
+    monkeypatch.setenv("FAKE", str(fake))
+    monkeypatch.setattr(webui_key, "pid_of", lambda _: 0)
+    return fake
+
+
+def described(fake: Path, *env: str, mounts: tuple[tuple[Path, str], ...] = (), home: str = "/app/backend") -> None:
+    told = {
+        "Config": {"Env": list(env), "WorkingDir": home},
+        "Mounts": [{"Source": str(source), "Destination": target} for source, target in mounts],
+    }
+    (fake / "inspect").write_text(json.dumps([told]))
+
+
+def packed(fake: Path, data: bytes) -> None:
+    with tarfile.open(fake / "layer", "w") as tar:
+        info = tarfile.TarInfo(".webui_secret_key")
+        info.size = len(data)
+        tar.addfile(info, io.BytesIO(data))
+
+
+def carried(path: Path) -> bytes:
+    webui_key.mend("my-webui", str(path), carry=False, stopped=True)
+    return path.read_bytes()
+
+
+@pytest.mark.parametrize("name", ["WEBUI_SECRET_KEY", "WEBUI_JWT_SECRET_KEY"])
+def test_a_stopped_server_s_key_from_its_environment(stopped: Path, tmp_path: Path, name: str) -> None:
+    described(stopped, "PATH=/bin", f"{name}=k=y $x")
+    path = tmp_path / "secrets" / "key"
+    assert carried(path) == b"k=y $x\n"
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert path.parent.stat().st_mode & 0o777 == 0o700
+
+
+def test_a_stopped_server_s_key_from_its_own_layer(stopped: Path, tmp_path: Path) -> None:
+    described(stopped, "WEBUI_SECRET_KEY=")
+    packed(stopped, b"l4yer\n")
+    assert carried(tmp_path / "key") == b"l4yer\n"
+
+
+@pytest.mark.parametrize(
+    ("env", "mount"),
+    [
+        ("WEBUI_SECRET_KEY_FILE=/app/backend/data/.key", "/app/backend/data"),
+        ("WEBUI_SECRET_KEY_FILE=data/.key", "/app/backend/data"),
+        ("WEBUI_SECRET_KEY_FILE=/run/secrets/key", "/run/secrets/key"),
+    ],
+)
+def test_a_stopped_server_s_key_from_a_mount(stopped: Path, tmp_path: Path, env: str, mount: str) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / ".key").write_bytes(b"m0unted\n")
+    source = tmp_path / "data" if mount.endswith("data") else tmp_path / "data" / ".key"
+    described(stopped, env, mounts=((tmp_path / "nothing", "/app"), (source, mount)))
+    assert carried(tmp_path / "key") == b"m0unted\n"
+
+
+def test_a_key_of_ours_is_not_replaced(stopped: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    described(stopped, "WEBUI_SECRET_KEY=theirs")
+    (tmp_path / "key").write_bytes(b"0urs\n")
+    assert carried(tmp_path / "key") == b"0urs\n"
+    said = capsys.readouterr().out
+    assert "another than the server had: who is logged in there logs in again" in said
+    assert "theirs" not in said
+
+
+def test_no_container_and_no_key(stopped: Path, tmp_path: Path) -> None:
+    (stopped / "docker").write_text("#!/bin/sh\nexit 1\n")
+    assert len(carried(tmp_path / "key")) == 65

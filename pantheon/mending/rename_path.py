@@ -1,0 +1,88 @@
+"""Renames files and directories, and never replaces anything.
+
+Arguments: {"moves": [{"from": absolute, "to": absolute, "over_empty": bool}, ...]}. All of them are looked at before
+the first is made: where both names are there, or neither, nothing is done. `over_empty`: `to` may be an empty
+directory. A move that was made before is passed over, so that it can be run again.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import json
+import os
+import sys
+from collections.abc import Callable
+
+AT_FDCWD, NOREPLACE = -100, 1
+
+
+class Failed(Exception):
+    """The message is for the operator."""
+
+
+def state(move: dict[str, object]) -> str:
+    """ "todo" or "done". Raises Failed when it can be neither."""
+    old, new = str(move["from"]), str(move["to"])
+    is_old, is_new = os.path.lexists(old), os.path.lexists(new)
+    if is_old and is_new and not (move.get("over_empty") and is_empty(new)):
+        raise Failed(f"{shown(old)} and {shown(new)} are both there: nothing was renamed")
+    if not is_old and not is_new:
+        raise Failed(f"neither {shown(old)} nor {shown(new)} is there: nothing was renamed")
+    return "todo" if is_old else "done"
+
+
+def is_empty(path: str) -> bool:
+    return os.path.isdir(path) and not os.path.islink(path) and not os.listdir(path)
+
+
+def rename(old: str, new: str, *, over_empty: bool) -> None:
+    if over_empty and os.path.lexists(new):
+        os.rename(old, new)  # refused by the kernel where it is not empty by now
+        return
+    libc = ctypes.CDLL(None, use_errno=True)
+    try:
+        call = libc.renameat2
+    except AttributeError:
+        call = None
+    if call and not call(AT_FDCWD, os.fsencode(old), AT_FDCWD, os.fsencode(new), NOREPLACE):
+        return
+    number = ctypes.get_errno() if call else errno.ENOSYS
+    if number not in (errno.ENOSYS, errno.EINVAL):
+        raise OSError(number, os.strerror(number), new)
+    if os.path.lexists(new):  # a file system that cannot refuse by itself
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), new)
+    os.rename(old, new)
+
+
+def shown(name: str) -> str:
+    text = os.fsencode(name).decode("utf-8", "backslashreplace")
+    return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)
+
+
+def main(arguments: str, say: Callable[[str], None]) -> int:
+    moves = json.loads(arguments)["moves"]
+    try:
+        for move, found in [(move, state(move)) for move in moves]:
+            if found == "done":
+                say(f"{shown(move['to'])} has its name already")
+                continue
+            rename(move["from"], move["to"], over_empty=bool(move.get("over_empty")))
+            say(f"{shown(move['from'])} is {shown(move['to'])} now")
+    except Failed as failed:
+        say(str(failed))
+        return 1
+    except OSError as error:
+        why = "lies on another file system" if error.errno == errno.EXDEV else error.strerror or str(error)
+        say(f"{shown(str(error.filename or ''))}: {why}")
+        return 1
+    return 0
+
+
+def write(line: str) -> None:
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1], write))
