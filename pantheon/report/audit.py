@@ -31,29 +31,45 @@ def write(audit: Audit, form: str) -> None:
 
 
 def show(console: Console, audit: Audit) -> None:
+    """A line for each control, then what is wrong, the worst last: it stands where a terminal has scrolled to."""
     console.settled()
     console.headline(f"AUDIT {audit.host} ({audit.address})", f"looked {seconds(audit.took_s)}")
-    width = min(WIDEST_ID, max((len(result.control.id) for result in audit.results), default=0))
     for results in by_subject(audit.results).values():
+        width = min(WIDEST_ID, max(len(result.control.id) for result in results))
         for result in results:
-            _result(console, audit, result, width)
-    for note in audit.notes:
-        console.prose("! ", note)
+            _row(console, audit, result, width)
     if audit.changes:
         _changes(console, audit.changes)
+    if audit.bad:
+        console.headline("Not as it should be, the worst last")
+    for result in reversed(audit.bad):
+        _wrong(console, audit, result)
+    for note in audit.notes:
+        console.prose("! ", note)
     console.line("✓" if audit.is_good else "✗", audit.host, summary(audit))
     console.next(audit.next)
 
 
-def _result(console: Console, audit: Audit, result: Result, width: int) -> None:
+def _row(console: Console, audit: Audit, result: Result, width: int) -> None:
     control, verdict = result.control, result.verdict
-    severity = f" ({control.severity})" if verdict.status in ("fail", "unknown") else ""
-    console.prose(f"{SIGN[verdict.status]} {control.id:<{width}}  ", f"{control.title}{severity}")
-    if verdict.status == "pass":
-        return
+    head = f"{SIGN[verdict.status]} {control.id:<{width}}  "
+    if verdict.status in ("fail", "unknown"):
+        console.prose(head, f"{control.title} ({control.severity})")
+    elif verdict.status == "pass":
+        console.prose(head, control.title)
+    elif verdict.status == "waived":
+        console.prose(head, audit.waiver_says(result))
+    else:
+        why = next(iter(verdict.evidence.splitlines()), "")
+        console.prose(head, f"{'n/a' if verdict.status == 'not applicable' else verdict.status}: {why}", "dim")
+        if verdict.status == "not checkable" and verdict.mend:
+            console.prose(f"{INDENT}look: ", verdict.mend, "dim")
+
+
+def _wrong(console: Console, audit: Audit, result: Result) -> None:
+    control, verdict = result.control, result.verdict
+    console.prose(f"{SIGN[verdict.status]} ", f"{control.severity}: {control.title} ({control.id}, {control.source})")
     lines = [line for line in verdict.evidence.splitlines() if line.strip()]
-    if verdict.status in ("not applicable", "not checkable"):
-        lines = [f"{verdict.status}: {line}" if not number else line for number, line in enumerate(lines)]
     for line in lines[:MOST]:
         console.prose(INDENT, line, "dim")
     if len(lines) > MOST:
