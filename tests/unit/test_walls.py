@@ -34,11 +34,12 @@ PURE_FILES = [
     "plan",
 ]
 PURE_FILES += ["options", "owners", "procedure", "questions", "record", "service", "stack", "starting"]
-PURE_FILES += ["tunnel", "watched"]
+PURE_FILES += ["kernels", "survival", "tunnel", "watched"]
 PURE = [
     *(PACKAGE / f"{name}.py" for name in PURE_FILES),
     *sorted((PACKAGE / "sections").glob("*.py")),
     *sorted((PACKAGE / "fixes").glob("*.py")),
+    *sorted((PACKAGE / "install").glob("*.py")),
 ]
 IO = {"asyncio", "fabric", "fcntl", "http", "invoke", "io", "logging", "os", "paramiko", "pynvml", "requests", "rich"}
 IO |= {"select", "shutil", "signal", "socket", "subprocess", "tempfile", "threading", "time", "urllib"}

@@ -1,0 +1,280 @@
+"""The driver: by what is really there and by what apt would really bring, never by a package's name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from pantheon.evidence import Evidence, Unit
+from pantheon.facts import Facts, Unknown
+from pantheon.install import driver, toolkit
+from pantheon.inventory import Gpu, Host, Install
+from pantheon.kernels import Kernel, Kernels, Offer
+from pantheon.options import Options
+from pantheon.packages import Package, Packages
+from pantheon.plan import Mend, Run
+from tests.unit.world import HOST, finished, fresh
+
+K = "6.8.0-45-generic"
+DRIVER = "nvidia-driver-590-server"
+OPTIONS = Options(install=True)
+OPEN = replace(HOST, gpu=Gpu(variant="open"))
+PLAIN = replace(HOST, gpu=Gpu(variant="", driver="580"))
+HOLDS = replace(HOST, install=Install(hold=True))
+
+
+def bare() -> Facts:
+    return replace(fresh(), nvml=None, nvidia_smi=None, module_version=None, library_version=None, docker=None,
+                   toolkit=None, containers=())  # fmt: skip
+
+
+def with_driver(library: str | Unknown, loaded: str | None) -> Facts:
+    return replace(fresh(), library_version=library, module_version=loaded)
+
+
+def offer(versions: Mapping[str, tuple[str, ...]] | None = None, **changes: Any) -> Offer:
+    known = {DRIVER: ("590.48.01-0ubuntu1",)} if versions is None else dict(versions)
+    given: dict[str, Any] = {"versions": known, "brings": (f"{DRIVER} 590.48.01-0ubuntu1",), "lists_age_s": 60.0}
+    return Offer(DRIVER, K, "generic", **(given | changes))
+
+
+def packages(*installed: str, held: tuple[str, ...] = ()) -> Packages:
+    return Packages({name: Package("590", "installed", name in held) for name in (*installed, *held)}, "amd64", "noble")
+
+
+def seen(module: str | Unknown | None = "590.48.01", **more: Any) -> Evidence:
+    kernels = Kernels("6.8.0-40-generic", K, (Kernel(K, module),), dkms=more.pop("dkms", None))
+    return Evidence(kernels=kernels, driver_offer=more.pop("offer", offer()), packages=more.pop("packages", packages()),
+                    **more)  # fmt: skip
+
+
+PREBUILT: Mapping[str, tuple[str, ...]] = {
+    DRIVER: ("590.48.01-0ubuntu1",),
+    f"linux-modules-nvidia-590-server-{K}": ("6.8.0-45.45",),
+}
+FOLLOWING: dict[str, tuple[str, ...]] = {**PREBUILT, "linux-modules-nvidia-590-server-generic": ("6.8.0-45.45",)}
+DKMS: Mapping[str, tuple[str, ...]] = {
+    DRIVER: ("590.48.01-0ubuntu1",),
+    "nvidia-dkms-590-server": ("590.48.01-0ubuntu1",),
+}
+HEADERS: dict[str, tuple[str, ...]] = {
+    **DKMS,
+    f"linux-headers-{K}": ("6.8.0-45.45",),
+    "linux-headers-generic": ("6.8.0-45.45",),
+}
+
+
+@pytest.mark.parametrize(
+    ("host", "package"), [(HOST, DRIVER), (OPEN, "nvidia-driver-590-open"), (PLAIN, "nvidia-driver-580")]
+)
+def test_the_variants(host: Host, package: str) -> None:
+    assert driver.package(host) == package
+
+
+@pytest.mark.parametrize(
+    ("versions", "expected"),
+    [
+        (None, (DRIVER,)),
+        ({}, (DRIVER,)),
+        (PREBUILT, (DRIVER, f"linux-modules-nvidia-590-server-{K}")),
+        (FOLLOWING, (DRIVER, "linux-modules-nvidia-590-server-generic")),
+        (FOLLOWING | HEADERS, (DRIVER, "linux-modules-nvidia-590-server-generic")),  # signed ones first
+        (DKMS, (DRIVER, "nvidia-dkms-590-server")),
+        (HEADERS, (DRIVER, "nvidia-dkms-590-server", "linux-headers-generic", f"linux-headers-{K}")),
+        (
+            HEADERS | {"linux-modules-nvidia-590-server-generic": ("6.8.0-50.50",)},  # for another kernel than boots
+            (DRIVER, "nvidia-dkms-590-server", "linux-headers-generic", f"linux-headers-{K}"),
+        ),
+    ],
+    ids=["driver", "nothing-known", "prebuilt", "metapackage", "both", "dkms", "headers", "other-kernel"],
+)
+def test_a_fresh_host(versions: Mapping[str, tuple[str, ...]] | None, expected: tuple[str, ...]) -> None:
+    evidence = seen(None, offer=offer(versions, lists_age_s=None))
+    assert driver.missing(HOST, bare(), evidence) == expected
+    assert driver.blocked(HOST, bare(), evidence, OPTIONS) == []
+    [change] = driver.changes(HOST, bare(), evidence, OPTIONS)
+    assert (change.sign, change.stops) == ("+", ())
+    [step] = change.steps
+    assert isinstance(step, Mend)
+    assert step.arguments["packages"] == list(expected)
+    expect: Any = step.arguments["expect"]
+    assert set(expect.values()) == {"590."}
+    assert step.arguments["pin"] == {"*nvidia*": "590.*"}
+    assert "branch 590" in step.says
+    assert driver.will_reboot(HOST, bare(), evidence)
+    assert driver.reboot(HOST, bare(), evidence) == ""  # there is nothing yet that a boot would load
+
+
+def test_the_prebuilt_modules_own_version_is_the_kernels() -> None:
+    from fnmatch import fnmatchcase
+
+    names = ("linux-modules-nvidia-590-server-generic", "nvidia-container-toolkit", "libnvidia-container1", "dkms")
+    for name in (*names, "libnvidia-container-tools"):
+        assert not any(fnmatchcase(name, pattern) for pattern in driver.DRIVER), name
+    assert not any(fnmatchcase("libnvidia-container1", pattern) for pattern in driver.OTHERS)
+    for name in ("libnvidia-compute-595-server", "nvidia-dkms-590", "nvidia-driver-595", "nvidia-utils-590-server"):
+        assert any(fnmatchcase(name, pattern) for pattern in driver.DRIVER), name
+
+
+def test_the_right_driver_plans_nothing() -> None:
+    for facts in (finished(), with_driver("590.48.01", None)):  # not loaded: that is the reboot's
+        for evidence in (seen(), seen(Unknown("no modinfo")), Evidence()):
+            assert driver.missing(HOST, facts, evidence) == ()
+            assert driver.changes(HOST, facts, evidence, OPTIONS) == []
+            assert driver.blocked(HOST, facts, evidence, OPTIONS) == []
+
+
+def test_another_branch_is_changed_and_says_what_stops() -> None:
+    facts = replace(finished(), library_version="595.45.04", module_version="595.45.04")
+    [change] = driver.changes(HOST, facts, seen("595.45.04"), OPTIONS)
+    assert change.what == "driver 595.45.04 → 590"
+    assert change.stops == ("comfy", "ollama")
+    assert "boot" in driver.will_reboot(HOST, facts, seen("595.45.04"))
+    [step] = change.steps
+    assert isinstance(step, Mend)
+    remove: Any = step.arguments["may_remove"]
+    assert "nvidia-driver-[0-9]*" in remove
+
+
+def test_5901_is_not_590() -> None:
+    assert not driver.is_branch(HOST, "5901.1")
+    assert driver.is_branch(HOST, "590")
+    assert driver.upstream("3:590.48.01-0ubuntu0.24.04.1") == "590.48.01"
+
+
+OTHER = offer(
+    {DRIVER: ("595.45.04-0ubuntu1",)},
+    brings=("libnvidia-compute-595-server 595.45.04-0ubuntu1", f"{DRIVER} 595.45.04-0ubuntu1", "dkms 3.0"),
+)
+
+
+def test_a_package_that_would_bring_another_branch_is_refused() -> None:
+    [finding] = driver.blocked(HOST, bare(), seen(None, offer=OTHER), OPTIONS)
+    assert finding.level == "fail"
+    assert finding.text == f"{DRIVER} would bring 595.45.04, not 590: it is not installed"
+    assert "libnvidia-compute-595-server 595.45.04" in finding.evidence
+    assert "dkms" not in finding.evidence
+    assert "gpu.driver" in finding.mend
+    assert "gpu.variant" in finding.mend
+
+
+def test_a_version_of_the_branch_that_apt_knows_too_is_taken() -> None:
+    both = offer({DRIVER: ("595.45.04-0ubuntu1", "590.48.01-0ubuntu1")}, brings=OTHER.brings)
+    assert driver.blocked(HOST, bare(), seen(None, offer=both), OPTIONS) == []
+    assert driver.changes(HOST, bare(), seen(None, offer=both), OPTIONS)
+
+
+@pytest.mark.parametrize("age", [None, Unknown("x"), 2 * driver.FRESH_S])
+def test_lists_that_are_old_or_not_there_decide_nothing(age: Any) -> None:
+    for versions in ({}, {DRIVER: ("595.45.04-0ubuntu1",)}):
+        assert driver.blocked(HOST, bare(), seen(None, offer=offer(versions, lists_age_s=age)), OPTIONS) == []
+
+
+def test_a_package_that_apt_does_not_know() -> None:
+    [finding] = driver.blocked(HOST, bare(), seen(None, offer=offer({})), OPTIONS)
+    assert f"knows no {DRIVER}" in finding.text
+    assert "apt-get update" in finding.mend
+
+
+def test_a_hold_of_somebody_else_is_his() -> None:
+    facts = with_driver("580.1", "580.1")
+    theirs = seen("580.1", packages=packages(held=("nvidia-driver-580-server",)))
+    [finding] = driver.blocked(HOST, facts, theirs, OPTIONS)
+    assert "apt-mark unhold nvidia-driver-580-server" in finding.mend
+    assert driver.blocked(HOLDS, facts, theirs, OPTIONS) == []
+    [change] = driver.changes(HOLDS, facts, theirs, OPTIONS)
+    first = change.steps[0]
+    assert isinstance(first, Mend)
+    assert "unhold" in first.says
+
+
+def test_a_library_that_cannot_be_read_is_not_a_missing_one() -> None:
+    facts = with_driver(Unknown("its name shows no version"), None)
+    assert driver.changes(HOST, facts, seen(), OPTIONS) == []
+    assert [f.level for f in driver.blocked(HOST, facts, seen(), OPTIONS)] == ["unknown"]
+
+
+def test_the_next_kernel_has_no_module() -> None:
+    facts = finished()
+    evidence = seen(None, offer=offer(FOLLOWING), packages=packages(DRIVER))
+    assert driver.missing(HOST, facts, evidence) == ("linux-modules-nvidia-590-server-generic",)
+    [change] = driver.changes(HOST, facts, evidence, OPTIONS)
+    assert K in change.what
+    assert driver.will_reboot(HOST, facts, evidence) == "", "what is loaded is right"
+    built = seen(None, offer=offer(HEADERS), dkms=("nvidia/590.48.01: added",),
+                 packages=packages(DRIVER, *HEADERS))  # fmt: skip
+    [change] = driver.changes(HOST, facts, built, OPTIONS)
+    [step] = change.steps
+    assert isinstance(step, Run)
+    assert step.argv == ("dkms", "autoinstall", "-k", K)
+    other = seen("580.1", offer=offer(HEADERS), packages=packages(DRIVER))
+    assert driver.missing(HOST, facts, other)[0] == "nvidia-dkms-590-server"
+
+
+@pytest.mark.parametrize(
+    ("library", "loaded", "said"),
+    [
+        ("590.48.01", "590.48.01", ""),
+        ("590.48.01", None, "the driver 590.48.01 is installed, and its kernel module is not loaded"),
+        ("590.48.01", "580.1", "the kernel has module 580.1 loaded, the installed driver is 590.48.01"),
+        (None, None, ""),
+        (Unknown("x"), None, ""),
+    ],
+)
+def test_when_a_reboot_is_needed(library: Any, loaded: Any, said: str) -> None:
+    assert driver.reboot(HOST, with_driver(library, loaded), Evidence()) == said
+
+
+def test_the_distributions_own_note_is_named_when_it_is_about_the_driver() -> None:
+    facts = with_driver("590.48.01", None)
+    about = Evidence(reboot_required=f"*** System restart required *** ({DRIVER})")
+    assert DRIVER in driver.reboot(HOST, facts, about)
+    assert "linux-base" not in driver.reboot(HOST, facts, Evidence(reboot_required="required (linux-base)"))
+
+
+def test_what_is_held() -> None:
+    evidence = seen(None, offer=offer(FOLLOWING))
+    assert driver.holds(HOST, bare(), evidence) == (DRIVER, "linux-modules-nvidia-590-server-generic")
+    there = seen(packages=packages(DRIVER, "libnvidia-compute-590-server"), offer=None)
+    assert driver.holds(HOST, finished(), there) == (DRIVER, "libnvidia-compute-590-server")
+
+
+# ---- the toolkit
+
+
+def test_the_toolkit() -> None:
+    [change] = toolkit.changes(HOST, bare(), seen(None), OPTIONS)
+    [step] = change.steps
+    assert isinstance(step, Mend)
+    assert step.arguments["packages"] == ["nvidia-container-toolkit"]
+    assert toolkit.present(HOST, bare(), seen(None))
+    assert toolkit.after(HOST, bare(), seen(None), OPTIONS) == []
+    assert toolkit.changes(HOST, finished(), seen(), OPTIONS) == []
+    unknown = replace(bare(), toolkit=Unknown("nvidia-ctk: exit 1"))
+    assert [f.level for f in toolkit.blocked(HOST, unknown, Evidence(), OPTIONS)] == ["unknown"]
+    assert toolkit.blocked(HOST, unknown, seen(packages=packages("nvidia-container-toolkit")), OPTIONS)
+    assert toolkit.missing(HOST, unknown, seen()) == ("nvidia-container-toolkit",), "dpkg knows"
+
+
+def test_the_cdi_specification_comes_when_the_driver_is_loaded() -> None:
+    [change] = toolkit.after(HOST, finished(), seen(), OPTIONS)
+    [step] = change.steps
+    assert isinstance(step, Run)
+    assert step.argv == ("nvidia-ctk", "cdi", "generate", "--output=/etc/cdi/nvidia.yaml")
+    unit = Unit("inactive", "dead", "success", "", 0, "enabled")
+    [change] = toolkit.after(HOST, finished(), seen(units={toolkit.REFRESH: unit}), OPTIONS)
+    [step] = change.steps
+    assert isinstance(step, Run)
+    assert step.argv == ("systemctl", "restart", "nvidia-cdi-refresh.service")
+
+
+def test_no_cdi_specification_is_made_for_a_driver_that_is_not_loaded() -> None:
+    facts: Any = finished()
+    there = replace(facts, docker=replace(facts.docker, cdi=("/var/run/cdi/nvidia.yaml",)))
+    assert toolkit.after(HOST, there, seen(), OPTIONS) == []
+    assert toolkit.after(HOST, replace(facts, module_version=None), seen(), OPTIONS) == []
+    assert toolkit.after(HOST, replace(facts, nvml=Unknown("NVML: driver not loaded")), seen(), OPTIONS) == []
+    assert toolkit.after(HOST, replace(facts, toolkit=None), seen(), OPTIONS) == []

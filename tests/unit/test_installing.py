@@ -1,0 +1,280 @@
+"""--install: shown, agreed to, applied, looked at again; a reboot only where one is needed and was asked for."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from pantheon import engine, installing, reboot, rebooting, repair
+from pantheon import install as rooms
+from pantheon.errors import Declined, Locked, NotAsItShouldBe
+from pantheon.evidence import Busy, Evidence, FstabLine
+from pantheon.facts import Facts, Unknown
+from pantheon.finding import Finding
+from pantheon.inventory import Host
+from pantheon.kernels import Kernel, Kernels
+from pantheon.options import Options
+from pantheon.packages import Packages
+from pantheon.plan import Change, Plan, Run, SectionPlan
+from tests.unit.test_engine import Recorder
+from tests.unit.test_engine import World as Remote
+from tests.unit.world import HOST, container, finished, fresh, having
+
+K = "6.8.0-45-generic"
+BARE = replace(fresh(), nvml=None, library_version=None, module_version=None, docker=None, toolkit=None)
+INSTALLED = replace(fresh(), nvml=Unknown("driver not loaded"), library_version="590.48.01", module_version=None)
+PACKAGES = Change("NVIDIA driver 590", "§2", (Run(("apt", "x")),), sign="+")
+CDI = Change("CDI specification", "§2", (Run(("nvidia-ctk", "x")),), sign="+")
+BAD = Finding("prereqs.daemon-json", "fail", "daemon.json is broken", "line 3", "mend it")
+READY = SectionPlan("prereqs", reason="all there")
+
+
+class Seen(Recorder):
+    def __init__(self, *, answer: bool = True) -> None:
+        super().__init__(answer=answer)
+        self.plans: list[Plan] = []
+        self.lines: list[Finding] = []
+
+    def plan(self, host: Host, plan: Plan, warnings: list[Finding], **given: Any) -> None:
+        super().plan(host, plan, warnings, **given)
+        self.plans.append(plan)
+
+    def survival(self, host: Host, findings: list[Finding], ends: list[str], *, took_s: float) -> None:
+        self.events.append("survival")
+        self.lines = findings
+
+
+class World(Remote):
+    """Looks and plans come from lists; each reboot is counted."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, looks: list[Facts], plans: list[SectionPlan]) -> None:
+        from pantheon.remote import gather
+
+        super().__init__(monkeypatch, *looks)
+        self.reboots = 0
+        self.plans = plans
+        self.evidence = Evidence(
+            kernels=Kernels("6.8", K, (Kernel(K, "590.48.01"),)),
+            packages=Packages({}, "amd64", "noble"),
+            fstab=tuple(FstabLine("x", path, "ext4", "") for path in ("/mnt/local/nvme", "/mnt/local/ssd")),
+        )
+        self.asked: list[tuple[str, ...]] = []
+        monkeypatch.setattr(rooms, "plan", lambda *given: self.plans.pop(0), raising=False)
+        monkeypatch.setattr(rooms, "PARTS", ("packages", "kernels", "driver_offer"), raising=False)
+        monkeypatch.setattr(gather, "parts", self._parts)
+        monkeypatch.setattr(gather, "look_with", lambda *given: (self.looks.pop(0), self.evidence))
+        monkeypatch.setattr(reboot, "wait", self._wait)
+        monkeypatch.setattr(repair, "_comfy_jobs", lambda connection, host: 0)
+
+    def _parts(self, connection: object, host: Host, *names: str) -> Evidence:
+        self.asked.append(names)
+        return self.evidence
+
+    def _wait(self, connection: object, host: Host, *, before: str, report: object) -> None:
+        assert before == "boot"
+        self.reboots += 1
+
+
+def install(report: Recorder, facts: Facts, what: str = "bringup", **options: Any) -> tuple[Facts | None, int]:
+    return installing.install(object(), HOST, facts, what=what, options=Options(install=True, **options), report=report)
+
+
+def then(plan: Plan) -> str:
+    return next((section.reason for section in plan.sections if section.name == "then"), "")
+
+
+def test_nothing_to_install_costs_one_question_to_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    world, report = World(monkeypatch, [], [READY]), Seen()
+    facts = finished()
+    assert install(report, facts) == (facts, 0)
+    assert report.events == []
+    assert len(world.asked) == 1
+    assert "driver_offer" not in world.asked[0], "apt is not asked what it would bring"
+
+
+def test_from_bare_to_ready_in_one_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    plans = [SectionPlan("prereqs", (PACKAGES,)), READY, SectionPlan("prereqs", (CDI,)), READY]
+    world, report = World(monkeypatch, [INSTALLED, finished(), finished()], plans), Seen()
+    ready, code = install(report, BARE, yes=True, reboot=True)
+    assert (code, ready) == (0, finished())
+    assert [change.what for plan in world.applied for change in plan.changes] == [
+        PACKAGES.what, "reboot prometheus", CDI.what,
+    ]  # fmt: skip
+    assert world.reboots == 1
+    assert "driver_offer" in world.asked[0]
+    assert "the stack, planned when this is done" in then(report.plans[0])
+    assert all(shown is applied for shown, applied in zip(report.plans, world.applied, strict=True))
+
+
+def test_what_the_first_plan_says_of_the_reboot(monkeypatch: pytest.MonkeyPatch) -> None:
+    evidence = Evidence()
+    changed = replace(BARE, library_version="580.1", module_version="580.1")
+    for facts, with_reboot, said in (
+        (INSTALLED, True, "the host reboots: the driver 590.48.01 is installed"),
+        (INSTALLED, False, "a reboot is needed, only with --reboot"),
+        (finished(), True, "the stack, planned"),
+        (changed, False, "loaded by a boot"),
+    ):
+        [section] = installing._then(HOST, facts, evidence, what="bringup", options=Options(reboot=with_reboot))
+        assert said in section.reason
+        assert section.waits
+    assert installing._then(HOST, finished(), evidence, what="prereqs", options=Options()) == ()
+
+
+def test_each_plan_is_asked_for_and_the_reboot_in_it_only_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    plans = [SectionPlan("prereqs", (PACKAGES,)), READY, READY]
+    world, report = World(monkeypatch, [INSTALLED, finished()], plans), Seen()
+    assert install(report, BARE, reboot=True)[1] == 0
+    assert [event for event in report.events if event.endswith("?")] == ["Apply 1 change to prometheus?"]
+    assert world.reboots == 1
+
+
+def test_without_reboot_it_ends_with_the_reason_and_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    world, report = World(monkeypatch, [INSTALLED], [SectionPlan("prereqs", (PACKAGES,)), READY]), Seen()
+    with pytest.raises(NotAsItShouldBe, match="module is not loaded") as ended:
+        install(report, BARE, yes=True, remove_snap=True)
+    assert ended.value.exit_code == 2
+    assert ended.value.next_commands == ("invoke bringup --install --remove-snap --reboot --host prometheus",)
+    assert world.reboots == 0
+    assert len(world.applied) == 1
+
+
+def test_a_reboot_that_is_all_that_is_left_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, report = World(monkeypatch, [finished()], [READY, READY]), Seen(answer=False)
+    with pytest.raises(Declined):
+        install(report, INSTALLED, reboot=True)
+    World(monkeypatch, [finished()], [READY, READY])
+    report = Seen()
+    assert install(report, INSTALLED, reboot=True)[1] == 0
+    assert report.plans[0].sections[0].name == "reboot"
+
+
+def test_a_driver_that_a_reboot_does_not_load_is_not_rebooted_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    world, report = World(monkeypatch, [INSTALLED], [READY, READY]), Seen()
+    with pytest.raises(NotAsItShouldBe, match="still not loaded"):
+        install(report, INSTALLED, yes=True, reboot=True)
+    assert world.reboots == 1
+
+
+def test_what_does_not_survive_a_reboot_forbids_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    world, report = World(monkeypatch, [], [READY]), Seen()
+    world.evidence = replace(world.evidence, kernels=Kernels("6.8", K, (Kernel(K, None),)))
+    assert install(report, INSTALLED, yes=True, reboot=True) == (None, 2)
+    assert [finding.id for finding in report.plans[0].blocked] == ["reboot.module"]
+    assert world.applied == []
+
+
+@pytest.mark.parametrize("section", [SectionPlan("prereqs", (PACKAGES,)), SectionPlan("prereqs", blocked=(BAD,))])
+def test_plan_and_what_is_in_the_way_end_it(monkeypatch: pytest.MonkeyPatch, section: SectionPlan) -> None:
+    world, report = World(monkeypatch, [], [section]), Seen()
+    assert install(report, BARE, yes=True, plan_only=not section.blocked) == (None, 2)
+    assert world.applied == []
+    assert report.plans[0].sections[0] is section
+
+
+def test_a_reboot_is_shown_by_plan(monkeypatch: pytest.MonkeyPatch) -> None:
+    world, report = World(monkeypatch, [], [READY]), Seen()
+    assert install(report, INSTALLED, plan_only=True) == (None, 2)
+    assert report.plans[0].changes[0].what == "reboot prometheus"
+    assert world.applied == []
+
+
+def test_a_plan_that_does_not_get_empty(monkeypatch: pytest.MonkeyPatch) -> None:
+    world, report = World(monkeypatch, [BARE, BARE], [SectionPlan("prereqs", (PACKAGES,))] * 3), Seen()
+    with pytest.raises(NotAsItShouldBe, match="still something to install") as ended:
+        install(report, BARE, yes=True)
+    assert PACKAGES.what in ended.value.details
+    assert len(world.applied) == 1
+
+
+def test_a_host_at_work_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    world, report = World(monkeypatch, [], [SectionPlan("prereqs", (PACKAGES,))]), Seen()
+    with pytest.raises(Locked):
+        install(report, replace(BARE, lock=json.dumps({"who": "ann@desk"})), yes=True)
+    assert world.applied == []
+
+
+def test_a_job_is_waited_for_before_its_service_stops(monkeypatch: pytest.MonkeyPatch) -> None:
+    stops = replace(PACKAGES, stops=("comfy",))
+    jobs = [2, 1, 0]
+    for now in (False, True):
+        world = World(monkeypatch, [finished()], [SectionPlan("prereqs", (stops,)), READY])
+        world.evidence = replace(world.evidence, busy=Busy(1, 1, ()))
+        monkeypatch.setattr(repair, "_comfy_jobs", lambda connection, host: jobs.pop(0))
+        monkeypatch.setattr(repair, "POLL_S", 0.0)
+        report = Seen()
+        assert install(report, finished(), yes=True, now=now)[1] == 0
+        assert "running: comfy: 1 job running, 1 waiting" in report.events
+        assert any("to finish" in event for event in report.events) is not now
+        assert "watching comfy" in report.events
+
+
+# ---- invoke reboot
+
+
+def run(report: Seen, **options: Any) -> int:
+    return rebooting.reboot(HOST, options=Options(**options), report=report)
+
+
+def test_a_reboot_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    world, report = World(monkeypatch, [finished(), finished()], []), Seen()
+    assert run(report, yes=True) == 0
+    assert report.events == [
+        "look", "survival", "shown", "applying", "watching comfy ollama openwebui", "back, validation checklist (§8)",
+    ]  # fmt: skip
+    assert world.reboots == 1
+    assert report.plans[0].stops == ("comfy", "ollama", "openwebui")
+
+
+def test_a_host_without_the_stack_is_judged_by_section_2(monkeypatch: pytest.MonkeyPatch) -> None:
+    World(monkeypatch, [fresh(), fresh()], [])
+    report = Seen()
+    assert run(report, yes=True) == 0
+    assert report.events[-1] == "back, prerequisites (§2)"
+
+
+def test_what_is_not_back_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    World(monkeypatch, [finished(), having(finished(), ollama=container(HOST, "ollama", state="exited"))], [])
+    report = Seen()
+    assert run(report, yes=True) == 2
+    assert "ollama.up" in report.bad
+
+
+def test_what_would_not_be_back_forbids_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    world, report = World(monkeypatch, [finished()], []), Seen()
+    world.evidence = replace(world.evidence, installing="apt-get (pid 9)")
+    assert run(report, yes=True) == 2
+    assert [finding.id for finding in report.plans[0].blocked] == ["reboot.installing"]
+    assert world.reboots == 0
+
+
+def test_plan_only_and_declined(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(monkeypatch, [finished()], [])
+    assert run(Seen(), plan_only=True) == 2
+    assert world.applied == []
+    world = World(monkeypatch, [finished()], [])
+    with pytest.raises(Declined):
+        run(Seen(answer=False))
+    assert world.applied == []
+
+
+def test_a_boot_that_is_not_known_could_not_be_told_from_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    world, report = World(monkeypatch, [replace(finished(), os=Unknown("no answer"))], []), Seen()
+    assert run(report, yes=True) == 2
+    assert report.plans[0].blocked[-1].id == "reboot.boot"
+    assert world.applied == []
+
+
+def test_engine_asks_for_installing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Through the commands themselves: with nothing to install they go on; what stands in the way is theirs to say."""
+    World(monkeypatch, [finished()], [READY])
+    report = Seen()
+    assert engine.prerequisites(HOST, options=Options(install=True), report=report) == 0
+    assert report.events == ["look", "prerequisites (§2)"]
+    World(monkeypatch, [finished()], [SectionPlan("prereqs", blocked=(BAD,))])
+    report = Seen()
+    assert engine.bring(HOST, ("prereqs",), what="bringup", options=Options(install=True), report=report) == 2
+    assert report.events == ["look", "shown"]
