@@ -33,6 +33,7 @@ USER = "ops"
 READY_S = 90
 DEFAULT_PORT = 2222
 NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,28}[a-z0-9])?")
+ATLAS = "atlas"  # the NFS server's name on the host (lab/atlas.py)
 REGISTRIES = ("registry-1.docker.io", "ghcr.io")
 SITES = ("download.docker.com", "nvidia.github.io", "archive.lab.test")  # package sites, on a bare host
 COMFY_STEPS = 14  # how often the stand-in ComfyUI waits in a first run
@@ -360,6 +361,7 @@ def create_options(name: str, port: int, labels: dict[str, str]) -> list[str]:
         options += ["--security-opt", security]
     for registry_name in REGISTRIES:
         options += ["--add-host", f"{registry_name}:127.0.0.2"]
+    options += ["--add-host", f"{ATLAS}:127.0.0.9"]
     if labels[f"{LABEL}.bare"] == "yes":
         for site in SITES:
             options += ["--add-host", f"{site}:127.0.0.3"]
