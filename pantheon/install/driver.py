@@ -272,16 +272,14 @@ def holds(host: Host, facts: Facts, evidence: Evidence) -> tuple[str, ...]:
 
 def reboot(host: Host, facts: Facts, evidence: Evidence) -> str:
     """Why the host must be rebooted now, "" when not: only a boot loads another module."""
-    del host
+    del host, evidence
     library, loaded = facts.library_version, facts.module_version
     if not isinstance(library, str) or isinstance(loaded, Unknown):
         return ""
-    required = evidence.reboot_required
-    asked = f"; {required}" if isinstance(required, str) and "nvidia" in required else ""
     if loaded is None:
-        return f"the driver {library} is installed, and its kernel module is not loaded{asked}"
+        return f"the driver {library} is installed, and its kernel module is not loaded"
     if loaded != library:
-        return f"the kernel has module {loaded} loaded, the installed driver is {library}{asked}"
+        return f"the kernel has module {loaded} loaded, the installed driver is {library}"
     return ""
 
 

@@ -228,13 +228,6 @@ def test_when_a_reboot_is_needed(library: Any, loaded: Any, said: str) -> None:
     assert driver.reboot(HOST, with_driver(library, loaded), Evidence()) == said
 
 
-def test_the_distributions_own_note_is_named_when_it_is_about_the_driver() -> None:
-    facts = with_driver("590.48.01", None)
-    about = Evidence(reboot_required=f"*** System restart required *** ({DRIVER})")
-    assert DRIVER in driver.reboot(HOST, facts, about)
-    assert "linux-base" not in driver.reboot(HOST, facts, Evidence(reboot_required="required (linux-base)"))
-
-
 def test_what_is_held() -> None:
     evidence = seen(None, offer=offer(FOLLOWING))
     assert driver.holds(HOST, bare(), evidence) == (DRIVER, "linux-modules-nvidia-590-server-generic")
