@@ -47,7 +47,7 @@ def install(
     `may_remove` (both fnmatch). `pin` (packages -> version, both as apt_preferences(5) has them) is tried, for this one
     step, where apt of itself would not bring what `expect` says."""
     names = tuple(packages)
-    more = {"expect": dict(expect or {}), "may_remove": list(may_remove), "pin": dict(pin or {})}
+    more: dict[str, object] = {"expect": dict(expect or {}), "may_remove": list(may_remove), "pin": dict(pin or {})}
     more |= {"recommends": recommends}
     says = says or f"apt-get install {shlex.join(names)}"
     return _mend("install", names, says, FETCH_S + DPKG_S, **more)
@@ -96,13 +96,13 @@ def repair(packages: Packages) -> list[Change]:
     return [Change(what, "apt installs nothing before that", (configure(),))]
 
 
-def held(packages: Packages, wanted: Iterable[str], why: str) -> Finding | None:
-    """A finding when one of the packages that must be upgraded is on hold: that was somebody's decision."""
+def held(host: Host, packages: Packages, wanted: Iterable[str], why: str) -> Finding | None:
+    """A finding when one of the packages that must be changed is on hold: that was somebody's decision."""
     names = [name for name in wanted if name in packages.installed and packages.installed[name].held]
     if not names:
         return None
-    text = f"{', '.join(names)} must be upgraded, and {'is' if len(names) == 1 else 'are'} on hold"
-    mend = f"on the host, if that is no longer meant: sudo apt-mark unhold {shlex.join(names)}"
+    text = f"{', '.join(names)} must be changed, and {'is' if len(names) == 1 else 'are'} on hold"
+    mend = f"if that is no longer meant: {host.ssh(f'sudo apt-mark unhold {shlex.join(names)}')}"
     return Finding("prereqs.held", "fail", text, why, mend, WHY)
 
 
