@@ -58,6 +58,35 @@ def repository(image: str) -> str:
     return f"{head}/{tail.split(':')[0]}".removeprefix("/")
 
 
+# What a container must have to be one of the services, besides a name: where its data lies, or the port inside.
+_SIGNS = {
+    "comfy": ("/comfy/mnt", ""),
+    "ollama": ("/root/.ollama", "11434/tcp"),
+    "openwebui": ("/app/backend/data", "8080/tcp"),
+}
+
+
+def service_of(host: Host, facts: Facts, container: Container) -> str:
+    """Which of the services a container is, whoever made it and whatever it is called; "" for none. A name alone says
+    little: by that it counts only with the data or the port of such a service. (Another ComfyUI image keeps its things
+    elsewhere.)"""
+    known = REPOSITORIES | {repository(host.service(name).image): name for name in SERVICES}
+    if name := known.get(repository(container.image), ""):
+        return name
+    for service in SERVICES:
+        image = facts.images.get(host.service(service).image)
+        if isinstance(image, Image) and image.id == container.image_id:
+            return service
+    called = (container.labels.get("com.docker.compose.service", ""), container.name)
+    found = next((match for text in called if (match := _NAMES.fullmatch(text))), None)
+    if found is None:
+        return ""
+    service = re.sub(r"ui$", "", found[1].lower()) if "comfy" in found[1].lower() else found[1].lower().replace("-", "")
+    data, port = _SIGNS[service]
+    has = any(mount.target == data for mount in container.mounts)
+    return service if has or any(one.container_port == port for one in container.ports) else ""
+
+
 def stack_findings(host: Host, facts: Facts) -> list[Finding]:
     """A finding for each container and file of a stack that is not ours."""
     if facts.containers is None or isinstance(facts.containers, Unknown):

@@ -21,8 +21,9 @@ def inventory_digest(host: Host) -> str:
     return hashlib.sha256(json.dumps(_relevant(host, reveal=True), sort_keys=True).encode()).hexdigest()[:16]
 
 
-def remember(host: Host, facts: Facts, *, who: str) -> dict[str, object]:
-    """What the host is to keep after this apply (/var/lib/pantheon/state.json)."""
+def remember(host: Host, facts: Facts, *, who: str, there: dict[str, str] | None = None) -> dict[str, object]:
+    """What the host is to keep after this apply (/var/lib/pantheon/state.json). `there` says where data lies that this
+    apply brings to its place, or starts a service on."""
     digest = inventory_digest(host)
     seen = [entry for entry in _seen(_state(facts)) if entry != digest]
     return {
@@ -32,6 +33,30 @@ def remember(host: Host, facts: Facts, *, who: str) -> dict[str, object]:
         "digest": digest,
         "seen": [*seen, digest][-KEPT:],
         "inventory": _relevant(host),
+        "places": {**places(facts), **(there or {})},
+    }
+
+
+def places(facts: Facts) -> dict[str, str]:
+    """Where each datum of ours lies, as of the last bring-up; {} where the host remembers none. The names are those of
+    takeover/moves.py."""
+    state = _state(facts)
+    found = state.get("places")
+    if isinstance(found, dict):
+        return {str(name): path for name, path in found.items() if isinstance(path, str)}
+    inventory = state.get("inventory")  # of a pantheon that did not note the places
+    roots = inventory.get("storage") if isinstance(inventory, dict) else None
+    if not isinstance(roots, dict):
+        return {}
+    nvme, ssd = str(roots.get("nvme", "")), str(roots.get("ssd", ""))
+    if not (nvme.startswith("/") and ssd.startswith("/")):
+        return {}
+    return {
+        "comfy-mnt": f"{nvme}/ai/services/comfy-mnt",
+        "outputs": f"{ssd}/ai/outputs/comfy",
+        "models": f"{nvme}/ai/models",
+        "ollama": f"{nvme}/ai/services/ollama",
+        "openwebui": f"{ssd}/ai/projects/openwebui",
     }
 
 

@@ -146,6 +146,7 @@ class SectionPlan:
     blocked: tuple[Finding, ...] = ()
     waits: bool = False
     starts: tuple[str, ...] = ()  # services to be followed until they answer, besides those that the changes stop
+    notes: tuple[str, ...] = ()  # lines that are shown with it: what is done where, for each part of it
     reboots: bool = False  # the host goes down with the last change, and is waited for (reboot.py)
 
     @property
@@ -196,6 +197,7 @@ class Plan:
                     "name": section.name,
                     "reason": section.reason,
                     "waits": section.waits,
+                    "notes": list(section.notes),
                     "blocked": [vars(finding) for finding in section.blocked],
                     "changes": [
                         {

@@ -24,11 +24,13 @@ MOUNTED_BY = {
 }
 
 
-def plan(host: Host, facts: Facts, *, services: tuple[str, ...] = SERVICES) -> SectionPlan:
+def plan(
+    host: Host, facts: Facts, *, services: tuple[str, ...] = SERVICES, settled: tuple[str, ...] = ()
+) -> SectionPlan:
     """What brings the directories right; blocked when a root is not what it must be, or has too little room for
-    `services`."""
+    `services`. The data of the `settled` ones is there already, or has been counted."""
     blocked = [finding for finding in roots(host, facts) if not finding.is_good]
-    blocked += room(host, facts, services)
+    blocked += room(host, facts, services, settled=settled)
     blocked += _in_the_way(host, facts)
     if blocked:
         return SectionPlan(NAME, blocked=tuple(blocked))
@@ -115,11 +117,13 @@ def roots(host: Host, facts: Facts) -> list[Finding]:
     return findings
 
 
-def room(host: Host, facts: Facts, services: tuple[str, ...] = SERVICES) -> list[Finding]:
+def room(
+    host: Host, facts: Facts, services: tuple[str, ...] = SERVICES, *, settled: tuple[str, ...] = ()
+) -> list[Finding]:
     """Findings where there is too little room for what is still to be pulled or set up. Empty: enough."""
     pulls = [host.service(name) for name in services if facts.images.get(host.service(name).image) is None]
     # Never started here: its container has never been made.
-    fresh = [name for name in services if not isinstance(facts.container(name), Container)]
+    fresh = [name for name in services if name not in settled and not isinstance(facts.container(name), Container)]
     nvme = sum(host.service(name).data_gib for name in fresh if name != "openwebui")
     ssd = sum(host.service(name).data_gib for name in fresh if name == "openwebui")
     needs = (

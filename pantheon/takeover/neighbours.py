@@ -1,0 +1,91 @@
+"""What stands beside the old containers: the Compose file that they came from, and others that need them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pantheon import layout
+from pantheon.belongings import Belongings, Place
+from pantheon.facts import Container, Facts
+from pantheon.finding import Finding
+from pantheon.inventory import Host
+from pantheon.takeover.old import UP, Old
+from pantheon.takeover.record import FILE_SUFFIX, Moved
+
+
+@dataclass(frozen=True)
+class Beside:
+    """`renamed`: Compose files that get another name."""
+
+    renamed: tuple[Moved, ...]
+    findings: tuple[Finding, ...]
+    blocked: tuple[Finding, ...] = ()
+
+
+def compose_files(container: Container) -> tuple[str, ...]:
+    """The files that a container's project was read from, where they have a name on the host."""
+    return tuple(path for path in container.compose_files.split(",") if path.startswith("/"))
+
+
+def look(host: Host, facts: Facts, olds: tuple[Old, ...], seen: Belongings) -> Beside:
+    """A file that names other services, too, stays under its name, unless it stands where ours goes."""
+    ids = {old.container.id for old in olds}
+    everyone = facts.containers if isinstance(facts.containers, tuple) else ()
+    others = [container for container in everyone if container.id not in ids]
+    renamed, findings, blocked = list[Moved](), list[Finding](), list[Finding]()
+    ours = {layout.compose_file(host), *layout.other_compose_files(host), *layout.override_files(host)}
+    for path in dict.fromkeys(path for old in olds for path in compose_files(old.container)):
+        kinds = {old.kind for old in olds if path in compose_files(old.container)}
+        if kinds != {"theirs"} and path == layout.compose_file(host):
+            continue  # ours, and written anew
+        place = seen.places.get(path)
+        kept = Moved(path, path + FILE_SUFFIX)
+        before = seen.places.get(kept.new)
+        users = sorted({c.name for c in others if path in compose_files(c)})
+        project = next(old.container.project for old in olds if path in compose_files(old.container))
+        if not isinstance(place, Place) or not place.kind:
+            continue  # gone, or renamed by now
+        if isinstance(before, Place) and before.kind:
+            text = f"{kept.new} is there already, from an earlier day"
+            blocked.append(Finding(f"takeover.file.{path}", "fail", text, mend=f"sudo mv {kept.new} {kept.new}.old"))
+        elif users and path not in ours:
+            findings.append(_shared(path, users, project))
+        else:
+            renamed.append(kept)
+            findings += [_shared(kept.new, users, project)] if users else []
+    for old in olds:
+        findings += _needing(old, others)
+    return Beside(tuple(renamed), tuple(findings), tuple(blocked))
+
+
+def _shared(path: str, users: list[str], project: str) -> Finding:
+    names = ", ".join(users)
+    text = f"{names} of the same Compose file keep{'s' if len(users) == 1 else ''} running"
+    evidence = f"{path} would start the old services, too: name those that you mean"
+    mend = f"docker compose -p {project} -f {path} up -d --no-deps SERVICE"
+    return Finding(f"takeover.shared.{path}", "warn", text, evidence, mend)
+
+
+def _needing(old: Old, others: list[Container]) -> list[Finding]:
+    """Others that would miss this one: they share its network, or were told to wait for it."""
+    found = []
+    service = old.container.labels.get("com.docker.compose.service", "")
+    for other in others:
+        if other.state not in UP or old.kind == "ours":
+            continue
+        inside = other.network_mode in (f"container:{old.container.id}", f"container:{old.container.name}")
+        needs = other.labels.get("com.docker.compose.depends_on", "")
+        waits = (
+            service
+            and other.project == old.container.project
+            and service in (n.split(":")[0] for n in needs.split(","))
+        )
+        if inside:
+            text = f"{other.name} uses the network of {old.name}, and is cut off when that stops"
+            findings_mend = f"give {other.name} a network of its own"
+            found.append(Finding(f"takeover.needs.{other.name}", "warn", text, "it keeps running", findings_mend))
+        elif waits:
+            text = f"{other.name} depends on {old.name}: it keeps running, and finds it under that name no more"
+            evidence = f"the new one is {old.service}, on a network of its own and on 127.0.0.1"
+            found.append(Finding(f"takeover.needs.{other.name}", "warn", text, evidence))
+    return found

@@ -1,0 +1,226 @@
+"""The way back: ours away, the old containers under their old names, with their restart policies, and started.
+
+Planned from the record and from what is there, so that it goes on from any moment, whether the takeover was at its end
+or half-way. Copies stay where they are, and so does everything that was set aside.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from pantheon import foreign, layout, stack
+from pantheon.belongings import Belongings, Place
+from pantheon.facts import Container, Facts, Image, TextFile
+from pantheon.finding import Finding
+from pantheon.inventory import Host
+from pantheon.plan import Change, Guard, Mend, Run, SectionPlan, Step, Write
+from pantheon.takeover.old import UP
+from pantheon.takeover.record import Kept, Moved, Record
+
+NAME = "undo"
+STOP_S = 120
+ORDER = ("ollama", "comfy", "openwebui")
+OURS_ASIDE = ".of-pantheon"
+
+
+def ask(record: Record) -> dict[str, object]:
+    """What the host is to say for `plan`, JSON-ready."""
+    moved = [*record.files, *record.databases]
+    paths = [path for one in moved for path in (one.old, one.new, one.old + OURS_ASIDE)]
+    return {"paths": sorted(paths), "layers": {}, "volumes": []}
+
+
+def plan(host: Host, facts: Facts, record: Record | None, seen: Belongings) -> SectionPlan:
+    """What brings the old stack back. Nothing to do where nothing was taken over, or all of it is back."""
+    if record is None:
+        return SectionPlan(NAME, reason="nothing was taken over on this host")
+    if not isinstance(facts.containers, tuple):
+        reason = getattr(facts.containers, "reason", "Docker is not there")
+        return SectionPlan(NAME, blocked=(Finding("undo.containers", "unknown", "containers: not known", reason),))
+    if record.stage == "undone":
+        return SectionPlan(NAME, reason=f"the stack of {record.when or 'an earlier day'} is back already")
+    there = {container.id: container for container in facts.containers}
+    kept = sorted(record.containers, key=lambda one: ORDER.index(one.service) if one.service in ORDER else 9)
+    back = [(one, there[one.id]) for one in kept if one.id in there]
+    gone = [one for one in kept if one.id not in there and one.kept]
+    blocked = _names_taken(host, facts, back) + _cannot(gone, seen)
+    if blocked:
+        return SectionPlan(NAME, blocked=tuple(blocked))
+    changes = [
+        *_note(facts, record, "undoing", "note that the old stack is on its way back"),
+        *_ours_away(host, facts, {one.service for one in kept if one.kept}, {one.id for one in kept}),
+        *_files_back(host, facts, record.files, seen),
+        *_owners_back(record),
+        *_databases_back(host, facts, record, seen),
+        *(change for one, container in back if (change := _container_back(one, container))),
+        *(change for one in gone if (change := _made_again(one, record, seen))),
+    ]
+    undone = Write(layout.TAKEOVER, record.at("undone").text(), 0o600, before=record.text())
+    changes.append(Change("note that it is back", "so that nothing is taken for ours", (undone,)))
+    return SectionPlan(NAME, tuple(changes), notes=_notes(host, record, gone))
+
+
+def started(record: Record) -> tuple[str, ...]:
+    """Containers that run again afterwards."""
+    return tuple(kept.name for kept in record.containers if kept.running)
+
+
+def _names_taken(host: Host, facts: Facts, back: Iterable[tuple[Kept, Container]]) -> list[Finding]:
+    found = []
+    for one, container in back:
+        holder = foreign.named(facts, one.name)
+        if holder is not None and holder.id != container.id and not foreign.is_ours(host, holder):
+            text = f"the name {one.name} belongs to another container now"
+            found.append(
+                Finding(f"undo.{one.name}", "fail", text, holder.image, host.ssh(f"docker inspect {one.name}"))
+            )
+    return found
+
+
+def _cannot(gone: list[Kept], seen: Belongings) -> list[Finding]:
+    """A container that was removed is made again by Compose; one of `docker run` is not."""
+    found = []
+    for one in gone:
+        if not _files_of(one, seen):
+            text = f"{one.kept} has been removed, and no Compose file is there that would make it again"
+            evidence = f"it ran {one.image}; its data is where it was, but for what lay in the container itself"
+            mend = f"docker run it again as {one.name} on the same data; invoke runbook adopt names where all is"
+            found.append(Finding(f"undo.{one.name}", "fail", text, evidence, mend))
+    return found
+
+
+def _files_of(one: Kept, seen: Belongings) -> tuple[str, ...]:
+    """The Compose files of a container, where all of them are on the host, under this name or the one they had."""
+    files = tuple(path for path in one.files.split(",") if path.startswith("/"))
+    there = [path for path in files if _is_there(seen, path) or _is_there(seen, f"{path}.before-pantheon")]
+    return files if files and len(there) == len(files) else ()
+
+
+def _is_there(seen: Belongings, path: str) -> bool:
+    place = seen.places.get(path)
+    return isinstance(place, Place) and bool(place.kind)
+
+
+def _note(facts: Facts, record: Record, stage: str, what: str) -> list[Change]:
+    if record.stage == stage:
+        return []
+    guard = Guard("sha256", layout.TAKEOVER, facts.reading("sha256", layout.TAKEOVER))
+    write = Write(layout.TAKEOVER, record.at(stage).text(), 0o600, before=record.text(), guards=(guard,))
+    return [Change(what, "whatever stops it, the same command goes on", (write,))]
+
+
+def _ours_away(host: Host, facts: Facts, services: set[str], old_ids: set[str]) -> list[Change]:
+    changes = []
+    for container in facts.containers if isinstance(facts.containers, tuple) else ():
+        is_half = container in foreign.half_made(host, facts)
+        service = container.labels.get("pantheon.service", "")
+        if not foreign.is_ours(host, container) or container.id in old_ids or (service not in services and not is_half):
+            continue
+        guards = (Guard("container", container.name, container.id),)
+        steps: list[Step] = []
+        if container.state in UP:
+            steps.append(Run(("docker", "stop", "-t", str(STOP_S), container.id), guards=guards, timeout_s=STOP_S + 60))
+        steps.append(Run(("docker", "rm", "-f", container.id), guards=guards))
+        stops = (container.name,) if container.state in UP else ()
+        why = "ours makes room; nothing is kept in it"
+        changes.append(Change(f"remove our container {container.name}", why, tuple(steps), stops=stops, sign="-"))
+    return changes
+
+
+def _files_back(host: Host, facts: Facts, files: tuple[Moved, ...], seen: Belongings) -> list[Change]:
+    steps: list[Step] = []
+    for moved in files:
+        if not _is_there(seen, moved.new):
+            continue  # back already, or never renamed
+        if _is_there(seen, moved.old):
+            file = facts.files.get(moved.old)
+            ours = isinstance(file, TextFile) and (file.text or "").startswith(stack.HEADER)
+            if not ours or moved.old != layout.compose_file(host):
+                continue
+            aside = {"from": moved.old, "to": moved.old + OURS_ASIDE}
+            if _is_there(seen, moved.old + OURS_ASIDE):
+                steps.append(Run(("cp", "-a", "--", moved.old, moved.old + OURS_ASIDE)))
+                steps.append(Run(("mv", "-f", "-T", "--", moved.new, moved.old)))
+                continue
+            steps.append(Mend("set_aside", aside, f"{aside['from']} → {aside['to']}"))
+        steps.append(Mend("set_aside", {"from": moved.new, "to": moved.old}, f"{moved.new} → {moved.old}"))
+    return [Change("give the Compose files their names back", "as they were", tuple(steps))] if steps else []
+
+
+def _owners_back(record: Record) -> list[Change]:
+    return [
+        Change(
+            f"{moved.old}: owners as they were",
+            "the old containers need them",
+            (
+                Mend(
+                    "give_owners",
+                    {"path": moved.old, "note": moved.new},
+                    f"give {moved.old} the owners back that {moved.new} has",
+                    timeout_s=layout.WALK_S,
+                ),
+            ),
+        )
+        for moved in record.owners
+    ]
+
+
+def _databases_back(host: Host, facts: Facts, record: Record, seen: Belongings) -> list[Change]:
+    """A database that a newer image has migrated is of no use to the older one: the copy that was kept is put back,
+    and the migrated one stays beside it. Of the same image it goes on with what there is now."""
+    old = next((one for one in record.containers if one.service == "openwebui"), None)
+    image = facts.images.get(host.openwebui.image)
+    same = old is not None and isinstance(image, Image) and image.id == old.image_id
+    kept = [moved for moved in record.databases if _is_there(seen, moved.new)]
+    if same or not kept or record.stage == "begun":
+        return []
+    steps: list[Step] = []
+    for moved in record.databases:
+        if _is_there(seen, moved.old) and not _is_there(seen, moved.old + OURS_ASIDE):
+            aside = {"from": moved.old, "to": moved.old + OURS_ASIDE}
+            steps.append(Mend("set_aside", aside, f"{aside['from']} → {aside['to']}"))
+    for moved in kept:
+        steps.append(Mend("set_aside", {"from": moved.new, "to": moved.old}, f"{moved.new} → {moved.old}"))
+    why = "another Open WebUI may have migrated it; what was written since stays beside it"
+    return [Change("put Open WebUI's database back as it was", why, tuple(steps))]
+
+
+def _container_back(one: Kept, container: Container) -> Change | None:
+    guard = (Guard("container", container.name, container.id),)
+    steps: list[Step] = []
+    if one.kept and container.name != one.name:
+        free = Guard("container", one.name, "missing")
+        steps.append(Run(("docker", "rename", container.id, one.name), guards=(*guard, free)))
+    if one.kept and one.policy not in ("no", "") and container.restart_policy != one.policy.partition(":")[0]:
+        steps.append(Run(("docker", "update", f"--restart={one.policy}", container.id)))
+    if one.running and container.state not in UP:
+        steps.append(Run(("docker", "start", container.id), timeout_s=180))
+    if not steps:
+        return None
+    did = "rename back and start" if one.running else "rename back"
+    what = f"{did} {one.name}" if container.name == one.name else f"{did}: {container.name} → {one.name}"
+    return Change(what, "as it was", tuple(steps))
+
+
+def _made_again(one: Kept, record: Record, seen: Belongings) -> Change | None:
+    del record
+    files = _files_of(one, seen)
+    folder = ("--project-directory", one.folder) if one.folder else ()
+    named = tuple(part for path in files for part in ("-f", path))
+    argv = ("docker", "compose", "-p", one.project, *folder, *named, "up", "-d", "--no-deps", one.label)
+    why = f"{one.kept} has been removed; its Compose file makes it again, on the same data"
+    return Change(f"make {one.name} again", why, (Run(argv, timeout_s=600, progress="compose"),), sign="+")
+
+
+def _notes(host: Host, record: Record, gone: list[Kept]) -> tuple[str, ...]:
+    lines = [f"{kept.name}: as it was, on the data that it had" for kept in record.containers if kept.kept]
+    lines += [f"{one.name} is made again: what lay in the container itself is gone" for one in gone]
+    copied = [place.target for place in record.data if place.way == "copied"]
+    lines += [f"{target}: the copy stays, with what was written since" for target in dict.fromkeys(copied)]
+    lines += [f"{moved.new}: stays" for moved in record.aside]
+    if record.kind == "move":
+        lines.append("hosts.toml still says the new place: change it back, or the next bringup moves again")
+    others = [name for name in ("comfy", "ollama", "openwebui") if name not in {k.service for k in record.containers}]
+    lines += [f"{name}: ours from the beginning, stays as it is" for name in others]
+    del host
+    return tuple(lines)
