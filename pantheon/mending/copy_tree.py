@@ -335,7 +335,7 @@ class Copy:
         self.counted = (0, 0, 0)
         self.can_clone = True
         self.is_again = self.distrusts = False
-        self.since = time.time_ns()
+        self.since = self.now = time.time_ns()  # begun for the first time, and this time
         self.about: dict[str, Any] = {}
         self.staging = self.tree = -1
         self.part = self.parts[0]
@@ -359,7 +359,8 @@ class Copy:
             for part in self.parts:
                 self.copy_part(part)
             self.sync()
-            self.summary()
+            if self.tally.entries:
+                self.summary()
             if not self.is_final:
                 return
             self.settle()
@@ -929,6 +930,7 @@ class Copy:
             if not part.container:
                 self.compare(part)
         self.about["placing"] = True
+        self.about["final_ns"] = self.now
         self.about["entries"] = self.tally.entries
         top = next((part for part in self.parts if not part.into), None)
         if self.empty is not None:
@@ -1023,7 +1025,7 @@ class Copy:
             "entries": self.about.get("entries", 0),
             "bytes": self.total,
             "inode": found.st_ino,
-            "began_ns": self.since,
+            "began_ns": self.about.get("final_ns", self.now),
         }
         folder = opened(os.path.dirname(RECORD), make=True)
         try:

@@ -278,6 +278,7 @@ def test_ahead_and_then_the_rest(source: Path, tmp_path: Path) -> None:
     assert snapshot(target) == snapshot(source)
     assert any("2 files (4 bytes) copied now" in line for line in said) or any("sharing" in line for line in said)
     assert left(target) == []
+    assert "is complete" in good(target, source)[0], "what changed before the second pass is no change since"
 
 
 def test_a_change_that_neither_size_nor_time_show(source: Path, tmp_path: Path) -> None:
