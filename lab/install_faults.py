@@ -21,7 +21,7 @@ LOCK_UNIT = "lab-apt-lock"
 HALF = "lab-half"
 WWW = "/var/lib/lab-vendors/www"
 DAEMON_JSON = "/etc/docker/daemon.json"
-BROKEN_JSON = '{\n    "log-driver": "json-file",\n    "log-opts": {"max-size": "10m"\n}\n'
+BROKEN_JSON = '{\n    "log-driver": "json-file"\n    "log-opts": {"max-size": "10m"}\n}\n'  # a comma is missing
 OLD_SOURCE = "/etc/apt/sources.list.d/docker-old.list"
 OLD_KEYRING = "/usr/share/keyrings/docker-archive-keyring.gpg"
 

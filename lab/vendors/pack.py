@@ -25,6 +25,8 @@ from pathlib import Path
 WORK = Path("/var/tmp/pack")  # noqa: S108 - in a container of one program
 LIBRARIES = "usr/lib/x86_64-linux-gnu"
 TOOLKIT_VERSION = "1.18.1-1"
+# One for all: apt takes an index that is older than the one it has for a replay, and keeps what it has.
+DATE = datetime.datetime.now(tz=datetime.UTC).strftime("%a, %d %b %Y %H:%M:%S UTC")
 VARIANTS = ("", "-open", "-server", "-server-open")
 ASKED, OTHER = "590", "595"  # the branch that is wanted, and one that comes under its name when a fault says so
 # What Docker's documentation has removed first, beside the packages of the distribution's engine: empty, but there.
@@ -35,12 +37,13 @@ START = """#!/bin/sh
 set -e
 [ "$1" = configure ] || exit 0
 {before}
+for unit in {units}; do
+    deb-systemd-helper unmask "$unit" >/dev/null || true
+    deb-systemd-helper enable "$unit" >/dev/null || true
+done
 if [ -d /run/systemd/system ]; then
     systemctl daemon-reload || true
-    for unit in {units}; do deb-systemd-helper enable "$unit" >/dev/null || true; done
     for unit in {units}; do deb-systemd-invoke {action} "$unit" >/dev/null || true; done
-else
-    for unit in {units}; do deb-systemd-helper enable "$unit" >/dev/null || true; done
 fi
 """
 STOP = """#!/bin/sh
@@ -399,8 +402,7 @@ def publish(dists: Path, packages: Mapping[str, str], about: Mapping[str, str], 
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(data)
             sums.append(f" {hashlib.sha256(data).hexdigest()} {len(data)} {name}{suffix}")
-    date = datetime.datetime.now(tz=datetime.UTC).strftime("%a, %d %b %Y %H:%M:%S UTC")
-    lines = [f"{key}: {value}" for key, value in {**about, "Date": date}.items()]
+    lines = [f"{key}: {value}" for key, value in {**about, "Date": DATE}.items()]
     (dists / "Release").write_text("\n".join([*lines, "SHA256:", *sums]) + "\n")
     key.sign(dists / "Release", dists / "InRelease")
     stranger.sign(dists / "Release", dists / "InRelease.stranger")

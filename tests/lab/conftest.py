@@ -4,6 +4,8 @@
 - `untouched`  the same, for a test that leaves no trace: the next one gets it without a reset
 - `brought_up` a host after `invoke bringup`, for a test that leaves it so
 - `spare`      the same, to be broken
+- `bare`       another lab of the worker's, with no engine, driver or toolkit: as it is after `World.reset`, or as the
+               test before left it
 
 A test that fails leaves the host for nobody. `World.invoke` runs the real program with a home, a state directory and a
 known_hosts of its own, so that nothing of the user's is read, written or left.
@@ -251,6 +253,8 @@ class World:
             "identity": str(self.lab.keys.identity),
             **{name: dict(small) for name in SERVICES},
         }
+        if self.lab.bare:
+            host["install"] = {"docker_key": self.lab.docker_key, "toolkit_key": self.lab.toolkit_key}
         if self.lab.os_id != "ubuntu":
             host["os"] = {"id": self.lab.os_id, "version": self.lab.os_version}
         for name, value in changes.items():
@@ -388,9 +392,9 @@ def steps(plan: dict[str, Any]) -> list[dict[str, Any]]:
 # ---- labs: started once for each worker, and gone at the end whatever happens
 
 
-def _mine() -> str:
+def _mine(kind: str = "") -> str:
     worker = os.environ.get("PYTEST_XDIST_WORKER", "main")
-    return f"test-{worker}-{os.getpid()}"
+    return f"test-{worker}{kind}-{os.getpid()}"
 
 
 def _in_use(name: str) -> IO[str] | None:
@@ -419,18 +423,26 @@ def _sweep(known_hosts: Path) -> None:
 
 @pytest.fixture(scope="session")
 def world(docker_engine: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    yield from _started(_mine(), tmp_path_factory)
+
+
+@pytest.fixture(scope="module")
+def bare(docker_engine: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    yield from _started(_mine("bare"), tmp_path_factory, bare=True)
+
+
+def _started(name: str, tmp_path_factory: pytest.TempPathFactory, *, bare: bool = False) -> Iterator[World]:
     directory = tmp_path_factory.mktemp("workstation")
-    for name in ("home", "state"):
-        (directory / name).mkdir()
+    for folder in ("home", "state"):
+        (directory / folder).mkdir()
     known_hosts = directory / "known_hosts"
     _sweep(known_hosts)
-    name = _mine()
     held = _in_use(name)
     assert held, f"lab {name} is in use"
     # A run that is ended from outside (a CI job that is cancelled) still takes its lab down.
     before = signal.signal(signal.SIGTERM, lambda *_: pytest.exit("terminated", returncode=143))
     try:
-        lab = machine.up(name, port=machine.free_port(), stand_in=QUICK, known_hosts=known_hosts)
+        lab = machine.up(name, port=machine.free_port(), bare=bare, stand_in=QUICK, known_hosts=known_hosts)
         made = World(lab, directory)
         made.settle()
         yield made
