@@ -20,7 +20,16 @@ PARTS = ("sources", "fstab", "beneath")
 MOUNT_S = 120  # a journal may have to be replayed
 DEVICE_S = 30  # how long a boot waits for the disk before it goes on without
 CHECKED = ("ext2", "ext3", "ext4", "vfat", "f2fs")  # by fsck at boot; the others look after themselves
-NO_FILES = ("swap", "LVM2_member", "crypto_LUKS", "linux_raid_member", "zfs_member", "bcache", "ceph_bluestore")
+NO_FILES = (
+    "swap",
+    "LVM2_member",
+    "crypto_LUKS",
+    "linux_raid_member",
+    "zfs_member",
+    "bcache",
+    "ceph_bluestore",
+    "unknown",
+)
 
 
 @dataclass(frozen=True)
@@ -67,11 +76,11 @@ def plan(host: Host, facts: Facts, evidence: Evidence) -> SectionPlan:
     )
 
 
-def line(root: Root, device: Device) -> str:
+def line(source: str, path: str, fstype: str) -> str:
     """The line for /etc/fstab. nofail: a boot goes on without the disk, and the host can be reached and mended."""
     options = f"defaults,nofail,x-systemd.device-timeout={DEVICE_S}s"
-    checked = "2" if device.fstype in CHECKED else "0"
-    return " ".join((_field(root.source), _field(root.path), device.fstype, options, "0", checked))
+    checked = "2" if fstype in CHECKED else "0"
+    return " ".join((_field(source), _field(path), fstype, options, "0", checked))
 
 
 def _field(text: str) -> str:
@@ -86,7 +95,7 @@ def _fstab(roots: list[Root], evidence: Evidence, seen: Sources) -> list[Change]
     ]
     if not new:
         return []
-    lines = [line(root, device) for root, device in new]
+    lines = [line(root.source, root.path, device.fstype) for root, device in new]
     arguments: dict[str, object] = {"lines": lines, "sha256": seen.fstab}
     step = Mend("fstab", arguments, f"add to /etc/fstab: {'; '.join(lines)}", timeout_s=120)
     what = f"put {' and '.join(root.path for root, _ in new)} into /etc/fstab"
@@ -141,7 +150,7 @@ def _obstacles(host: Host, root: Root, evidence: Evidence, seen: Sources) -> lis
     if not device.fstype:
         text = f"{root.source} ({device.path}) has no file system"
         return [_finding(key, "fail", text, _about(device), _make(host, root, seen, device))]
-    if device.fstype in NO_FILES:
+    if device.fstype in NO_FILES or device.fstype.endswith("partition table"):
         text = f"{root.source} ({device.path}) is {device.fstype}, not a file system"
         return [_finding(key, "fail", text, _about(device), f"the file system within it as storage.{root.name}_source")]
     if root.fstype and device.fstype != root.fstype:
@@ -200,7 +209,7 @@ def candidates(seen: Sources) -> list[Device]:
         device
         for device in seen.devices
         if device.type in ("disk", "part") and not (device.fstype or device.mounts or device.parts or device.readonly)
-        if device.bytes >= 1 << 30
+        if device.bytes >= 1 << 30 and not device.path.startswith(("/dev/zram", "/dev/ram", "/dev/nbd"))
     ]
 
 

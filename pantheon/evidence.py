@@ -107,6 +107,7 @@ class FstabLine:
     unit: str = ""
     there: bool | None = None
     mounted: bool | None = None
+    ours: bool = False  # a unit that `invoke atlas` wrote
 
 
 @dataclass(frozen=True)

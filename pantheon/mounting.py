@@ -8,7 +8,7 @@ from typing import Any
 
 from pantheon import atlas as mounts
 from pantheon import attaching, engine
-from pantheon.errors import LookFailed, NotAsItShouldBe, PantheonError
+from pantheon.errors import LookFailed, NotAsItShouldBe
 from pantheon.evidence import Evidence
 from pantheon.facts import Facts, Unknown
 from pantheon.finding import Finding
@@ -157,10 +157,10 @@ class Beside:
     def _look(self, connection: Any) -> None:
         try:
             self._found = mounts.warnings(self.host, look(connection, self.host))
-        except PantheonError as error:
+        except Exception as error:  # the connection may be closed meanwhile: the command has ended without this
             text = "the mounts of Atlas could not be looked at; the AI stack does not need them"
             mend = f"invoke atlas --host {self.host.name}"
-            self._found = [Finding("atlas.mounts", "warn", text, error.message, mend, mounts.SOURCE)]
+            self._found = [Finding("atlas.mounts", "warn", text, str(error), mend, mounts.SOURCE)]
 
     def warnings(self) -> list[Finding]:
         if self._thread:

@@ -20,6 +20,7 @@ from pantheon.looks.http import quoted
 from pantheon.looks.text import Json, Object, Unread, plain, shown, unit_name, without_login
 
 UNIT_PLACES = ("/etc/systemd/system", "/run/systemd/system", "/usr/lib/systemd/system")
+OURS = "# Written by pantheon"
 TOUCH_S = 2.0
 BENEATH_S, BENEATH_ENTRIES = 1.5, 50_000
 SHOWN = 20
@@ -106,7 +107,8 @@ def _unit(root: str, target: str) -> Object | None:
             values = {key.strip(): value.strip() for key, _, value in pairs}
             if values.get("What"):
                 about = values.get("Type", "auto"), values.get("Options", "defaults")
-                return _line(root, values["What"], values.get("Where", target), *about, unit=name)
+                line = _line(root, values["What"], values.get("Where", target), *about, unit=name)
+                return {**line, "ours": text.startswith(OURS)}
     return None
 
 

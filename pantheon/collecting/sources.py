@@ -14,7 +14,7 @@ from pantheon.looks.text import Json, Object, Unread, plain, shown
 ASK_S = 3.0
 BY_ID = "/dev/disk/by-id"
 COLUMNS = "PATH,SIZE,TYPE,FSTYPE,LABEL,UUID,MODEL,MOUNTPOINTS,RO,PKNAME"
-NO_DISKS = ("rom", "zram")
+NO_DISKS = ("rom",)
 NO_NAMES = ("wwn-", "nvme-eui.", "nvme-nvme.", "lvm-pv-uuid-", "dm-uuid-")  # stable, and no human knows them
 
 
@@ -33,6 +33,8 @@ def sources(spec: Object, root: str) -> Json:
         path = str(row.get("path") or "")
         if row.get("type") not in NO_DISKS and path:
             devices.setdefault(path, _device(row, names, parents))
+    # lsblk goes by udev's word, which may be missing or old. Before a disk is said to be empty it is asked itself.
+    work.each([one for one in devices.values() if not one["fstype"] and not one["parts"]], _probe)
     wanted = {str(one): _found(str(one), devices) for one in spec.get("sources") or ()}
     kept = [one for one in devices.values() if one["type"] != "loop" or one in wanted.values()]
     text = read_bytes(f"{root}/etc/fstab")
@@ -52,6 +54,20 @@ def _device(row: Object, names: dict[str, str], parents: set[str]) -> Object:
         "parts": os.path.basename(path) in parents,
         "readonly": row.get("ro") in (True, "1", 1),
     }
+
+
+def _probe(device: Object) -> None:
+    """What the disk itself says that is on it. One that cannot be asked is not empty."""
+    if not os.path.exists(device["path"]):
+        device["fstype"] = "unknown"
+        return
+    asked = work.attempt(work.command, ["blkid", "-p", "-o", "export", "--", device["path"]], ASK_S)
+    if work.is_unknown(asked) or asked["status"] not in (0, 2):  # 2: there is nothing that it knows
+        device["fstype"] = "unknown"
+        return
+    told = dict(line.partition("=")[::2] for line in asked["output"].splitlines())
+    device["fstype"] = told.get("TYPE") or (f"{told['PTTYPE']} partition table" if told.get("PTTYPE") else "")
+    device["label"], device["uuid"] = told.get("LABEL", ""), told.get("UUID", "")
 
 
 def _stable_names(root: str) -> dict[str, str]:

@@ -6,7 +6,7 @@ import re
 import shlex
 from dataclasses import dataclass
 
-from pantheon import foreign, layout
+from pantheon import attaching, foreign, layout
 from pantheon.evidence import Beneath, Displaced, FstabLine
 from pantheon.facts import Command, Container, Entry, Unknown
 from pantheon.finding import Finding
@@ -244,16 +244,15 @@ def _atlas(case: Case) -> list[Finding]:
         state, said = _atlas_state(case, mount)
         if state != "fine":
             text = f"{mount.mount} ({mount.export}) is {'not mounted' if state == 'absent' else 'stale'}"
-            lift = f"sudo umount -l {shlex.quote(mount.mount)}; " if state == "stale" else ""
-            mend = command(case, ID)
-            if _line(case, mount.mount) is None:
-                mend = f"on the host: {lift}sudo {shlex.join(_by_hand(mount))}; or put it into /etc/fstab"
+            mend = command(case, ID) if _theirs(case, mount) else f"invoke atlas --host {case.host.name}"
             out.append(Finding(f"{ID}.atlas{mount.mount}", "warn", text, said, mend, SOURCE))
     return out
 
 
-def _by_hand(mount: AtlasMount) -> tuple[str, ...]:
-    return ("mount", "-t", mount.type, "-o", mount.mode, mount.export, mount.mount)
+def _theirs(case: Case, mount: AtlasMount) -> FstabLine | None:
+    """Somebody's own line or unit for it. What `invoke atlas` has set up, or may, it looks after itself."""
+    line = _line(case, mount.mount)
+    return None if line is None or line.ours else line
 
 
 def _atlas_state(case: Case, mount: AtlasMount) -> tuple[str, str]:
@@ -307,11 +306,20 @@ def _mount(case: Case, disk: Disk) -> Change:
     elif not line:
         argv = ("mount", disk.source, disk.path)
     steps.append(Run(argv, guards=guards, timeout_s=MOUNT_S))
+    if not line and disk.state == "absent":  # else it would be away again after the next reboot
+        steps.append(_keep(case, disk))
     source = line.source if line else disk.source
     found = _beneath(case, disk)
     hidden = "; the empty directories under it stay, out of sight" if found and found.count else ""
     verb = "mount anew" if disk.state == "stale" else "mount"
     return Change(f"{verb} {disk.path} ({source})", f"the storage model (§3){hidden}", tuple(steps))
+
+
+def _keep(case: Case, disk: Disk) -> Mend:
+    storage = case.host.storage
+    fstype = storage.nvme_fstype if disk.name == "nvme" else storage.ssd_fstype
+    text = attaching.line(disk.source, disk.path, fstype or "auto")
+    return Mend("fstab", {"lines": [text], "sha256": ""}, f"add to /etc/fstab: {text}", timeout_s=120)
 
 
 def _concerned(case: Case, wrong: list[Disk], good: list[Disk]) -> tuple[list[str], list[str]]:
@@ -342,7 +350,7 @@ def _rejoin(wrong: list[Disk], good: list[Disk], restart: list[str], start: list
 def _mount_atlas(case: Case) -> list[Change]:
     changes = []
     for mount in case.host.atlas:
-        line, (state, _) = _line(case, mount.mount), _atlas_state(case, mount)
+        line, (state, _) = _theirs(case, mount), _atlas_state(case, mount)
         if line and state != "fine":
             lift = (Run(("umount", "-l", mount.mount), timeout_s=MOUNT_S),) if state == "stale" else ()
             argv = ("systemctl", "start", line.unit) if line.unit else ("mount", mount.mount)

@@ -1,7 +1,8 @@
 """Puts lines at the end of /etc/fstab, and changes nothing else in it.
 
-Arguments: {"lines": [TEXT, ...], "sha256": what the file was when that was planned, or "missing"}. Nothing is done
-where the file has another line for one of the mount points, has changed since, or would be faulty with the new lines.
+Arguments: {"lines": [TEXT, ...], "sha256": what the file was when that was planned, "missing", or "" for any}.
+Nothing is done where the file has another line for one of the mount points, has changed since, or would be faulty with
+the new lines.
 The file as it was before pantheon's first line is kept as /etc/fstab.before-pantheon. Written to a new file, checked,
 and renamed: owner and mode stay.
 """
@@ -70,7 +71,7 @@ def put(lines: list[str], expected: str, place: str = FSTAB) -> str:
     taken = [line.split()[1] for line in lines if line.split()[1] in targets(before)]
     if taken:
         raise Failed(f"{place} has another line for {taken[0]}: it is left alone")
-    if ("missing" if about is None else hashlib.sha256(data).hexdigest()) != expected:
+    if expected not in ("", "missing" if about is None else hashlib.sha256(data).hexdigest()):
         raise Failed(f"{place} has been changed since this was planned: it is left alone")
     new = f"{place}.pantheon-new"
     fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)

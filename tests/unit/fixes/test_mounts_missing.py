@@ -158,7 +158,12 @@ def test_the_mount_is_guarded_and_what_it_says() -> None:
 )
 def test_how_it_is_mounted(fstab: tuple[FstabLine, ...], storage: Storage, expected: str) -> None:
     host = replace(HOST, storage=storage)
-    assert commands(made(absent(host=host), host, fstab=fstab)) == [expected]
+    one = made(absent(host=host), host, fstab=fstab)
+    assert commands(one) == [expected]
+    kept = [
+        step for step in mounts_missing.plan(one).changes[0].steps if isinstance(step, Mend) and step.name == "fstab"
+    ]
+    assert len(kept) == (1 if storage.nvme_source else 0), "what is mounted by hand is gone after a reboot"
 
 
 def test_nobody_knows_what_is_to_be_mounted() -> None:
@@ -319,14 +324,23 @@ def test_an_atlas_mount_is_a_warning() -> None:
     one = made(finished(ATLAS), ATLAS)
     (finding,) = mounts_missing.diagnose(one)
     assert finding.level == "warn"
-    assert "sudo mount -t nfs4 -o rw atlas:/appdata '/mnt/atlas/app data'" in finding.mend
+    assert finding.mend == "invoke atlas --host prometheus"
     assert commands(one) == []
     assert diagnosis.diagnose(one).is_good
 
 
 def test_one_that_fstab_knows_is_mounted() -> None:
     line = FstabLine("atlas:/appdata", "/mnt/atlas/app data", "nfs4", "rw")
-    assert commands(made(finished(ATLAS), ATLAS, fstab=(*FSTAB, line))) == ["mount '/mnt/atlas/app data'"]
+    one = made(finished(ATLAS), ATLAS, fstab=(*FSTAB, line))
+    assert commands(one) == ["mount '/mnt/atlas/app data'"]
+    assert mounts_missing.diagnose(one)[0].mend.startswith("invoke fix.mounts-missing")
+
+
+def test_one_that_pantheon_has_set_up_is_left_to_its_own_command() -> None:
+    unit = FstabLine("atlas:/appdata", "/mnt/atlas/app data", "nfs4", "rw", unit="x.mount", ours=True)
+    one = made(finished(ATLAS), ATLAS, fstab=(*FSTAB, unit))
+    assert mounts_missing.diagnose(one)[0].mend == "invoke atlas --host prometheus"
+    assert commands(one) == []
 
 
 @pytest.mark.parametrize(

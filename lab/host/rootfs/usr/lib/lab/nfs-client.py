@@ -19,9 +19,9 @@ from typing import Any
 
 import fusepy as fuse
 
-LIBRARY = sorted(glob.glob("/usr/lib/*/libnfs.so.1[0-9]"))[-1]
+LIBRARY = max(glob.glob("/usr/lib/*/libnfs.so.1[0-9]"))
 LIBNFS = ctypes.CDLL(LIBRARY)
-BUFFER_FIRST = LIBRARY >= LIBRARY[:-2] + "16"  # libnfs 6 has its arguments in another order
+BUFFER_FIRST = not LIBRARY.endswith((".13", ".14"))  # libnfs 6 has its arguments in another order
 NFS_V4 = 4
 STAT = ("dev", "ino", "mode", "nlink", "uid", "gid", "rdev", "size", "blksize", "blocks")
 STAT += ("atime", "mtime", "ctime", "atime_nsec", "mtime_nsec", "ctime_nsec", "used")
@@ -176,7 +176,7 @@ class Files(fuse.Operations):  # type: ignore[misc]
 
 
 def timeout_ms(options: dict[str, str]) -> int:
-    """0 for a hard mount, which waits for ever; else timeo (tenths of a second) for the call and each of its retrans."""
+    """0 for a hard mount, which waits for ever; else timeo (tenths of a second) for the call and each retrans."""
     if "soft" not in options:
         return 0
     return int(options.get("timeo", "600")) * 100 * (1 + int(options.get("retrans", "2")))
