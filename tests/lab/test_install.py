@@ -1,0 +1,146 @@
+"""From a bare host to a validated stack in one command, and everything that can be in the way of it.
+
+One host goes from bare to installed in the course of this file, so the tests stand in the order in which they run.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+
+import pytest
+from conftest import World, until
+
+from lab import faults, install_faults, machine
+
+pytestmark = pytest.mark.lab
+
+STATE = "dpkg-query -W; ls -R /etc/apt /usr/share/keyrings /etc/docker 2>/dev/null; find /etc/apt -type f | xargs cat"
+DOCKER_FILES = "ls /etc/apt/keyrings/docker.asc /etc/apt/sources.list.d/docker.sources 2>/dev/null || true"
+INSTALLED = (
+    "dpkg-query -W -f '${Package} ${db:Status-Status}\\n' | grep -E '^(docker-ce|nvidia-|containerd.io)' || true"
+)
+
+
+@pytest.fixture(scope="module")
+def host(bare: World) -> World:
+    return bare
+
+
+class TestRefused:
+    """On a host that stays bare."""
+
+    def test_plan_shows_and_touches_nothing(self, host: World) -> None:
+        with host.unchanged():
+            done = host.invoke("bringup", "--install", "--plan")
+        assert done.code == 2, done.seen
+        for said in ("NVIDIA driver 590 (server)", "Docker", "NVIDIA Container Toolkit", "only with --reboot"):
+            assert said in done.out, done.seen
+        assert "Traceback" not in done.all, done.seen
+
+    def test_without_install_the_command_that_installs_is_named(self, host: World) -> None:
+        done = host.invoke("bringup", "--yes")
+        assert done.code == 2, done.seen
+        assert "invoke prereqs --install --host lab" in done.out, done.seen
+
+    def test_a_key_with_another_fingerprint(self, host: World) -> None:
+        before = host.sh(STATE)
+        with install_faults.bad_key(host.lab, "docker"):
+            done = host.invoke("prereqs", "--install", "--yes", "--reboot")
+        assert done.code == 1, done.seen
+        assert host.lab.docker_key in done.all.replace(" ", ""), done.seen
+        assert host.sh(STATE) == before, "nothing was written"
+
+    def test_a_driver_package_that_brings_another_branch(self, host: World) -> None:
+        with install_faults.another_branch(host.lab, alone=True):
+            blind = host.invoke("prereqs", "--install", "--yes")  # apt has no lists yet: found out on the host
+            shown = host.invoke("prereqs", "--install", "--plan")  # and now it is known beforehand
+        assert blind.code == 1, blind.seen
+        assert re.search(r"would bring 595\.45\.04\S*, not 590", blind.all), blind.seen
+        assert host.sh(INSTALLED) == "", "nothing was installed"
+        assert shown.code == 2, shown.seen
+        assert "nvidia-driver-590-server would bring 595.45.04, not 590" in shown.out, shown.seen
+        assert "gpu.driver" in shown.out, shown.seen
+
+    def test_a_daemon_json_that_is_none(self, host: World) -> None:
+        install_faults.break_daemon_json(host.lab)
+        with host.unchanged():
+            done = host.invoke("prereqs", "--install", "--yes")
+        assert done.code == 2, done.seen
+        assert "/etc/docker/daemon.json is broken: line" in done.out, done.seen
+        host.sh("rm /etc/docker/daemon.json")
+
+
+class TestInterrupted:
+    def test_killed_in_the_middle_of_apt_and_told_who_holds_the_lock(self, host: World) -> None:
+        """kill -9 while dpkg works; the same command goes on. Without --reboot it ends with the reason."""
+        with install_faults.slow_dpkg(host.lab, 3), host.running("prereqs", "--install", "--yes") as running:
+            until(lambda: "dpkg" in host.sh("ps -eo comm", check=False), 60, "dpkg at work")
+            running.signal(signal.SIGKILL)
+            running.end(10)
+        install_faults.hold_apt_lock(host.lab, seconds=4)
+        done = host.invoke("prereqs", "--install", "--yes")
+        assert done.code == 2, done.seen
+        assert "unattended-upgr" in done.all, done.seen
+        assert "the driver 590.48.01 is installed, and its kernel module is not loaded" in done.all, done.seen
+        assert "invoke prereqs --install --reboot --host lab" in done.all, done.seen
+        assert host.sh("dpkg --audit") == ""
+        again = host.invoke("prereqs", "--install", "--yes")
+        assert again.code == 2, again.seen
+        assert "only with --reboot" in again.all, again.seen
+
+
+class TestFromBare:
+    """A host as the installer leaves it."""
+
+    def test_one_command(self, host: World) -> None:
+        host.reset()
+        boot = host.lab.boot_id()
+        done = host.invoke("bringup", "--install", "--reboot", "--yes", timeout=180)
+        assert done.code == 0, done.seen
+        assert host.lab.boot_id() != boot
+        for said in ("it is down", "it is back", "Loopback only; logs clean.", "comfy      healthy"):
+            assert said in done.out, done.seen
+        runtimes = json.loads(host.docker("info", "--format", "{{json .Runtimes}}"))
+        assert "nvidia" in runtimes
+        daemon = json.loads(host.sh("cat /etc/docker/daemon.json"))
+        assert daemon["log-opts"]["max-size"], daemon
+        assert host.sh("modinfo -F version nvidia") == "590.48.01"
+        assert "/nvidia.yaml" in host.sh("ls /etc/cdi/nvidia.yaml /run/cdi/nvidia.yaml 2>/dev/null || true")
+
+    def test_the_second_time_there_is_nothing_to_do(self, host: World) -> None:
+        with host.unchanged():
+            done = host.invoke("bringup", "--install", "--reboot", "--yes")
+        assert done.code == 0, done.seen
+        assert "nothing to do" in done.out, done.seen
+
+    def test_what_was_in_daemon_json_stays(self, host: World) -> None:
+        host.sh(
+            "python3 - <<'E'\nimport json\np = '/etc/docker/daemon.json'\nd = json.load(open(p))\n"
+            "d.pop('runtimes'); d['labels'] = ['rack=7']\njson.dump(d, open(p, 'w'))\nE"
+        )
+        done = host.invoke("prereqs", "--install", "--yes")
+        assert done.code == 0, done.seen
+        daemon = json.loads(host.sh("cat /etc/docker/daemon.json"))
+        assert daemon["labels"] == ["rack=7"]
+        assert "nvidia" in daemon["runtimes"]
+        host.wait_healthy()
+
+    def test_a_daemon_json_with_which_the_engine_does_not_start_is_rolled_back(self, host: World) -> None:
+        """dockerd finds its file valid and does not start with it. The file that was there is put back."""
+        text = host.sh("cat /etc/docker/daemon.json")
+        valid = json.loads(text)
+        valid.pop("runtimes")
+        valid["bridge"] = "nothere0"
+        install_faults.break_daemon_json(host.lab, json.dumps(valid))
+        try:
+            done = host.invoke("prereqs", "--install", "--yes")
+            assert done.code == 1, done.seen
+            assert json.loads(host.sh("cat /etc/docker/daemon.json")) == valid
+        finally:
+            install_faults.break_daemon_json(host.lab, text)
+            faults.start_engine(host.lab)
+
+    def test_a_lab_that_is_down_again_leaves_nothing(self, host: World) -> None:
+        assert machine.get(host.lab.name).bare
