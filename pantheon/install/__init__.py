@@ -100,11 +100,11 @@ def _repositories(host: Host, facts: Facts, evidence: Evidence) -> list[Change]:
     if wanted and "ca-certificates" not in packages.installed:
         steps = (apt.update(), apt.install(("ca-certificates",)))
         found.insert(0, Change("install ca-certificates", "repositories are read over https", steps, sign="+"))
-    why = "what is installed is what is there now"
+    why = "apt looks what there is now"
     if isinstance(packages.holder, str):
         why = f"first waits for {packages.holder}, which has apt's lock"
     need = [apt.uri(facts, vendor) for vendor in wanted]
-    return [*found, Change("bring apt's lists up to date", why, (apt.update(need),))]
+    return [*found, Change("apt's lists", why, (apt.update(need),))]
 
 
 def _holds(host: Host, facts: Facts, evidence: Evidence) -> list[Change]:

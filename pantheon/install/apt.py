@@ -233,9 +233,15 @@ def keys(host: Host, facts: Facts, packages: Packages, vendor: Vendor) -> list[C
         "fetch_s": KEY_S - 30,
     }
     says = f"fetch {address}, and put it into {vendor.key_path} if its fingerprint is {wanted}"
-    what = f"{vendor.name}'s key: {vendor.key_path}"
-    why = f"{WHY}; its packages are signed with it"
-    return [Change(what, why, (Mend("apt_key", arguments, says, timeout_s=KEY_S),), sign="~" if there else "+")]
+    why = "only packages that are signed with it are installed (§2)"
+    return [
+        Change(
+            f"{vendor.name}'s key",
+            why,
+            (Mend("apt_key", arguments, says, timeout_s=KEY_S),),
+            sign="~" if there else "+",
+        )
+    ]
 
 
 def sources(host: Host, facts: Facts, packages: Packages, vendor: Vendor, *, wanted: bool) -> list[Change]:
@@ -258,8 +264,8 @@ def sources(host: Host, facts: Facts, packages: Packages, vendor: Vendor, *, wan
         steps.append(_rename(packages, path))
     text = source_text(facts, packages, vendor)
     steps.append(Write(path, text, 0o644, guards=() if before else (Guard("sha256", path, "missing"),)))
-    what = f"{vendor.name}'s package repository: {path}" + (f"; {away}" if away else "")
-    return [Change(what, f"{WHY}; {vendor.docs}", tuple(steps), sign="~" if before else "+")]
+    what = f"{vendor.name}'s package repository" + (f"; {away}" if away else "")
+    return [Change(what, "as its documentation has it (§2)", tuple(steps), sign="~" if before else "+")]
 
 
 def _rename(packages: Packages, path: str) -> Run:

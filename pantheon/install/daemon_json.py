@@ -60,11 +60,11 @@ def changes(
     restart = toolkit and (is_new or _is_stale(facts, evidence))
     if not (log or nvidia or restart):
         return []
-    about = (["rotation of containers' logs"] if log else []) + (["the nvidia runtime"] if nvidia else [])
-    what = f"{PATH}: {' and '.join(about)}; the engine restarts" if about else "restart Docker's engine"
-    why = f"{apt.WHY}; what is in it stays, dockerd checks the result first"
+    about = (["log rotation"] if log else []) + (["the nvidia runtime"] if nvidia else [])
+    what = f"daemon.json: {', '.join(about)}; the engine restarts" if about else "restart Docker's engine"
+    why = "merged, and checked by dockerd first (§2)"
     if not about:
-        why = f"{apt.WHY}: it must find the NVIDIA Container Toolkit, and looks for it when it starts"
+        why = "it looks for the NVIDIA Container Toolkit when it starts (§2)"
     arguments = {"path": PATH, "log": log, "nvidia": nvidia, "restart": restart, "answer_s": ANSWER_S}
     parts = [*about, "checked by dockerd --validate"] if about else []
     says = f"merge into {PATH}: {', '.join(parts)}; restart Docker" if about else "restart Docker"

@@ -121,11 +121,11 @@ def changes(host: Host, facts: Facts, evidence: Evidence, options: Options) -> l
         found.append(Change(f"remove {', '.join(going)}", why, steps, stops=stops if is_engine else (), sign="-"))
         stops = () if is_engine else stops
     is_upgrade = _engine(packages) == "docker-ce" and installs_engine(host, facts, evidence)
-    why = f"{apt.WHY}: Docker Engine, non-snap, from Docker's repository"
+    why = "non-snap, from Docker's repository (§2)"
     if is_upgrade:
-        why = f"{apt.WHY}: engine {_version(facts, packages)} is older than {MIN_ENGINE[0]}"
+        why = f"engine {_version(facts, packages)} is older than {MIN_ENGINE[0]} (§2)"
     elif not installs_engine(host, facts, evidence):
-        why = f"{apt.WHY}: Docker Compose {'.'.join(map(str, MIN_COMPOSE))} or newer"
+        why = f"Docker Compose {'.'.join(map(str, MIN_COMPOSE))} or newer (§2)"
     what = f"{'upgrade' if is_upgrade else 'install'} {', '.join(wanted)}"
     steps = (*_unheld(packages, wanted), apt.install(wanted))
     found.append(Change(what, why, steps, stops=stops, sign="~" if is_upgrade else "+"))

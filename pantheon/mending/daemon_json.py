@@ -27,7 +27,7 @@ from typing import Any
 KEPT = ".before-pantheon"
 MOST_BYTES = 1 << 20
 DOCKERD_S, CTK_S, RESTART_S = 30, 60, 150
-ROTATION = {"max-size": "10m", "max-file": "3"}
+ROTATION = {"max-size": "10m", "max-file": "5"}
 
 
 class Refused(Exception):

@@ -16,7 +16,7 @@ import pytest
 from pantheon.mending import daemon_json
 
 PROGRAM = Path(daemon_json.__file__)
-ROTATION = {"log-driver": "json-file", "log-opts": {"max-size": "10m", "max-file": "3"}}
+ROTATION = {"log-driver": "json-file", "log-opts": {"max-size": "10m", "max-file": "5"}}
 NVIDIA = {"nvidia": {"args": [], "path": "nvidia-container-runtime"}}
 STUBS = {
     # --validate finds fault with what holds `invalid`
