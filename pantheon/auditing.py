@@ -10,7 +10,7 @@ from typing import Protocol, cast
 import pantheon
 from pantheon import comparison, controls, engine, repair
 from pantheon.audit import Audit
-from pantheon.control import SEVERITIES, Severity
+from pantheon.control import SEVERITIES, Result, Severity
 from pantheon.errors import UsageError
 from pantheon.hostsfile import nearest
 from pantheon.incident import Choices
@@ -51,9 +51,20 @@ def audit(host: Host, *, form: str, compare: str, fail_on: str, as_json: bool, o
         fail_on=cast(Severity, fail_on),
         results=results,
         changes=comparison.compare(old, results) if old else None,
+        notes=tuple(_notes(results)),
     )
     report.audit(done, form)
     return 0 if done.is_good else 2
+
+
+def _notes(results: tuple[Result, ...]) -> list[str]:
+    """Waivers of what holds without them."""
+    return [
+        f"{result.control.id} holds: its waiver (until {result.waiver.until}) is not needed any more, "
+        "take it out of hosts.toml"
+        for result in results
+        if result.waiver and result.verdict.status == "pass"
+    ]
 
 
 def _check(form: str, fail_on: str, *, as_json: bool) -> None:
