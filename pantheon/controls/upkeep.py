@@ -14,7 +14,7 @@ from pantheon.upkeep import Clock, CustomNode, Journal, Upgrades
 SOURCE = "practice"
 JOURNAL_SHARE = 5  # a journal may take a fifth of its file system; journald's own default is a tenth, 4 GiB at most
 JOURNAL_LEAST = 4 << 30
-DRIVER = re.compile(r"nvidia-|libnvidia-(?!container)|linux-modules-nvidia")
+DRIVER = re.compile(r"(?:lib)?nvidia-(?!container)|linux-modules-nvidia")
 
 
 def _unknown(case: Case, reason: str) -> Verdict:
