@@ -106,7 +106,7 @@ def wake(lab: Lab) -> None:
 # The clients are python3 by name: found by the mount point that they were given.
 CLIENTS = """
 for link in /proc/[0-9]*/cmdline; do
-    tr '\\0' '\\n' <"$link" 2>/dev/null | grep -q 'mount[.]nfs4\\|nfs-client' || continue
+    tr '\\0' '\\n' <"$link" 2>/dev/null | grep -q 'mount[.]nfs4' || continue
     [ -z "$1" ] || tr '\\0' '\\n' <"$link" | grep -qxF "$1" || continue
     pid=${link#/proc/}; kill -KILL "${pid%/cmdline}" 2>/dev/null || true
 done

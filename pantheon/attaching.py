@@ -5,13 +5,12 @@ said."""
 from __future__ import annotations
 
 import shlex
-from dataclasses import dataclass
-
 from pantheon.evidence import Beneath, Evidence, FstabLine
-from pantheon.facts import Entry, Facts, Unknown
+from pantheon.facts import Facts, Unknown
 from pantheon.finding import Finding
 from pantheon.inventory import Host
 from pantheon.plan import Change, Guard, Mend, Run, SectionPlan, Step
+from pantheon.sections.storage import Root, to_mount
 from pantheon.sources import Device, Sources
 
 NAME = "storage"
@@ -32,36 +31,9 @@ NO_FILES = (
 )
 
 
-@dataclass(frozen=True)
-class Root:
-    """A root of the storage model, its source, and the type that hosts.toml demands ("" for any)."""
-
-    name: str
-    path: str
-    source: str
-    fstype: str
-
-
-def missing(host: Host, facts: Facts) -> list[Root]:
-    """The roots that are not mounted, and that hosts.toml has a source for."""
-    storage = host.storage
-    both = (
-        Root("nvme", storage.nvme, storage.nvme_source, storage.nvme_fstype),
-        Root("ssd", storage.ssd, storage.ssd_source, storage.ssd_fstype),
-    )
-    return [root for root in both if root.source and _is_unmounted(facts, root.path)]
-
-
-def _is_unmounted(facts: Facts, path: str) -> bool:
-    entry = facts.paths.get(path)
-    return entry is None or (
-        isinstance(entry, Entry) and entry.kind == "dir" and entry.real == path and not entry.is_mount
-    )
-
-
 def plan(host: Host, facts: Facts, evidence: Evidence) -> SectionPlan:
     """What mounts them; blocked where a human must look first."""
-    roots = missing(host, facts)
+    roots = to_mount(host, facts)
     if not roots:
         return SectionPlan(NAME, reason="the disks that hosts.toml names are mounted")
     if not isinstance(evidence.sources, Sources):

@@ -12,14 +12,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
 
-from pantheon import attaching, foreign, memory, procedure
+from pantheon import foreign, memory, procedure
 from pantheon.errors import ApplyError, Declined, Interrupted, NotAsItShouldBe
 from pantheon.facts import Facts, Http
 from pantheon.finding import Finding
 from pantheon.inventory import SERVICES, Host
 from pantheon.options import Options
 from pantheon.plan import Plan
+from pantheon.sections import storage
 from pantheon.sections import validate as checklist
+from pantheon.takeover import kept, moves, record
 from pantheon.watched import Watched, follow, ready_url
 
 ENDING_S = 20.0
@@ -77,6 +79,10 @@ def bring(host: Host, names: tuple[str, ...], *, what: str, options: Options, re
     with connected(host, options) as connection:
         beside = _atlas(connection, host, names)
         facts = _after_the_end(connection, host, look(connection, host))
+        if options.undo:
+            from pantheon import adopting
+
+            return adopting.go_back(connection, host, facts, options=options, report=report, began=began)
         if options.install:
             from pantheon import installing
 
@@ -84,15 +90,21 @@ def bring(host: Host, names: tuple[str, ...], *, what: str, options: Options, re
             if ready is None:
                 return code
             facts, began = ready, time.monotonic()
-        if "storage" in names and attaching.missing(host, facts):
+        if "storage" in names and storage.to_mount(host, facts):
             from pantheon import mounting
 
             ready, code = mounting.disks(connection, host, facts, what=what, options=options, report=report)
             if ready is None:
                 return code
             facts, began = ready, time.monotonic()
-        warnings = memory.warnings(host, facts) + beside()
-        plan = procedure.plan(host, facts, names)
+        taking = None
+        if what == "bringup" and (options.adopt or moves.is_pending(host, facts)):
+            from pantheon import adopting
+
+            taking = adopting.prepare(connection, host, facts, options)
+            what = "bringup --adopt" if taking and taking.record.kind == "adopt" else what
+        warnings = [*memory.warnings(host, facts), *beside(), *(taking.warnings if taking else ())]
+        plan = procedure.plan(host, facts, names, taking=taking)
         took = time.monotonic() - began
         if options.plan_only or plan.blocked:
             report.plan(host, plan, warnings, took_s=took, details=options.details, final=True)
@@ -162,11 +174,22 @@ def agree(host: Host, plan: Plan, warnings: list[Finding], options: Options, rep
         raise Declined(f"{host.name}: nothing was changed")
 
 
-def apply(connection: Any, host: Host, plan: Plan, facts: Facts, *, what: str, report: Report) -> None:
-    """Apply the plan as it was shown. Raises Locked, HostChanged, StepFailed and Interrupted."""
+def apply(
+    connection: Any,
+    host: Host,
+    plan: Plan,
+    facts: Facts,
+    *,
+    what: str,
+    report: Report,
+    there: dict[str, str] | None = None,
+) -> None:
+    """Apply the plan as it was shown. `there` says where data lies afterwards, if not where the plan's own sections
+    bring it. Raises Locked, HostChanged, StepFailed and Interrupted."""
     from pantheon.remote import apply as remote
 
-    state = memory.remember(host, facts, who=remote.who())
+    there = moves.brought(host, plan) if there is None else there
+    state = memory.remember(host, facts, who=remote.who(), there=there)
     try:
         remote.apply(connection, host, plan, what=what, state=state, on_event=report.applying(host, plan, what))
     except KeyboardInterrupt:
@@ -243,6 +266,8 @@ def _prove(connection: Any, host: Host, plan: Plan, names: tuple[str, ...], *, b
             next_commands=[f"invoke bringup --plan --host {host.name}"],
         )
     findings = _findings(connection, host, facts, names)
+    if any(section.name == "takeover" and section.changes for section in plan.sections):
+        findings += kept.after(host, facts, record.known(facts))
     report.done(host, plan, findings, took_s=time.monotonic() - began)
     return _code(findings)
 

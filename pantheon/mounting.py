@@ -16,6 +16,7 @@ from pantheon.inventory import Host
 from pantheon.nfs import Atlas
 from pantheon.options import Options
 from pantheon.plan import Plan, SectionPlan
+from pantheon.sections import storage
 
 WHAT = "atlas"
 
@@ -116,7 +117,7 @@ def disks(
     """Mounts the storage roots that hosts.toml has a source for (procedure §3), before anything is planned on them: a
     plan of its own. Returns (the facts then, 0), at once where they are mounted; (None, exit code) when the command
     ends here. Raises what engine.bring raises."""
-    if not attaching.missing(host, facts):
+    if not storage.to_mount(host, facts):
         return facts, 0
     from pantheon.remote import gather
 
@@ -133,7 +134,7 @@ def disks(
     engine.agree(host, plan, [], options, report)
     engine.apply(connection, host, plan, facts, what=what, report=report)
     facts = engine.look(connection, host)
-    left = [root.path for root in attaching.missing(host, facts)]
+    left = [root.path for root in storage.to_mount(host, facts)]
     if left:
         raise NotAsItShouldBe(
             f"{host.name}: after the changes {' and '.join(left)} is not mounted",

@@ -5,8 +5,10 @@ Nothing is ever deleted, no symlink is followed out of the roots, and nothing ou
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from pantheon import advice, layout, owners
-from pantheon.facts import Container, Facts, Space, Unknown
+from pantheon.facts import Container, Entry, Facts, Space, Unknown
 from pantheon.finding import Finding
 from pantheon.inventory import SERVICES, Host
 from pantheon.layout import Directory
@@ -66,6 +68,33 @@ def check(host: Host, facts: Facts) -> list[Finding]:
             text = f"not as §3 says: {wrong}" if wrong else f"{directory.path} {entry.uid}:{entry.gid} {entry.mode:o}"
             findings.append(Finding(key, "fail" if wrong else "ok", text, mend=mend if wrong else "", source=SOURCE))
     return findings
+
+
+@dataclass(frozen=True)
+class Root:
+    """A root of the storage model, its source, and the type that hosts.toml demands ("" for any)."""
+
+    name: str
+    path: str
+    source: str
+    fstype: str
+
+
+def to_mount(host: Host, facts: Facts) -> list[Root]:
+    """The roots that are not mounted, and that hosts.toml has a source for."""
+    storage = host.storage
+    both = (
+        Root("nvme", storage.nvme, storage.nvme_source, storage.nvme_fstype),
+        Root("ssd", storage.ssd, storage.ssd_source, storage.ssd_fstype),
+    )
+    return [root for root in both if root.source and _is_unmounted(facts, root.path)]
+
+
+def _is_unmounted(facts: Facts, path: str) -> bool:
+    entry = facts.paths.get(path)
+    return entry is None or (
+        isinstance(entry, Entry) and entry.kind == "dir" and entry.real == path and not entry.is_mount
+    )
 
 
 def roots(host: Host, facts: Facts) -> list[Finding]:
