@@ -111,17 +111,25 @@ def holder(root: str) -> str | None:
 
 def _who(pid: int) -> str:
     argv = (read_bytes(f"/proc/{pid}/cmdline", 4096) or b"").decode("utf-8", "replace").split("\0")
-    name = os.path.basename(argv[0])
-    if re.match(r"python|perl|sh$|bash$|dash$", name):  # a script: named by itself
-        name = next((os.path.basename(word) for word in argv[1:] if word and not word.startswith("-")), name)
-    name = name or (read_text(f"/proc/{pid}/comm") or "a process").strip()
+    name = program(argv, (read_text(f"/proc/{pid}/comm") or "").strip())
     words = (read_text(f"/proc/{pid}/stat") or "").rpartition(")")[2].split()
     uptime = (read_text("/proc/uptime") or "0").split()[0]
     since = ""
     if len(words) > 19:
         began = time.time() - float(uptime) + int(words[19]) / os.sysconf("SC_CLK_TCK")
         since = time.strftime(", since %H:%M:%S UTC", time.gmtime(began))
-    return f"{plain(name)[:60]} (pid {pid}{since})"
+    return f"{plain(name)} (pid {pid}{since})"
+
+
+def program(argv: list[str], comm: str) -> str:
+    """What people call a process: the kernel's name for it, which is cut at 15 characters, made whole; a script by its
+    own name."""
+    words = [os.path.basename(word) for word in argv if word and not word.startswith("-")]
+    words = [word for word in words if re.fullmatch(r"[\w.+-]{1,60}", word)]
+    name = next((word for word in words if comm and word.startswith(comm)), comm)
+    if re.match(r"(?:python|perl)[\d.]*$|(?:ba|da)?sh$", name):
+        name = next((word for word in words if word != name), name)
+    return name or "a process"
 
 
 # ---- where packages come from

@@ -145,16 +145,24 @@ def read(path: str) -> str:
 
 def named(pid: int) -> str:
     """`unattended-upgrade (pid 812, since 05:10:11 UTC)`"""
-    argv = read(f"/proc/{pid}/cmdline").split("\0")
-    name = os.path.basename(argv[0])
-    if re.match(r"python|perl|sh$|bash$|dash$", name):  # a script: named by itself
-        name = next((os.path.basename(word) for word in argv[1:] if word and not word.startswith("-")), name)
+    name = program(read(f"/proc/{pid}/cmdline").split("\0"), read(f"/proc/{pid}/comm").strip())
     words = read(f"/proc/{pid}/stat").rpartition(")")[2].split()
     since = ""
     if len(words) > 19:
         up = float(read("/proc/uptime").split()[0]) - int(words[19]) / os.sysconf("SC_CLK_TCK")
         since = time.strftime(", since %H:%M:%S UTC", time.gmtime(time.time() - up))
-    return f"{name[:60] or 'a process'} (pid {pid}{since})"
+    return f"{name} (pid {pid}{since})"
+
+
+def program(argv: list[str], comm: str) -> str:
+    """What people call a process: the kernel's name for it, which is cut at 15 characters, made whole; a script by its
+    own name."""
+    words = [os.path.basename(word) for word in argv if word and not word.startswith("-")]
+    words = [word for word in words if re.fullmatch(r"[\w.+-]{1,60}", word)]
+    name = next((word for word in words if comm and word.startswith(comm)), comm)
+    if re.match(r"(?:python|perl)[\d.]*$|(?:ba|da)?sh$", name):
+        name = next((word for word in words if word != name), name)
+    return name or "a process"
 
 
 # ---- what is there
