@@ -23,6 +23,7 @@ INSTALL = {
     help=INSTALL
     | {
         "adopt": "take over a stack that somebody made by hand; its data is used in place or copied, never moved",
+        "take": "with --adopt: which containers, where several are of one service: NAME,NAME",
         "undo": "bring back the stack that was taken over",
         "now": "do not wait for a job that runs in what will be stopped",
     },
@@ -33,14 +34,23 @@ def bringup(
     remove_snap: bool = False,
     reboot: bool = False,
     adopt: bool = False,
+    take: str = "",
     undo: bool = False,
     now: bool = False,
 ) -> int:
     """All sections, in order: from whatever the host is to three validated services."""
     from pantheon import engine, procedure
 
+    names = tuple(name.strip() for name in take.split(",") if name.strip())
     options = replace(
-        call.options, install=install, remove_snap=remove_snap, reboot=reboot, adopt=adopt, undo=undo, now=now
+        call.options,
+        install=install,
+        remove_snap=remove_snap,
+        reboot=reboot,
+        adopt=adopt,
+        take=names,
+        undo=undo,
+        now=now,
     )
     return engine.bring(call.host, procedure.ORDER, what="bringup", options=options, report=call.report)
 

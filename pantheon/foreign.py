@@ -13,6 +13,7 @@ from pantheon import layout, stack
 from pantheon.facts import Container, Entry, Facts, Image, TextFile, Unknown
 from pantheon.finding import Finding
 from pantheon.inventory import SERVICES, Host
+from pantheon.takeover import record
 
 # Repositories by which a hand-made container is known, whatever it is called.
 REPOSITORIES = {
@@ -87,15 +88,27 @@ def service_of(host: Host, facts: Facts, container: Container) -> str:
     return service if has or any(one.container_port == port for one in container.ports) else ""
 
 
+def kept(facts: Facts) -> set[str]:
+    """Ids of containers that were taken over and are kept, stopped, for the way back: they judge nobody."""
+    known = record.known(facts)
+    return known.kept_ids() if known else set()
+
+
 def stack_findings(host: Host, facts: Facts) -> list[Finding]:
-    """A finding for each container and file of a stack that is not ours."""
+    """A finding for each container and file of a stack that is not ours, and for a takeover that is half done. What was
+    taken over, and is kept for the way back, is in nobody's way."""
+    if unfinished := record.open_finding(host, facts):
+        return [unfinished]
+    before = kept(facts)
     if facts.containers is None or isinstance(facts.containers, Unknown):
         reason = facts.containers.reason if isinstance(facts.containers, Unknown) else "Docker is not there"
         return [Finding("stack.containers", "unknown", "containers: not known", reason)]
     findings = []
     for container in facts.containers:
-        if not is_ours(host, container) and (why := _looks_like_ours(host, facts, container)):
-            findings.append(_container_finding(host, container, why))
+        if container.id in before or is_ours(host, container):
+            continue
+        if why := _looks_like_ours(host, facts, container):
+            findings.append(_container_finding(host, container, why, service_of(host, facts, container)))
     return findings + _files(host, facts) + _stack_dir(host, facts)
 
 
@@ -163,12 +176,18 @@ def _looks_like_ours(host: Host, facts: Facts, container: Container) -> str:
     return next((why for applies, why in checks if applies), "")
 
 
-def _container_finding(host: Host, container: Container, why: str) -> Finding:
+def _container_finding(host: Host, container: Container, why: str, service: str) -> Finding:
     by = f"Compose file {container.compose_files}" if container.compose_files else "started with docker run"
     text = f"container {container.name} was started by hand ({by}); nothing is touched"
     evidence = f"{why}; state {container.state}; image {container.image}; project {container.project or 'none'}"
-    remove = f"docker rm -f {shlex.quote(container.name)}"
-    mend = f"leave it, or, once nothing in it is needed any more: {host.ssh(remove)}"
+    if stack.OURS in container.labels:
+        text = f"container {container.name} is ours under the project name {container.labels[stack.OURS]}"
+        mend = f"invoke bringup --host {host.name}   (moves it to {host.project})"
+        return Finding(f"stack.foreign.{container.name}", "fail", text, evidence, mend, "procedure §5")
+    if service:
+        mend = f"take it over, with its data: invoke bringup --adopt --host {host.name}"
+    else:
+        mend = f"leave it, and let it make room: {host.ssh(f'docker stop {shlex.quote(container.name)}')}"
     return Finding(f"stack.foreign.{container.name}", "fail", text, evidence, mend, "procedure §5")
 
 

@@ -20,6 +20,7 @@ class Options:
     remove_snap: bool = False  # with install: a Docker that came as a snap is removed
     reboot: bool = False
     adopt: bool = False  # take over a stack that somebody made by hand
+    take: tuple[str, ...] = ()  # with adopt: which container, where several are of one service
     undo: bool = False  # bring back the stack that was taken over
     now: bool = False  # do not wait for a job that runs in what will be stopped
     ask_password: Callable[[str], str] | None = None

@@ -10,21 +10,28 @@ from pantheon.finding import Finding
 from pantheon.inventory import SERVICES, Host
 from pantheon.plan import Plan, SectionPlan
 from pantheon.sections import comfy, ollama, openwebui, prereqs, storage
+from pantheon.takeover.plan import Taking
 
 # The order of the work: what others need first; ComfyUI last, because its first run takes longest (§7).
 ORDER = ("prereqs", "storage", "ollama", "openwebui", "comfy")
 _SERVICE = {"comfy": comfy, "ollama": ollama, "openwebui": openwebui}
 
 
-def plan(host: Host, facts: Facts, names: tuple[str, ...]) -> Plan:
+def plan(host: Host, facts: Facts, names: tuple[str, ...], *, taking: Taking | None = None) -> Plan:
     """The plan for the named sections. Unmet prerequisites, or anything that blocks a section, block the whole run:
-    nothing is touched by halves."""
+    nothing is touched by halves. With a takeover (all sections), what comes behind it is planned on the host as that
+    leaves it."""
     names = tuple(name for name in ORDER if name in names)
     sections = [prereqs.plan(host, facts)]
+    if taking:
+        sections += taking.sections
+        if taking.blocked:
+            return Plan(host.name, _once(sections))
+        facts = taking.facts
     done: tuple[str, ...] = ()
     for name in names:
         if name == "storage":
-            sections.append(storage.plan(host, facts))
+            sections += [] if taking else [storage.plan(host, facts)]
         elif name in SERVICES:
             if not set(done) & set(SERVICES):
                 sections += _storage_first(host, facts, names) if "storage" not in names else []

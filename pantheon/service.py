@@ -12,6 +12,7 @@ from pantheon.facts import Container, Docker, Entry, Facts, Image, TextFile, Unk
 from pantheon.finding import Finding
 from pantheon.inventory import SERVICES, Host
 from pantheon.plan import Change, Guard, MakeSecret, Run, SectionPlan, Step, Write
+from pantheon.takeover import moves
 
 SOURCE = "procedure §4-§6"
 PULL_S = 2 * 3600
@@ -35,6 +36,7 @@ def plan(
     holder = foreign.port_holder(host, facts, name)
     if holder and holder.labels.get("pantheon.service") not in (*before, *after):
         blocked.append(_port_is_held(host, name, holder))
+    blocked += moves.blocking(host, facts, name)
     blocked += _not_ready(host, facts, name, before)
     if blocked:
         return SectionPlan(name, blocked=tuple(blocked))

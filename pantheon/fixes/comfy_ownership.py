@@ -316,6 +316,8 @@ def _foreign(case: Case) -> list[Trouble]:
         is_comfy = container.name == "comfy" or foreign.repository(container.image) in repositories
         if not is_comfy or foreign.is_ours(case.host, container) or starting.is_well(container):
             continue
+        if container.id in foreign.kept(case.facts):
+            continue
         at = next((mount for mount in container.mounts if mount.target == MNT), None)
         inside = [mount for mount in container.mounts if mount.target.startswith(f"{MNT}/")]
         lines = _complaints(case, container)

@@ -154,8 +154,18 @@ class Console:
             return
         signs = {change.sign for change in section.changes}
         sign = signs.pop() if len(signs) == 1 else "~"
+        if not details and section.name == "prereqs":  # packages by their names: one line for all would be a page
+            for number, change in enumerate(section.changes):
+                self.line(change.sign, "" if number else section.name, change.what)
+            return
+        if section.notes:
+            self.line(sign, section.name, count(len(section.changes), "change"))
+            for note in section.notes:
+                indent = " " * (len(note) - len(note.lstrip()))
+                self.prose(f"    {indent}", note.lstrip())
         if not details:
-            self.line(sign, section.name, "; ".join(change.what for change in section.changes))
+            if not section.notes:
+                self.line(sign, section.name, "; ".join(change.what for change in section.changes))
             return
         for change in section.changes:
             if section.name in SYMPTOMS:

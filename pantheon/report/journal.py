@@ -21,7 +21,7 @@ class Journal:
     def __init__(self, host: str, what: str) -> None:
         stamp = time.strftime("%Y%m%dT%H%M%S")
         self._file: TextIO | None = None
-        self.path = state_directory() / "logs" / f"{stamp}-{host}-{what}.log"
+        self.path = state_directory() / "logs" / f"{stamp}-{host}-{what.replace(' --', '-')}.log"
         try:
             private(self.path.parent)
             fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)

@@ -134,7 +134,9 @@ def _loopback(host: Host, facts: Facts) -> Finding:
     if not isinstance(facts.listeners, tuple) or not isinstance(facts.containers, tuple):
         reasons = [v.reason for v in (facts.listeners, facts.containers) if isinstance(v, Unknown)]
         return Finding(key, "unknown", f"whether {good}: not known", "; ".join(reasons), source="procedure §5")
-    mine = {c.name: c for c in facts.containers if c.name in SERVICES or _is_of_the_stack(host, c)}
+    kept = foreign.kept(facts)
+    concerned = [c for c in facts.containers if c.id not in kept]
+    mine = {c.name: c for c in concerned if c.name in SERVICES or _is_of_the_stack(host, c)}
     open_ports = [f"{c.name} {port.address or '*'}:{port.port}" for c in mine.values() for port in _exposed(c)]
     ours = {host.service(name).port for name in SERVICES}
     for listener in facts.listeners:

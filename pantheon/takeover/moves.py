@@ -12,6 +12,7 @@ from pantheon import layout, memory, stack
 from pantheon.facts import Container, Facts
 from pantheon.finding import Finding
 from pantheon.inventory import Host
+from pantheon.plan import Plan
 from pantheon.takeover import record
 
 # Data by name: whose it is, and where its container has it.
@@ -63,7 +64,8 @@ def ours(facts: Facts) -> dict[str, Container]:
 
 
 def elsewhere(host: Host, facts: Facts) -> tuple[Elsewhere, ...]:
-    """The data that lies elsewhere than hosts.toml says, and has not been brought there."""
+    """The data that lies elsewhere than hosts.toml says, and has not been brought there. A container whose mount was
+    changed by hand, while the data is where it was brought, is drift and not a move."""
     containers, last = ours(facts), memory.places(facts)
     done = record.known(facts)
     there = {(place.source, place.target) for place in done.data} if done and done.stage == "ready" else set()
@@ -71,10 +73,9 @@ def elsewhere(host: Host, facts: Facts) -> tuple[Elsewhere, ...]:
     for name, new in wanted(host).items():
         service, inside = DATA[name]
         container = containers.get(service)
-        if container is not None:
+        old = last.get(name, new)
+        if container is not None and last.get(name) != new:  # else it was brought there, and changed by hand since
             old = next((mount.source for mount in container.mounts if mount.target == inside), new)
-        else:
-            old = last.get(name, new)
         if old != new and (old, new) not in there:
             found.append(Elsewhere(name, service, old, new, container))
     return tuple(found)
@@ -117,3 +118,25 @@ def blocking(host: Host, facts: Facts, service: str) -> list[Finding]:
         mend = f"invoke bringup --host {host.name}   (takes the login key along)"
         found.append(Finding(f"{service}.moved", "fail", text, f"hosts.toml says {host.stack_dir}", mend))
     return found[:1]
+
+
+def brought(host: Host, plan: Plan) -> dict[str, str]:
+    """Where data lies once a plan is applied, as far as that plan brings it there or starts a service on it."""
+    changed = {section.name for section in plan.sections if section.changes}
+    names = wanted(host)
+    return {name: path for name, path in names.items() if "takeover" in changed or DATA[name][0] in changed}
+
+
+@dataclass(frozen=True)
+class Back:
+    name: str
+    old: str
+
+
+def undone(host: Host, before: record.Record) -> tuple[Back, ...]:
+    """Where the data of a move lies once that is undone."""
+    if before.kind != "move":
+        return ()
+    names = {path: name for name, path in wanted(host).items()}
+    there = [place for place in before.data if place.way == "copied" and place.target in names]
+    return tuple(Back(names[place.target], place.source) for place in there)

@@ -27,8 +27,8 @@ LISTS = "/var/lib/pantheon/takeover"  # who owned what
 @dataclass(frozen=True)
 class Kept:
     """A container as it was. `policy` as `docker update --restart` takes it; `kept` is its name now ("": it keeps its
-    own, being ours); `running`: it ran when it was taken over. Of a Compose project besides: its name, the service in it,
-    the directory and the files, comma-separated, so that Compose can make it again where it has been removed."""
+    own, being ours); `running`: it ran when it was taken over. Of a Compose project besides: its name, the service in
+    it, the directory and the files, comma-separated, so that Compose can make it again where it has been removed."""
 
     id: str
     name: str

@@ -137,7 +137,7 @@ def _files_back(host: Host, facts: Facts, files: tuple[Moved, ...], seen: Belong
             ours = isinstance(file, TextFile) and (file.text or "").startswith(stack.HEADER)
             if not ours or moved.old != layout.compose_file(host):
                 continue
-            aside = {"from": moved.old, "to": moved.old + OURS_ASIDE}
+            aside: dict[str, object] = {"from": moved.old, "to": moved.old + OURS_ASIDE}
             if _is_there(seen, moved.old + OURS_ASIDE):
                 steps.append(Run(("cp", "-a", "--", moved.old, moved.old + OURS_ASIDE)))
                 steps.append(Run(("mv", "-f", "-T", "--", moved.new, moved.old)))
@@ -177,7 +177,7 @@ def _databases_back(host: Host, facts: Facts, record: Record, seen: Belongings) 
     steps: list[Step] = []
     for moved in record.databases:
         if _is_there(seen, moved.old) and not _is_there(seen, moved.old + OURS_ASIDE):
-            aside = {"from": moved.old, "to": moved.old + OURS_ASIDE}
+            aside: dict[str, object] = {"from": moved.old, "to": moved.old + OURS_ASIDE}
             steps.append(Mend("set_aside", aside, f"{aside['from']} → {aside['to']}"))
     for moved in kept:
         steps.append(Mend("set_aside", {"from": moved.new, "to": moved.old}, f"{moved.new} → {moved.old}"))

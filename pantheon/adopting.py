@@ -1,0 +1,111 @@
+"""Takeovers and moves, as flow: what the pure rooms (takeover/) need to know is gathered, and the way back is gone.
+
+Exit codes as in engine.py; what is to be seen goes to its Report.
+"""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime
+from typing import Any
+
+from pantheon import engine, foreign
+from pantheon.belongings import Belongings
+from pantheon.errors import NotAsItShouldBe
+from pantheon.facts import Facts, Unknown
+from pantheon.finding import Finding
+from pantheon.inventory import Host
+from pantheon.options import Options
+from pantheon.plan import Plan
+from pantheon.takeover import kept, moves, old, plan, record, undo
+from pantheon.takeover.plan import Taking
+
+STARTED_S = 60.0
+
+
+def prepare(connection: Any, host: Host, facts: Facts, options: Options) -> Taking | None:
+    """What is to be taken over, or moved, before the sections; None: nothing is. Raises what a look raises."""
+    before = record.known(facts)
+    going_back = before is not None and before.stage == "undoing"
+    is_move = moves.is_pending(host, facts) and not (before and before.is_open and before.kind == "adopt")
+    if not (options.adopt or is_move) or not isinstance(facts.containers, tuple):
+        return None
+    if isinstance(record.read(facts), Unknown):
+        return None  # the sections say so
+    found = old.find(host, facts, before, adopt=options.adopt, take=options.take)
+    kind = (
+        before.kind if before and before.is_open else "adopt" if any(o.kind == "theirs" for o in found.olds) else "move"
+    )
+    is_begun = before is not None and before.is_open
+    if not (found.blocked or is_begun or is_move or any(o.kind != "ours" for o in found.olds)):
+        return None
+    asked = plan.ask(host, facts, found.olds)
+    seen = _count(connection, host, asked)
+    if going_back and before is not None:
+        before = before.at("begun")  # forward again: what is back already is stopped anew
+    when = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+    return plan.plan(host, facts, found, seen, record=before, kind=kind, when=when)
+
+
+def _count(connection: Any, host: Host, asked: dict[str, object]) -> Belongings:
+    from pantheon.remote import gather
+
+    return gather.belongings(connection, host, asked)
+
+
+def is_back(host: Host, facts: Facts, before: record.Record) -> list[Finding]:
+    """A finding for each container that was to be back, as it is."""
+    findings = []
+    for one in before.containers:
+        container = foreign.named(facts, one.name)
+        if container is None or foreign.is_ours(host, container):
+            findings.append(Finding(f"undo.{one.name}", "fail", f"{one.name} is not there", one.image))
+        elif one.running and container.state != "running":
+            mend = host.ssh(f"docker logs --tail=50 {one.name}")
+            findings.append(
+                Finding(f"undo.{one.name}", "fail", f"{one.name} is {container.state}", container.error, mend)
+            )
+        else:
+            findings.append(Finding(f"undo.{one.name}", "ok", f"{one.name} is {container.state}", container.image))
+    return findings
+
+
+def go_back(connection: Any, host: Host, facts: Facts, *, options: Options, report: engine.Report, began: float) -> int:
+    """The old stack as it was: shown, agreed, applied, looked at again. Returns 0 when it runs, 2 when something is in
+    the way. Raises what engine.bring raises."""
+    before = record.read(facts)
+    if isinstance(before, Unknown):
+        problem = record.open_finding(host, facts)
+        report.findings(host, "the way back", [problem] if problem else [], took_s=time.monotonic() - began)
+        return 2
+    seen = _count(connection, host, undo.ask(before)) if before and before.stage != "undone" else Belongings()
+    section = undo.plan(host, facts, before, seen)
+    whole = Plan(host.name, (section,))
+    took = time.monotonic() - began
+    if options.plan_only or whole.blocked:
+        report.plan(host, whole, [], took_s=took, details=options.details, final=True)
+        return 0 if whole.is_empty else 2
+    if whole.is_empty or before is None:
+        note = Finding("undo.nothing", "warn", section.reason)
+        report.nothing_to_do(host, [note], took_s=took)
+        return 0
+    engine.free(host, facts)
+    report.plan(host, whole, [], took_s=took, details=options.details, final=False)
+    engine.agree(host, whole, [], options, report)
+    there = {one.name: one.old for one in moves.undone(host, before)}
+    engine.apply(connection, host, whole, facts, what="bringup --undo", report=report, there=there)
+    deadline = time.monotonic() + STARTED_S
+    while True:
+        facts = engine.look(connection, host)
+        findings = is_back(host, facts, before)
+        if all(finding.is_good for finding in findings) or time.monotonic() > deadline:
+            break
+        time.sleep(1)
+    if any(not finding.is_good for finding in findings):
+        raise NotAsItShouldBe(
+            f"{host.name}: the old stack is not as it was",
+            details=[f"{finding.text} {finding.evidence}".rstrip() for finding in findings if not finding.is_good],
+            next_commands=[finding.mend for finding in findings if finding.mend][:1],
+        )
+    report.done(host, whole, [*findings, *kept.after_undo(host, before)], took_s=time.monotonic() - began)
+    return 0

@@ -1,0 +1,45 @@
+"""What is still there after a takeover, and the commands that remove it: shown, never run."""
+
+from __future__ import annotations
+
+import shlex
+
+from pantheon.facts import Facts
+from pantheon.finding import Finding
+from pantheon.inventory import Host
+from pantheon.takeover.record import Record
+
+
+def after(host: Host, facts: Facts, record: Record | None) -> list[Finding]:
+    """What is kept of the old stack, once ours has been validated."""
+    if record is None or record.stage != "ready":
+        return []
+    there = {c.id for c in facts.containers} if isinstance(facts.containers, tuple) else set()
+    names = [one.kept for one in record.containers if one.kept and one.id in there]
+    sources = [
+        place.source for place in record.data if place.way == "copied" and not place.source.startswith("container:")
+    ]
+    found = []
+    if names:
+        text = f"kept, stopped, for the way back: {', '.join(names)}"
+        evidence = (
+            f"back: invoke bringup --undo --host {host.name}; `docker system prune` would remove them, "
+            "with what lies in them alone"
+        )
+        remove = host.ssh(f"docker rm {shlex.join(names)}") + "   (when you are sure)"
+        found.append(Finding("takeover.kept", "warn", text, evidence, remove))
+    if sources:
+        text = f"copied, and still where it was: {', '.join(dict.fromkeys(sources))}"
+        found.append(Finding("takeover.sources", "warn", text, "pantheon removes none of it"))
+    return found
+
+
+def after_undo(host: Host, record: Record) -> list[Finding]:
+    """What the takeover has left, once the old stack is back."""
+    del host
+    copied = list(dict.fromkeys(place.target for place in record.data if place.way == "copied"))
+    if not copied:
+        return []
+    text = f"the copies are still there: {', '.join(copied)}"
+    evidence = "with what was written while ours ran; the next --adopt sets them aside"
+    return [Finding("takeover.copies", "warn", text, evidence)]
