@@ -197,7 +197,7 @@ def plant(lab: Lab, kind: str) -> Stack:
     makers: dict[str, Callable[[Lab], Stack]] = {"compose": _compose, "run": _run, "in-place": _in_place}
     stack = makers[kind](lab)
     _wait_ready(lab, stack)
-    _fill(lab, stack)
+    fill(lab, stack)
     return stack
 
 
@@ -304,7 +304,8 @@ touch -d '2026-02-03 04:05:06.789' output/2026/*.png models/checkpoints/* user/d
 """
 
 
-def _fill(lab: Lab, stack: Stack) -> None:
+def fill(lab: Lab, stack: Stack) -> None:
+    """Put somebody's data into a stack that answers, and open a session at its Open WebUI."""
     base = stack.places["base"].path if "base" in stack.places else f"{stack.places['comfy'].path}/ComfyUI"
     lab.sh(FILL_COMFY, base)
     if "outputs" in stack.places:

@@ -1,0 +1,103 @@
+"""Our own stack under another project, in another directory, on other disks: moved with all its data.
+
+No service starts on an empty directory because a path has changed.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from conftest import SERVICES, World
+from test_adopt import AT_WORK, Cut, copies, kill, lacks, models, started
+
+from lab import stacks
+from lab.stacks import Stack
+
+pytestmark = pytest.mark.lab
+
+OLD = {"nvme": "/mnt/local/nvme", "ssd": "/mnt/local/ssd"}
+NEW = {"nvme": "/srv/fast", "ssd": "/srv/large"}
+TREES = {
+    "comfy": ("nvme", "ai/services/comfy-mnt"),
+    "models": ("nvme", "ai/models"),
+    "ollama": ("nvme", "ai/services/ollama"),
+    "outputs": ("ssd", "ai/outputs/comfy"),
+    "openwebui": ("ssd", "ai/projects/openwebui"),
+}
+
+
+def read(world: World, roots: dict[str, str]) -> dict[str, dict[str, stacks.Entry]]:
+    return {name: stacks.read_tree(world.lab, f"{roots[root]}/{place}") for name, (root, place) in TREES.items()}
+
+
+def used(world: World) -> Stack:
+    """A stack of ours with somebody's data in it."""
+    services = {name: name for name in SERVICES}
+    places = {
+        "comfy": stacks.Place(f"{OLD['nvme']}/ai/services/comfy-mnt"),
+        "openwebui": stacks.Place(f"{OLD['ssd']}/ai/projects/openwebui"),
+    }
+    stack = Stack("ours", services, {"comfy": 8188, "ollama": 11434, "openwebui": 3000}, places, key="")
+    stacks.fill(world.lab, stack)
+    world.sh(
+        "cp -a /mnt/local/nvme/ai/services/comfy-mnt/ComfyUI/output/. /mnt/local/ssd/ai/outputs/comfy\n"
+        "chown -R 1024:1024 /mnt/local/nvme/ai/services/comfy-mnt /mnt/local/ssd/ai/outputs/comfy\n"
+        "mkdir -p /mnt/local/nvme/ai/models/vae && head -c 100000 /dev/urandom >/mnt/local/nvme/ai/models/vae/v.pt"
+    )
+    return stack
+
+
+def moved(**more: Any) -> dict[str, Any]:
+    return {"project": "house", "stack_dir": "/srv/stacks/house", **more}
+
+
+def test_everything_moves(spare: World) -> None:
+    world, stack = spare, used(spare)
+    before = read(world, OLD)
+    world.sh(f"mkdir -p {NEW['nvme']} {NEW['ssd']}")
+    changed = moved(storage={**NEW, "require_mounts": False}, openwebui={"port": 3100})
+    world.inventory(**changed)
+    with world.unchanged("/srv"):
+        shown = world.invoke("bringup", "--plan")
+    assert shown.code == 2, shown.seen
+    for root, place in TREES.values():
+        assert f"{NEW[root]}/{place}" in shown.all, shown.seen
+
+    # Cut short in the middle of the copy: nothing of ours has started on a directory that is not complete.
+    Cut(world, "bringup", "--yes").at(copies, kill)
+    assert not world.sh(AT_WORK)
+    for name in world.docker("ps", "--format", "{{.Names}}").split():
+        mounts = json.loads(world.docker("inspect", "-f", "{{json .Mounts}}", name))
+        assert all(not mount["Source"].startswith("/srv/") for mount in mounts)
+    stopped = read(world, OLD)
+    for name, tree in before.items():
+        assert not lacks(tree, stopped[name], None), name
+
+    done = world.invoke("bringup", "--yes", timeout=150)
+    assert done.code == 0, done.seen
+    after = read(world, NEW)
+    for name, tree in stopped.items():
+        assert not lacks(tree, after[name], None), name
+    assert read(world, OLD) == stopped, "the old data is as it was"
+    assert stack.who(world.lab, 3100) == stacks.LOGIN["email"], "nobody is logged out"
+    assert models(world) == [f"{stacks.MODEL}:latest"]
+    for name in SERVICES:
+        assert world.docker("inspect", "-f", '{{index .Config.Labels "pantheon.project"}}', name) == "house"
+    assert world.invoke("validate").code == 0
+    again = world.invoke("bringup", "--plan")
+    assert again.code == 0, again.seen
+
+
+def test_a_project_and_its_directory_alone(spare: World) -> None:
+    """Nothing is copied, nobody is logged out."""
+    world, stack = spare, used(spare)
+    world.inventory(**moved())
+    done = world.invoke("bringup", "--yes", timeout=150)
+    assert done.code == 0, done.seen
+    assert stack.who(world.lab, 3000) == stacks.LOGIN["email"]
+    assert "copy_tree" not in [step.get("mend") for step in world.commands()]
+    began = {name: started(world, name) for name in SERVICES}
+    assert world.invoke("bringup", "--yes").code == 0
+    assert {name: started(world, name) for name in SERVICES} == began
