@@ -57,6 +57,7 @@ def well(world: World, request: pytest.FixtureRequest) -> Iterator[World]:
         world.state = "dirty"
         declare(world)
         world.bring_up()
+        violations.prepare(world.lab)
         BASELINE.clear()
     world.state = "dirty"
     declare(world)
