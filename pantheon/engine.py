@@ -89,14 +89,16 @@ def bring(host: Host, names: tuple[str, ...], *, what: str, options: Options, re
             ready, code = installing.install(connection, host, facts, what=what, options=options, report=report)
             if ready is None:
                 return code
-            facts, began = ready, time.monotonic()
+            if ready is not facts:  # what follows is looked at anew, and timed by itself
+                facts, began = ready, time.monotonic() - ready.took_s
         if "storage" in names and storage.to_mount(host, facts):
             from pantheon import mounting
 
             ready, code = mounting.disks(connection, host, facts, what=what, options=options, report=report)
             if ready is None:
                 return code
-            facts, began = ready, time.monotonic()
+            if ready is not facts:  # what follows is looked at anew, and timed by itself
+                facts, began = ready, time.monotonic() - ready.took_s
         taking = None
         if what == "bringup" and (options.adopt or moves.is_pending(host, facts)):
             from pantheon import adopting

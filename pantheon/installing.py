@@ -7,12 +7,14 @@ after the reboot, in the same command. Run again after anything cut it short, it
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
 from pantheon import engine, foreign, reboot, repair, survival
 from pantheon import install as rooms
-from pantheon.errors import NotAsItShouldBe
+from pantheon.errors import NotAsItShouldBe, PantheonError
 from pantheon.evidence import Evidence
 from pantheon.facts import Facts, OsRelease
 from pantheon.finding import Finding
@@ -68,6 +70,18 @@ def install(
 def _command(what: str, options: Options, *more: str) -> str:
     snap = ["--remove-snap"] if options.remove_snap else []
     return " ".join(["invoke", what, "--install", *snap, *more])
+
+
+@contextmanager
+def _goes_on(what: str, options: Options) -> Iterator[None]:
+    """What fails in here names the command that goes on, with all that was given to it."""
+    try:
+        yield
+    except PantheonError as problem:
+        again = _command(what, options, *(["--reboot"] if options.reboot else []))
+        named = [command.replace(f"invoke {what} --host", f"{again} --host") for command in problem.next_commands]
+        problem.next_commands = tuple(named)
+        raise
 
 
 def _evidence(connection: Any, host: Host, facts: Facts) -> Evidence:
@@ -129,8 +143,9 @@ def _apply(
     engine.agree(host, plan, [], options, report)
     if not options.now:
         repair.wait_for_jobs(connection, host, plan, report)
-    engine.apply(connection, host, plan, facts, what=what, report=report)
-    watch(connection, host, facts, plan.stops, what=what, report=report)
+    with _goes_on(what, options):
+        engine.apply(connection, host, plan, facts, what=what, report=report)
+        watch(connection, host, facts, plan.stops, what=what, report=report)
 
 
 def watch(

@@ -10,7 +10,7 @@ import pytest
 
 from pantheon import engine, installing, reboot, rebooting, repair
 from pantheon import install as rooms
-from pantheon.errors import Declined, Locked, NotAsItShouldBe
+from pantheon.errors import Declined, Locked, NotAsItShouldBe, StepFailed
 from pantheon.evidence import Busy, Evidence, FstabLine
 from pantheon.facts import Facts, Unknown
 from pantheon.finding import Finding
@@ -210,6 +210,19 @@ def test_a_job_is_waited_for_before_its_service_stops(monkeypatch: pytest.Monkey
         assert "running: comfy: 1 job running, 1 waiting" in report.events
         assert any("to finish" in event for event in report.events) is not now
         assert "watching comfy" in report.events
+
+
+def test_what_fails_names_the_whole_command_that_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    from pantheon.remote import apply
+
+    def fail(*given: object, **more: object) -> None:
+        raise StepFailed("step 1 failed", next_commands=["invoke bringup --host prometheus", "df -h"])
+
+    World(monkeypatch, [], [SectionPlan("prereqs", (PACKAGES,))])
+    monkeypatch.setattr(apply, "apply", fail)
+    with pytest.raises(StepFailed) as failed:
+        install(Seen(), BARE, yes=True, reboot=True)
+    assert failed.value.next_commands == ("invoke bringup --install --reboot --host prometheus", "df -h")
 
 
 # ---- invoke reboot
