@@ -122,7 +122,8 @@ def bring(host: Host, names: tuple[str, ...], *, what: str, options: Options, re
             agree(host, plan, warnings, options, report)
             apply(connection, host, plan, facts, what=what, report=report)
         watch(connection, host, services, what=what, report=report)
-        return _prove(connection, host, plan, names, began=began, report=report)
+        kept_too = options.adopt or bool(taking)
+        return _prove(connection, host, plan, names, began=began, report=report, kept_too=kept_too)
 
 
 def _atlas(connection: Any, host: Host, names: tuple[str, ...]) -> Callable[[], list[Finding]]:
@@ -255,8 +256,18 @@ def watch(connection: Any, host: Host, services: tuple[str, ...], *, what: str, 
         )
 
 
-def _prove(connection: Any, host: Host, plan: Plan, names: tuple[str, ...], *, began: float, report: Report) -> int:
-    """Look again: the new plan must be empty, and what was brought up must hold."""
+def _prove(
+    connection: Any,
+    host: Host,
+    plan: Plan,
+    names: tuple[str, ...],
+    *,
+    began: float,
+    report: Report,
+    kept_too: bool = False,
+) -> int:
+    """Look again: the new plan must be empty, and what was brought up must hold. `kept_too`: say what is kept of a
+    stack that was taken over."""
     facts = look(connection, host)
     again = procedure.plan(host, facts, names)
     if not again.is_empty:
@@ -268,7 +279,7 @@ def _prove(connection: Any, host: Host, plan: Plan, names: tuple[str, ...], *, b
             next_commands=[f"invoke bringup --plan --host {host.name}"],
         )
     findings = _findings(connection, host, facts, names)
-    if any(section.name == "takeover" and section.changes for section in plan.sections):
+    if kept_too and all(finding.is_good for finding in findings):
         findings += kept.after(host, facts, record.known(facts))
     report.done(host, plan, findings, took_s=time.monotonic() - began)
     return _code(findings)

@@ -181,16 +181,11 @@ def _is_there(copy: Copy) -> bool:
 
 
 def size(count: float) -> str:
-    """Bytes for people: 12.3 GB."""
-    if count < 1e6:
-        return f"{count / 1e3:.0f} kB"
-    return (
-        f"{count / 1e6:.0f} MB"
-        if count < 1e9
-        else f"{count / 1e9:.1f} GB"
-        if count < 1e12
-        else f"{count / 1e12:.2f} TB"
-    )
+    """Bytes for people: 12.3 GiB."""
+    for unit, least in (("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20)):
+        if count >= least:
+            return f"{count / least:.1f} {unit}"
+    return f"{count / 1024:.0f} KiB"
 
 
 def minutes(count: float) -> str:

@@ -274,6 +274,13 @@ def _databases(host: Host, in_place: list[Datum], seen: Belongings, olds: tuple[
 # ---- the changes
 
 
+def rename(*moves_: Moved, guards: tuple[Guard, ...] = ()) -> Mend:
+    """Other names for files and directories; nothing is ever replaced."""
+    told = [{"from": moved.old, "to": moved.new, "over_empty": False} for moved in moves_]
+    says = "; ".join(f"{moved.old} → {moved.new}" for moved in moves_)
+    return Mend("rename_path", {"moves": told}, f"rename {says}", guards=guards)
+
+
 def _planned(
     host: Host,
     facts: Facts,
@@ -400,7 +407,7 @@ def _files(renamed: tuple[Moved, ...], seen: Belongings) -> list[Change]:
 def _rename(moved: Moved, seen: Belongings) -> Mend:
     place = seen.places.get(moved.old)
     guards = (Guard("path", moved.old, place.reading),) if isinstance(place, Place) and place.kind else ()
-    return Mend("set_aside", {"from": moved.old, "to": moved.new}, f"{moved.old} → {moved.new}", guards=guards)
+    return rename(moved, guards=guards)
 
 
 def _owners(host: Host, own: list[Datum], record: Record) -> list[Change]:
@@ -416,7 +423,7 @@ def _owners(host: Host, own: list[Datum], record: Record) -> list[Change]:
         others = ", ".join(sorted(set(datum.owners) - {f"{uid}:{gid}"}))
         note = Mend(
             "keep_owners",
-            {"path": datum.target, "note": lists[datum.target]},
+            {"path": datum.target, "list": lists[datum.target], "uid": uid, "gid": gid},
             f"note who owns what in {datum.target}, in {lists[datum.target]}",
             timeout_s=layout.WALK_S,
         )
@@ -432,28 +439,20 @@ def _asides(made: list[Copy]) -> list[Change]:
     for copy in made:
         if copy.aside:
             guard = Guard("path", copy.target, copy.place.reading)
-            mend = Mend(
-                "set_aside",
-                {"from": copy.aside.old, "to": copy.aside.new},
-                f"{copy.aside.old} → {copy.aside.new}",
-                guards=(guard,),
-            )
             what = f"set {copy.aside.old} aside as {copy.aside.new}"
-            changes.append(Change(what, "the old stack showed something else there; nothing is replaced", (mend,)))
+            why = "what goes there comes from elsewhere, and nothing is replaced"
+            changes.append(Change(what, why, (rename(copy.aside, guards=(guard,)),)))
     return changes
 
 
 def _database_copies(record: Record, seen: Belongings) -> list[Change]:
-    steps: list[Step] = []
-    for moved in record.databases:
-        place = seen.places.get(moved.new)
-        if isinstance(place, Place) and place.kind:
-            continue  # the first copy is the one that counts
-        part = f"{moved.new}.part"
-        steps.append(Run(("cp", "-a", "--", moved.old, part), timeout_s=3600))
-        steps.append(Mend("set_aside", {"from": part, "to": moved.new}, f"{part} → {moved.new}"))
-    why = "a newer Open WebUI migrates it, one way"
-    return [Change("keep a copy of Open WebUI's database", why, tuple(steps), sign="+")] if steps else []
+    todo = [m for m in record.databases if not (isinstance(p := seen.places.get(m.new), Place) and p.kind)]
+    if not todo:
+        return []  # the first copy is the one that counts
+    files = [{"from": moved.old, "to": moved.new} for moved in todo]
+    says = f"keep a copy of {', '.join(moved.old for moved in todo)}, as ..before-pantheon"
+    step = Mend("copy_files", {"files": files}, says, timeout_s=3600)
+    return [Change("keep a copy of Open WebUI's database", "a newer image migrates it, one way", (step,), sign="+")]
 
 
 def _copies(host: Host, made: list[Copy]) -> list[Change]:

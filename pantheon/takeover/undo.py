@@ -15,6 +15,7 @@ from pantheon.finding import Finding
 from pantheon.inventory import Host
 from pantheon.plan import Change, Guard, Mend, Run, SectionPlan, Step, Write
 from pantheon.takeover.old import UP
+from pantheon.takeover.plan import rename
 from pantheon.takeover.record import Kept, Moved, Record
 
 NAME = "undo"
@@ -128,22 +129,16 @@ def _ours_away(host: Host, facts: Facts, services: set[str], old_ids: set[str]) 
 
 
 def _files_back(host: Host, facts: Facts, files: tuple[Moved, ...], seen: Belongings) -> list[Change]:
+    """Compose files get their names back. Ours beside one of them is set aside: Compose would take it first."""
+    todo = [moved for moved in files if _is_there(seen, moved.new)]
     steps: list[Step] = []
-    for moved in files:
-        if not _is_there(seen, moved.new):
-            continue  # back already, or never renamed
-        if _is_there(seen, moved.old):
-            file = facts.files.get(moved.old)
-            ours = isinstance(file, TextFile) and (file.text or "").startswith(stack.HEADER)
-            if not ours or moved.old != layout.compose_file(host):
-                continue
-            aside: dict[str, object] = {"from": moved.old, "to": moved.old + OURS_ASIDE}
-            if _is_there(seen, moved.old + OURS_ASIDE):
-                steps.append(Run(("cp", "-a", "--", moved.old, moved.old + OURS_ASIDE)))
-                steps.append(Run(("mv", "-f", "-T", "--", moved.new, moved.old)))
-                continue
-            steps.append(Mend("set_aside", aside, f"{aside['from']} → {aside['to']}"))
-        steps.append(Mend("set_aside", {"from": moved.new, "to": moved.old}, f"{moved.new} → {moved.old}"))
+    ours = layout.compose_file(host)
+    file = facts.files.get(ours)
+    is_ours = isinstance(file, TextFile) and (file.text or "").startswith(stack.HEADER)
+    if is_ours and any(moved.old.rpartition("/")[0] == host.stack_dir for moved in files):
+        guard = Guard("sha256", ours, facts.reading("sha256", ours))
+        steps.append(Run(("mv", "-f", "-T", "--", ours, ours + OURS_ASIDE), guards=(guard,)))
+    steps += [rename(Moved(moved.new, moved.old)) for moved in todo]
     return [Change("give the Compose files their names back", "as they were", tuple(steps))] if steps else []
 
 
@@ -155,7 +150,7 @@ def _owners_back(record: Record) -> list[Change]:
             (
                 Mend(
                     "give_owners",
-                    {"path": moved.old, "note": moved.new},
+                    {"path": moved.old, "list": moved.new},
                     f"give {moved.old} the owners back that {moved.new} has",
                     timeout_s=layout.WALK_S,
                 ),
@@ -174,13 +169,13 @@ def _databases_back(host: Host, facts: Facts, record: Record, seen: Belongings) 
     kept = [moved for moved in record.databases if _is_there(seen, moved.new)]
     if same or not kept or record.stage == "begun":
         return []
-    steps: list[Step] = []
-    for moved in record.databases:
-        if _is_there(seen, moved.old) and not _is_there(seen, moved.old + OURS_ASIDE):
-            aside: dict[str, object] = {"from": moved.old, "to": moved.old + OURS_ASIDE}
-            steps.append(Mend("set_aside", aside, f"{aside['from']} → {aside['to']}"))
-    for moved in kept:
-        steps.append(Mend("set_aside", {"from": moved.new, "to": moved.old}, f"{moved.new} → {moved.old}"))
+    away = [
+        Moved(moved.old, moved.old + OURS_ASIDE)
+        for moved in record.databases
+        if _is_there(seen, moved.old) and not _is_there(seen, moved.old + OURS_ASIDE)
+    ]
+    steps = [rename(*away)] if away else []
+    steps.append(rename(*(Moved(moved.new, moved.old) for moved in kept)))
     why = "another Open WebUI may have migrated it; what was written since stays beside it"
     return [Change("put Open WebUI's database back as it was", why, tuple(steps))]
 
