@@ -34,7 +34,7 @@ PURE_FILES = [
     "plan",
 ]
 PURE_FILES += ["options", "owners", "procedure", "questions", "record", "service", "stack", "starting"]
-PURE_FILES += ["kernels", "survival", "tunnel", "watched"]
+PURE_FILES += ["kernels", "packages", "survival", "tunnel", "watched"]
 PURE = [
     *(PACKAGE / f"{name}.py" for name in PURE_FILES),
     *sorted((PACKAGE / "sections").glob("*.py")),
