@@ -71,7 +71,7 @@ def give_socket(lab: Lab) -> None:
 VIOLATIONS = (
     Violation("docker.compose", "Docker Compose v2 is not installed", hide_compose, show_compose),
     Violation("docker.snap", "/snap/bin/docker", snap, no_snap),
-    Violation("docker.apt", "half-configured", half_configured, configured),
+    Violation("docker.apt", "half-configured", half_configured, configured, round="no-socket"),
     Violation("docker.api", "2375", open_api, close_api),
     Violation("docker.engine", "Docker Engine does not answer", take_socket, give_socket, round="no-socket"),
 )

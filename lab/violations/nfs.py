@@ -6,7 +6,7 @@ from lab import planting
 from lab.machine import Lab
 from lab.planting import sh
 from lab.violations import Violation
-from lab.violations.containers import remove, run
+from lab.violations.containers import remove
 
 MISSING, LOCAL, DEAD = (f"/mnt/atlas/v-{name}" for name in ("missing", "local", "dead"))
 DECLARED = {
@@ -27,6 +27,16 @@ def bury(lab: Lab) -> None:
     lab.sh('rmdir "$1" 2>/dev/null || true', DEAD)
 
 
+def use(lab: Lab) -> None:
+    """Another Ollama, whose models lie on Atlas."""
+    lab.sh(
+        """
+        image=$(docker inspect -f '{{.Config.Image}}' ollama)
+        docker run -d --init --name v-atlas --entrypoint sleep -v /mnt/atlas/v-used:/a "$image" infinity
+        """
+    )
+
+
 def forget(lab: Lab) -> None:
     remove(lab, "v-atlas")
     lab.sh("rmdir /mnt/atlas/v-used /mnt/atlas 2>/dev/null || true")
@@ -40,7 +50,7 @@ VIOLATIONS = (
     Violation("nfs.modes", f"{LOCAL} is mounted rw", host=DECLARED),
     Violation("nfs.answers", f"{DEAD}: ", die, bury, host=DECLARED),
     Violation("nfs.at-boot", f"{MISSING}: neither", host=DECLARED),
-    Violation("nfs.unused", "v-atlas: /mnt/atlas", lambda lab: run(lab, "v-atlas", "-v", "/mnt/atlas/v-used:/a"),
+    Violation("nfs.unused", "v-atlas: /mnt/atlas", use,
               forget),
 )  # fmt: skip
 

@@ -10,7 +10,7 @@ from lab.violations import Violation
 from lab.violations.containers import remove
 
 COMPOSE = "/opt/stacks/ai/compose.yaml"
-VENV = "/mnt/local/nvme/ai/services/comfy-mnt/venv/pyvenv.cfg"
+VENV = "/mnt/local/nvme/ai/services/comfy-mnt/venv/bin"
 ROUND = "by-hand"
 
 PUBLISH = """

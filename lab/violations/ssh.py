@@ -15,7 +15,7 @@ def told(control: str, says: str, setting: str) -> Violation:
 
 
 VIOLATIONS = (
-    told("ssh.root", "a key still logs root in", "PermitRootLogin prohibit-password"),
+    told("ssh.root", "root logs in with a key", "PermitRootLogin prohibit-password"),
     told("ssh.keys", "PasswordAuthentication yes", "PasswordAuthentication yes"),
     told("ssh.forwarding", "its files forbid it", "AllowTcpForwarding no"),
     Violation("ssh.only", "VNC", lambda lab: planting.listen(lab, "v-vnc", planting.EVERYWHERE, 5901),

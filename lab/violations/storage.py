@@ -10,8 +10,9 @@ from lab.violations.containers import remove, run
 
 NVME, SSD = "/mnt/local/nvme", "/mnt/local/ssd"
 MODELS, COMFY = f"{NVME}/ai/models", f"{NVME}/ai/services/comfy-mnt"
+NAS = "/srv/v-nas"
 OUTPUTS = f"{SSD}/ai/outputs/comfy"
-# Directories that only have to be there with mode 755, by control.
+# Directories that only have to be there and be root's, by control.
 PLAIN = {
     "nvme-ai": f"{NVME}/ai",
     "cache": f"{NVME}/ai/cache",
@@ -24,10 +25,10 @@ PLAIN = {
 }
 
 
-def mode(name: str) -> Violation:
-    """Nobody but root gets in: such as a careless chmod leaves it."""
+def taken(name: str) -> Violation:
+    """Somebody has made it his own."""
     path = PLAIN[name]
-    return Violation(f"storage.{name}", path, sh('chmod 0700 "$1"', path), sh('chmod 0755 "$1"', path))
+    return Violation(f"storage.{name}", path, sh('chown ops: "$1"', path), sh('chown root: "$1"', path))
 
 
 def fill(lab: Lab) -> None:
@@ -38,6 +39,18 @@ def fill(lab: Lab) -> None:
 def forget(lab: Lab) -> None:
     remove(lab, "v-state")
     lab.sh("docker volume rm v-state >/dev/null 2>&1 || true")
+
+
+def on_a_nas(lab: Lab) -> None:
+    """One of ours works on another machine's disk."""
+    planting.mount_fuse(lab, "nas:/ai", "sshfs", NAS)
+    run(lab, "v-nas", "--label", "pantheon.project=pantheon-ai", "-v", f"{NAS}:/nas")
+
+
+def off_the_nas(lab: Lab) -> None:
+    remove(lab, "v-nas")
+    planting.unmount(lab, NAS)
+    lab.sh('rmdir "$1" 2>/dev/null || true', NAS)
 
 
 def read_only(path: str) -> Violation:
@@ -52,16 +65,14 @@ VIOLATIONS = (
     read_only(SSD),
     Violation("storage.at-boot", f"{NVME} is neither", sh(f"sed -i '\\|{NVME}|s/^/#v#/' /etc/fstab"),
               sh("sed -i 's/^#v#//' /etc/fstab")),
-    *(mode(name) for name in PLAIN),
+    *(taken(name) for name in PLAIN),
     Violation("storage.models", MODELS, sh(f"chgrp root {MODELS}"), sh(f"chgrp docker {MODELS}")),
     Violation("storage.comfy-mnt", COMFY, sh(f"touch {COMFY}/v-roots"), sh(f"rm -f {COMFY}/v-roots")),
     Violation("storage.outputs-comfy", OUTPUTS, sh(f"touch {OUTPUTS}/v-roots"), sh(f"rm -f {OUTPUTS}/v-roots")),
     Violation("storage.models-read-only", "v-models: ",
               lambda lab: run(lab, "v-models", "-v", f"{MODELS}:/m"),
               lambda lab: remove(lab, "v-models")),
-    Violation("storage.local", "fuse.sshfs",
-              lambda lab: planting.mount_fuse(lab, "nas:/cache", "sshfs", PLAIN["cache"]),
-              lambda lab: planting.unmount(lab, PLAIN["cache"])),
+    Violation("storage.local", "fuse.sshfs", on_a_nas, off_the_nas),
     Violation("storage.state", "v-state: /data is volume",
               lambda lab: run(lab, "v-state", "--label", "pantheon.project=pantheon-ai", "-v", "v-state:/data"),
               forget),

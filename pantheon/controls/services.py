@@ -51,7 +51,10 @@ def _line(key: str, *, needs: str = "") -> Callable[[Case], Verdict]:
             return not_applicable(f"there is no container {needs}")
         found = validate.check(case.host, case.facts, case.here.http)
         service = key.partition(".")[0]
-        return of(case, found, key, *((f"stack.foreign.{service}",) if key.endswith(".up") else ()))
+        verdict = of(case, found, key, *((f"stack.foreign.{service}",) if key.endswith(".up") else ()))
+        if verdict.status == "pass" and key.endswith(".up"):
+            return passed(next(f.text for f in found if f.id == key))  # without when it was started
+        return verdict
 
     return judge
 
@@ -263,10 +266,11 @@ def talks_to_ollama(case: Case) -> Verdict:
     bad = [f for f in found if f.level in ("fail", "unknown")]
     if bad:
         return of(case, bad, *(f.id for f in bad))
-    value = one.env.get("OLLAMA_BASE_URL")
-    if value is None:
-        return Verdict("fail", "OLLAMA_BASE_URL is not set", command(case, "openwebui"))
-    return passed(f"OLLAMA_BASE_URL is {value.value or 'set'}, and answers")
+    value, wanted = one.env.get("OLLAMA_BASE_URL"), stack.wanted(case.host, "openwebui").env["OLLAMA_BASE_URL"]
+    if value is None or value.value != wanted:
+        has = value.value if value else "not set"
+        return Verdict("fail", f"Open WebUI's OLLAMA_BASE_URL is {has}, not {wanted}", command(case, "openwebui"))
+    return passed(f"OLLAMA_BASE_URL is {wanted}")
 
 
 def first_run(case: Case) -> Verdict:

@@ -50,7 +50,7 @@ def _matched(server: SshServer, keyword: str, good: tuple[str, ...]) -> list[str
 
 def _line(line: ConfigLine) -> str:
     block = f" (in Match {line.match})" if line.match else ""
-    return f"{line.path}:{line.line}: {line.keyword} {line.value}{block}"
+    return f"{line.path}:{line.line}: ({line.keyword} {line.value}){block}"
 
 
 def _where(server: SshServer, keyword: str, value: str) -> list[str]:
@@ -66,14 +66,16 @@ def root_login(case: Case) -> Verdict:
         return server
     values = {one.get("permitrootlogin", "") for one in (server.settings, server.root)}
     mend = _set(case, "PermitRootLogin no")
-    wrong = [f"PermitRootLogin {value}" for value in sorted(values - {"no", ""})]
+    # In brackets: what follows on "password " is taken for one, and masked.
+    by_key = ("without-password", "prohibit-password")
+    wrong = [f"root logs in{' with a key' if value in by_key else ''} (PermitRootLogin {value})"
+             for value in sorted(values - {"no", ""})]  # fmt: skip
     matched = _matched(server, "permitrootlogin", ("no",))
     if wrong or matched:
         where = [line for value in sorted(values) for line in _where(server, "permitrootlogin", value)]
         if matched and not wrong:
             mend = case.host.ssh(f"sudoedit {shlex.quote(matched[0].partition(':')[0])}")
-        note = ["a key still logs root in"] if values & {"without-password", "prohibit-password"} else []
-        return Verdict("fail", "\n".join([*wrong, *note, *dict.fromkeys([*where, *matched])]), mend)
+        return Verdict("fail", "\n".join([*wrong, *dict.fromkeys([*where, *matched])]), mend)
     if values != {"no"}:
         return unknown(Unknown("sshd -T does not say PermitRootLogin"))
     return passed("PermitRootLogin no")

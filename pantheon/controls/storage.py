@@ -74,6 +74,8 @@ def _directory(name: str) -> Callable[[Case], Verdict]:
         verdict = of(case, [f for f in storage.check(case.host, case.facts) if f.id == key], key)
         directory = next(one for one in layout.directories(case.host) if one.name == name)
         tree = case.facts.trees.get(directory.path)
+        if verdict.status == "fail" and directory.path not in verdict.evidence:
+            return Verdict("fail", f"{directory.path}: {verdict.evidence}", verdict.mend)
         if verdict.status != "pass" or not directory.tree_owner:
             return verdict
         if isinstance(tree, Unknown) or tree is None:

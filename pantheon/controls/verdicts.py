@@ -49,8 +49,8 @@ def of(case: Case, findings: Iterable[Finding], *ids: str, otherwise: Verdict | 
 
 
 def told(finding: Finding) -> str:
-    if finding.level == "ok":
-        return finding.evidence or finding.text
+    if finding.level == "ok" and finding.text in finding.evidence:
+        return finding.evidence
     return f"{finding.text}\n{finding.evidence}" if finding.evidence else finding.text
 
 
