@@ -40,6 +40,7 @@ PURE = [
     *sorted((PACKAGE / "sections").glob("*.py")),
     *sorted((PACKAGE / "fixes").glob("*.py")),
     *sorted((PACKAGE / "install").glob("*.py")),
+    *sorted((PACKAGE / "controls").glob("*.py")),
 ]
 IO = {"asyncio", "fabric", "fcntl", "http", "invoke", "io", "logging", "os", "paramiko", "pynvml", "requests", "rich"}
 IO |= {"select", "shutil", "signal", "socket", "subprocess", "tempfile", "threading", "time", "urllib"}
