@@ -205,7 +205,8 @@ def _compose(lab: Lab) -> Stack:
     lab.exec("docker", "pull", "-q", WEBUI)
     lab.sh(
         f"mkdir -p /srv/ai/notes && cat >/srv/ai/docker-compose.yml <<'EOF'\n{COMPOSE}EOF\n"
-        f"echo 'buy milk' >/srv/ai/notes/today && docker tag {WEBUI} house/notes:1 && cd /srv/ai\n"
+        f"echo 'buy milk' >/srv/ai/notes/today && cd /srv/ai && made=$(docker create {WEBUI})\n"
+        "docker commit --change 'LABEL house=notes' $made house/notes:1 && docker rm $made\n"
         "docker compose create -y -q 2>/dev/null || docker compose create\n"
         "chown 1000:1000 /var/lib/docker/volumes/homelab_comfy_data/_data\n"
         "docker compose up -d",

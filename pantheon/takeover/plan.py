@@ -26,7 +26,8 @@ from pantheon.takeover.record import Place as Noted
 
 NAME = "takeover"
 NOTES = "/var/lib/pantheon/owners"  # lists of who owned what (mending/keep_owners.py)
-STOP_S = 120  # a database must not be cut short
+STOP_S = {"openwebui": 120}  # a database must not be cut short
+DEAF_S = 10  # the others have none, and ComfyUI without an init process is deaf to the signal
 ORDER = ("openwebui", "comfy", "ollama")  # who needs another goes first
 DATABASE = ("webui.db", "webui.db-wal", "webui.db-shm")
 
@@ -372,18 +373,18 @@ def _ahead(host: Host, made: list[Copy], olds: tuple[Old, ...]) -> list[Change]:
 def _stop(old: Old) -> Change | None:
     """Its restart policy noted and off, stopped, under another name: it stays so through any restart of the engine."""
     c, steps = old.container, list[Step]()
-    guard = (Guard("container", c.name, c.id),)
+    guard, patience = (Guard("container", c.name, c.id),), STOP_S.get(old.service, DEAF_S)
     if old.kind == "ours":
         if not old.is_up:
             return None
-        stop = Run(("docker", "stop", "-t", str(STOP_S), c.id), guards=guard, timeout_s=STOP_S + 60)
+        stop = Run(("docker", "stop", "-t", str(patience), c.id), guards=guard, timeout_s=patience + 60)
         return Change(f"stop {c.name}", "nothing may write while its data is copied", (stop,), stops=(c.name,))
     if c.restart_policy not in ("no", ""):
         steps.append(Run(("docker", "update", "--restart=no", c.id), guards=guard))
     if c.state == "paused":
         steps.append(Run(("docker", "unpause", c.id), guards=guard))
     if old.is_up:
-        steps.append(Run(("docker", "stop", "-t", str(STOP_S), c.id), guards=guard, timeout_s=STOP_S + 60))
+        steps.append(Run(("docker", "stop", "-t", str(patience), c.id), guards=guard, timeout_s=patience + 60))
     if c.name != old.kept:
         free = Guard("container", old.kept, "missing")
         steps.append(Run(("docker", "rename", c.id, old.kept), guards=(*guard, free)))
