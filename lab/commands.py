@@ -41,7 +41,9 @@ def command(body: Callable[P, int | None]) -> Callable[P, int]:
 @command
 def build() -> None:
     """Only the images, as far as the cache does not have them: `python -m lab.commands`."""
-    image.ensure("auto", Progress())
+    say = Progress()
+    image.ensure("auto", say)
+    image.ensure("auto", say, bare=True)
 
 
 @command

@@ -232,10 +232,12 @@ def docker_packages(found: Mapping[str, Original], release: Mapping[str, str]) -
         (daemon.tree / "usr/bin/docker").unlink()
     else:
         place(found["docker-cli"].tree, client.tree)
-    runc_here = shim.tree / "usr/sbin/runc"
-    if runc_here.exists():
-        place(runc_here, shim.tree / "usr/bin/runc")
-        runc_here.unlink()
+    # Ubuntu and Debian have it in sbin (Debian with a link in bin), Docker's package in bin.
+    theirs, ours = shim.tree / "usr/sbin/runc", shim.tree / "usr/bin/runc"
+    if theirs.is_file() and not theirs.is_symlink():
+        ours.unlink(missing_ok=True)
+        place(theirs, ours)
+        theirs.unlink()
     return [daemon, client, shim, *plugins]
 
 
