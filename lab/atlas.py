@@ -43,7 +43,7 @@ def configuration(exports: tuple[Export, ...], *, numeric: bool = True) -> str:
         "NFS_CORE_PARAM { Protocols = 4; NFS_Port = 2049; Bind_addr = " + ADDRESS + "; mount_path_pseudo = true;",
         "  Enable_NLM = false; Enable_RQUOTA = false; }",
         "NFSv4 { Graceless = true; Lease_Lifetime = 10; RecoveryBackend = fs;",
-        f"  Only_Numeric_Owners = {str(numeric).lower()}; }}",
+        f"  Only_Numeric_Owners = {str(numeric).lower()}; Allow_Numeric_Owners = {str(numeric).lower()}; }}",
     ]
     for number, export in enumerate(exports, 1):
         lines.append(

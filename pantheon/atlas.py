@@ -365,6 +365,13 @@ def check(host: Host, seen: Atlas, *, tried: bool = False) -> list[Finding]:
     return found
 
 
+def standing(host: Host, seen: Atlas) -> list[Finding]:
+    """What the plan does not mend, for a human: said with it."""
+    mended = {f"{NAME}:{want.mount}" for want, _ in ours_to_serve(host, seen)}
+    found = [finding for finding in check(host, seen) if finding.level != "ok" and finding.id not in mended]
+    return [finding for finding in found if not finding.id.startswith((f"{NAME}.unwanted", f"{NAME}.client"))]
+
+
 def _finding(
     host: Host, path: str, word: str, level: str, text: str, evidence: str = "", mend: str | None = None
 ) -> Finding:

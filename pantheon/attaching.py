@@ -5,6 +5,7 @@ said."""
 from __future__ import annotations
 
 import shlex
+
 from pantheon.evidence import Beneath, Evidence, FstabLine
 from pantheon.facts import Facts, Unknown
 from pantheon.finding import Finding

@@ -30,16 +30,16 @@ def atlas(host: Host, *, verify: bool, options: Options, report: engine.Report) 
         facts, seen = _first(connection, host)
         section = mounts.plan(host, seen)
         plan = Plan(host.name, (section,))
-        hidden = [finding for finding in mounts.check(host, seen) if finding.id.startswith(f"{mounts.NAME}.beneath")]
+        standing = mounts.standing(host, seen)
         if plan.is_empty and verify:
-            plan, hidden = Plan(host.name, (mounts.plan(host, seen, verify=True),)), []
+            plan, standing = Plan(host.name, (mounts.plan(host, seen, verify=True),)), []
         took = time.monotonic() - began
         if plan.blocked:
             report.plan(host, plan, [], took_s=took, details=options.details, final=True)
             return 2
         if plan.is_empty or (options.plan_only and not plan.changes):
             return _say(host, seen, plan, tried=verify, took=took, report=report)
-        report.plan(host, plan, hidden, took_s=took, details=options.details, final=options.plan_only)
+        report.plan(host, plan, standing, took_s=took, details=options.details, final=options.plan_only)
         if options.plan_only:
             return 2
         engine.free(host, facts)

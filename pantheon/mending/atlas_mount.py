@@ -63,7 +63,8 @@ def mounted(path: str) -> bool:
 def unmount(path: str, unit: str) -> bool:
     """Ends the automount and the mount. False where somebody works there: then both stay."""
     if mounted(path):
-        status, said = run("systemctl", "stop", "--", f"{unit}.mount")
+        # Not by systemd, which would stop every service that needs the mount.
+        status, said = run("umount", "--", path)
         if mounted(path):
             say(f"{path}: in use, it stays as it is until the next boot ({said or status})")
             return False

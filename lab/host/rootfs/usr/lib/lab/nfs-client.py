@@ -72,16 +72,40 @@ class Files(fuse.Operations):  # type: ignore[misc]
     def __init__(self, server: str, export: str, timeout_ms: int) -> None:
         self.about = (server, export)
         self.timeout_ms = timeout_ms
+        self.root = 0
         self.clients: dict[tuple[int, int], Client] = {}
         self.open_files: dict[int, tuple[Client, ctypes.c_void_p]] = {}
 
     def client(self) -> Client:
         uid, gid, _ = fuse.fuse_get_context()
         if (uid, gid) not in self.clients:
-            self.clients[uid, gid] = Client(*self.about, uid, gid, self.timeout_ms)
+            self.clients[uid, gid] = self.connected(uid, gid)
         return self.clients[uid, gid]
 
+    def connected(self, uid: int, gid: int) -> Client:
+        """A connection, waited for on a hard mount. libnfs goes by names, a kernel by the handle of the directory that
+        it has mounted: when that is another one by now, what is mounted is stale."""
+        while True:
+            try:
+                client, found = Client(*self.about, uid, gid, self.timeout_ms), Stat()
+                client.call("lstat64", b"/", ctypes.byref(found))
+                break
+            except fuse.FuseOSError as error:
+                if self.timeout_ms or error.errno in (errno.EACCES, errno.EPERM):
+                    raise
+                time.sleep(0.2)
+        self.root = self.root or found.ino
+        if found.ino != self.root:
+            raise fuse.FuseOSError(errno.ESTALE)
+        return client
+
     def call(self, name: str, path: str, *more: Any) -> int:
+        try:
+            return self.client().call(name, path.encode("utf-8", "surrogateescape"), *more)
+        except fuse.FuseOSError as error:
+            if error.errno != errno.EIO or not any("nfs_service" in one.said() for one in self.clients.values()):
+                raise
+        self.clients.clear()  # the server was away, and knows none of them any more
         return self.client().call(name, path.encode("utf-8", "surrogateescape"), *more)
 
     def getattr(self, path: str, fh: int | None = None) -> dict[str, float]:
