@@ -35,6 +35,7 @@ PURE_FILES = [
 ]
 PURE_FILES += ["options", "owners", "procedure", "questions", "record", "service", "stack", "starting"]
 PURE_FILES += ["kernels", "packages", "survival", "tunnel", "watched"]
+PURE_FILES += ["audit", "comparison", "control", "upkeep"]
 PURE = [
     *(PACKAGE / f"{name}.py" for name in PURE_FILES),
     *sorted((PACKAGE / "sections").glob("*.py")),
