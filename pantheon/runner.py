@@ -372,12 +372,31 @@ def _start(step: dict[str, Any]) -> subprocess.Popen[bytes]:
     )
 
 
+_SHARED = re.compile(r"^from (pantheon\.mending\.\w+) import", re.MULTILINE)
+_START = """\
+import json, sys, types
+*shared, (_, program) = json.loads(sys.argv.pop())
+for name, text in shared:
+    sys.modules[name] = types.ModuleType(name)
+    exec(compile(text, name, "exec"), sys.modules[name].__dict__)
+exec(compile(program, "<pantheon>", "exec"))
+"""
+
+
 def _program(step: dict[str, Any]) -> list[str]:
-    """A mending module as a program of its own: it needs nothing of ours, and ends with its process group."""
-    found: Any = importlib.util.find_spec(f"pantheon.mending.{step['mend']}")
+    """A mending module as a program of its own, with those of its folder that it imports: it needs nothing else of
+    ours, and ends with its process group."""
+    texts = json.dumps(_texts(f"pantheon.mending.{step['mend']}"))
+    return [sys.executable, "-IBS", "-c", _START, json.dumps(step["arguments"]), texts]
+
+
+def _texts(name: str) -> list[tuple[str, str]]:
+    """Name and text of a mending module behind those that it imports."""
+    found: Any = importlib.util.find_spec(name)
     sent = getattr(found.loader, "text", None)
-    text = sent if sent is not None else found.loader.get_data(found.origin)
-    return [sys.executable, "-IBS", "-c", text.decode(), json.dumps(step["arguments"])]
+    text = (sent if sent is not None else found.loader.get_data(found.origin)).decode()
+    needed = {other: code for each in _SHARED.findall(text) for other, code in _texts(each)}
+    return [*needed.items(), (name, text)]
 
 
 _LIBC = ctypes.CDLL(None)  # loaded here: nothing may be loaded between fork and exec

@@ -21,7 +21,7 @@ from typing import Any
 
 import pytest
 
-from pantheon import plan, probe
+from pantheon import plan, probe, runner
 from pantheon.plan import Guard, MakeSecret, Run, Step, Write
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="it runs on hosts, and hosts are Linux")
@@ -853,3 +853,23 @@ runner._keep_modules()
             file.rename(file.with_name("probe.cpython-38.pyc"))
         names = self.keep(tmp_path)
         assert sum(name.endswith(f".{sys.implementation.cache_tag}.pyc") for name in names) == 2
+
+
+def test_a_program_brings_along_what_it_imports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The modules that work on the host share travel with it, each once and before those that need it."""
+    texts = {
+        "one": "from pantheon.mending.two import two\nfrom pantheon.mending.three import three\n"
+        "import sys\nif __name__ == '__main__':\n    print(two(), three(), sys.argv[1:])\n",
+        "two": "from pantheon.mending.three import three\ndef two() -> str:\n    return 'two, ' + three()\n",
+        "three": "from dataclasses import dataclass\n@dataclass\nclass Three:\n    name: str = 'three é'\n"
+        "def three() -> str:\n    return Three().name\n",
+    }
+    package = tmp_path / "pantheon" / "mending"
+    package.mkdir(parents=True)
+    for name, text in texts.items():
+        (package / f"{name}.py").write_text(text, encoding="utf-8")
+    monkeypatch.setattr("pantheon.mending.__path__", [str(package)])
+    argv = runner._program({"mend": "one", "arguments": {"path": "a b"}})
+    done = subprocess.run(argv, capture_output=True, text=True, cwd="/", check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == 'two, three é three é [\'{"path": "a b"}\']\n'

@@ -53,7 +53,11 @@ HOST_FILES = ("probe.py", "collect.py", "runner.py", "ending.py", "writing.py", 
 HOST_SIDE = [*(PACKAGE / name for name in HOST_FILES), *LOOKS, *COLLECTING, *MENDING]
 SHIPPED = {"pantheon.looks", "pantheon.probe", "pantheon.writing", "pantheon.collecting", "pantheon.ending"}
 # What a module of the host's side may know of pantheon; the rest of it may know all that is shipped with it.
-KNOWS = {"looks": {"pantheon.looks"}, "collecting": {"pantheon.looks", "pantheon.collecting"}, "mending": set[str]()}
+KNOWS = {
+    "looks": {"pantheon.looks"},
+    "collecting": {"pantheon.looks", "pantheon.collecting"},
+    "mending": {"pantheon.mending"},
+}
 # Open WebUI's database, where nothing but a copy can be read while changes wait beside it: a folder of its own, gone
 # at the end.
 SCRATCH = {"webui.py": {"shutil.rmtree"}}
@@ -163,7 +167,11 @@ def test_what_runs_on_the_host_needs_nothing_there(path: Path) -> None:
     ast.parse(path.read_text(encoding="utf-8"), feature_version=(3, 10))
 
 
-@pytest.mark.parametrize("path", [path for path in MENDING if path.stem != "__init__"], ids=name_of)
+SHARED = within(set().union(*map(everywhere, MENDING)), {"pantheon.mending"})
+PROGRAMS = [path for path in MENDING if path.stem != "__init__" and f"pantheon.mending.{path.stem}" not in SHARED]
+
+
+@pytest.mark.parametrize("path", PROGRAMS, ids=name_of)
 def test_work_on_the_host_is_a_program_of_its_own(path: Path) -> None:
     """It is sent as it stands and run as one: it begins at its own end, and what it is told comes as its argument."""
     text = path.read_text(encoding="utf-8")
