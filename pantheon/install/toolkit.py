@@ -16,19 +16,21 @@ from pantheon.packages import Packages
 from pantheon.plan import Change, Run
 
 PACKAGE = "nvidia-container-toolkit"
+BASE = "nvidia-container-toolkit-base"
 CDI = "/etc/cdi/nvidia.yaml"
 REFRESH = "nvidia-cdi-refresh.service"
 
 
 def missing(host: Host, facts: Facts, evidence: Evidence) -> tuple[str, ...]:
-    """The packages to install; () when the toolkit is there."""
+    """The packages to install; () when the toolkit is there. Its -base alone has nvidia-ctk, and not the hook that
+    Docker looks for."""
     del host
-    if isinstance(facts.toolkit, str):
-        return ()
-    if isinstance(evidence.packages, Packages):
-        found = evidence.packages.installed.get(PACKAGE)
-        return () if found and found.status == "installed" else (PACKAGE,)
-    return (PACKAGE,) if facts.toolkit is None else ()
+    if not isinstance(evidence.packages, Packages):
+        return (PACKAGE,) if facts.toolkit is None else ()
+    known = {name for name, about in evidence.packages.installed.items() if about.status == "installed"}
+    if PACKAGE in known or (isinstance(facts.toolkit, str) and BASE not in known):
+        return ()  # the latter: installed in some other way
+    return (PACKAGE,)
 
 
 def blocked(host: Host, facts: Facts, evidence: Evidence, options: Options) -> list[Finding]:

@@ -7,17 +7,15 @@ from __future__ import annotations
 
 import json
 import re
-import signal
 
 import pytest
 from conftest import World, until
 
-from lab import faults, install_faults, machine
+from lab import faults, install_faults
 
 pytestmark = pytest.mark.lab
 
-STATE = "dpkg-query -W; ls -R /etc/apt /usr/share/keyrings /etc/docker 2>/dev/null; find /etc/apt -type f | xargs cat"
-DOCKER_FILES = "ls /etc/apt/keyrings/docker.asc /etc/apt/sources.list.d/docker.sources 2>/dev/null || true"
+STATE = "dpkg-query -W; find /etc/apt /usr/share/keyrings /etc/docker* -type f -exec sha256sum {} + | sort"
 INSTALLED = (
     "dpkg-query -W -f '${Package} ${db:Status-Status}\\n' | grep -E '^(docker-ce|nvidia-|containerd.io)' || true"
 )
@@ -72,30 +70,10 @@ class TestRefused:
         host.sh("rm /etc/docker/daemon.json")
 
 
-class TestInterrupted:
-    def test_killed_in_the_middle_of_apt_and_told_who_holds_the_lock(self, host: World) -> None:
-        """kill -9 while dpkg works; the same command goes on. Without --reboot it ends with the reason."""
-        with install_faults.slow_dpkg(host.lab, 3), host.running("prereqs", "--install", "--yes") as running:
-            until(lambda: "dpkg" in host.sh("ps -eo comm", check=False), 60, "dpkg at work")
-            running.signal(signal.SIGKILL)
-            running.end(10)
-        install_faults.hold_apt_lock(host.lab, seconds=4)
-        done = host.invoke("prereqs", "--install", "--yes")
-        assert done.code == 2, done.seen
-        assert "unattended-upgr" in done.all, done.seen
-        assert "the driver 590.48.01 is installed, and its kernel module is not loaded" in done.all, done.seen
-        assert "invoke prereqs --install --reboot --host lab" in done.all, done.seen
-        assert host.sh("dpkg --audit") == ""
-        again = host.invoke("prereqs", "--install", "--yes")
-        assert again.code == 2, again.seen
-        assert "only with --reboot" in again.all, again.seen
-
-
 class TestFromBare:
     """A host as the installer leaves it."""
 
     def test_one_command(self, host: World) -> None:
-        host.reset()
         boot = host.lab.boot_id()
         done = host.invoke("bringup", "--install", "--reboot", "--yes", timeout=180)
         assert done.code == 0, done.seen
@@ -142,5 +120,35 @@ class TestFromBare:
             install_faults.break_daemon_json(host.lab, text)
             faults.start_engine(host.lab)
 
-    def test_a_lab_that_is_down_again_leaves_nothing(self, host: World) -> None:
-        assert machine.get(host.lab.name).bare
+    def test_apt_killed_in_the_middle_and_then_a_held_lock(self, host: World) -> None:
+        """As after a power cut in the middle of dpkg; and unattended-upgrades is at work when one goes on."""
+        host.sh("apt-get purge -qq -y nvidia-container-toolkit >/dev/null")
+        with install_faults.slow_dpkg(host.lab, 2), host.running("prereqs", "--install", "--yes") as running:
+            until(lambda: host.sh("pgrep -x dpkg", check=False), 40, "dpkg at work")
+            host.sh("pkill -KILL -x apt-get; pkill -KILL -x dpkg", check=False)
+            killed = running.end(40)
+        assert killed.code == 1, killed
+        with host.running("prereqs", "--install", "--yes") as running:
+            with install_faults.apt_lock_held(host.lab) as pid:
+                running.wait_for("unattended-upgr", 40)
+                assert str(pid) in running.wait_for(str(pid), 10)
+            done = running.end(60)
+        assert done.code == 0, done
+        assert "installed nvidia-container-toolkit" in done.all, done
+        assert host.sh("dpkg --audit") == ""
+        host.wait_healthy()
+
+    def test_another_branch_needs_a_reboot_and_without_it_says_so(self, host: World) -> None:
+        """hosts.toml asks for 595 now."""
+        host.inventory(gpu={"driver": "595"})
+        boot = host.lab.boot_id()
+        done = host.invoke("prereqs", "--install", "--yes")
+        assert done.code == 2, done.seen
+        for said in ("driver 590.48.01 → 595", "Stops comfy, ollama for a moment.", "only with --reboot"):
+            assert said in done.out, done.seen
+        assert "the kernel has module 590.48.01 loaded, the installed driver is 595.45.04" in done.err, done.seen
+        assert "invoke prereqs --install --reboot --host lab" in done.err, done.seen
+        assert host.lab.boot_id() == boot
+        again = host.invoke("prereqs", "--install", "--plan")
+        assert again.code == 2, again.seen
+        assert "reboot lab" in again.out, again.seen

@@ -252,6 +252,15 @@ def test_the_toolkit() -> None:
     assert toolkit.missing(HOST, unknown, seen()) == ("nvidia-container-toolkit",), "dpkg knows"
 
 
+def test_half_of_the_toolkit_is_not_the_toolkit() -> None:
+    """nvidia-ctk is in the -base package, the hook that dockerd looks for is not."""
+    half = seen(packages=packages("nvidia-container-toolkit-base"))
+    assert toolkit.missing(HOST, finished(), half) == ("nvidia-container-toolkit",)
+    whole = seen(packages=packages("nvidia-container-toolkit-base", "nvidia-container-toolkit"))
+    assert toolkit.missing(HOST, finished(), whole) == ()
+    assert toolkit.missing(HOST, finished(), Evidence()) == ()
+
+
 def test_the_cdi_specification_comes_when_the_driver_is_loaded() -> None:
     [change] = toolkit.after(HOST, finished(), seen(), OPTIONS)
     [step] = change.steps
