@@ -239,6 +239,9 @@ if [ ! -e /var/lib/lab-vendors ] || systemctl is-enabled -q docker.service 2>/de
     done
 fi
 until curl -fsS -o /dev/null https://registry-1.docker.io/v2/ 2>/dev/null; do sleep 0.05; done
+if [ -e /var/lib/lab-vendors ]; then
+    until curl -sS -o /dev/null https://download.docker.com/ 2>/dev/null; do sleep 0.05; done
+fi
 """
 
 
