@@ -163,10 +163,11 @@ def other_key_signs(lab: Lab, site: str = "docker") -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def another_branch(lab: Lab) -> Iterator[None]:
-    """The archive's nvidia-driver-590.. is a newer one that brings 595, as a distribution renames its packages."""
+def another_branch(lab: Lab, *, alone: bool = False) -> Iterator[None]:
+    """The archive has a newer nvidia-driver-590.. that brings 595, as a distribution renames its packages; `alone`:
+    it has nothing of branch 590 any more."""
     root = site_folder(lab, "archive")[0]
-    with swapped(lab, f"{root}/dists", f"{root}/dists.renamed"):
+    with swapped(lab, f"{root}/dists", f"{root}/dists.{'alone' if alone else 'renamed'}"):
         yield
 
 

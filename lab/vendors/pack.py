@@ -459,8 +459,10 @@ def main(debs: Path, gpu: Path, out: Path) -> None:
         shutil.copy(deb, site / "pool" / deb.name.replace("%3a", "."))
     pool = list((site / "pool").glob("*.deb"))
     renamed = [package.make(site / "pool") for package in renamed_packages(versions[OTHER])]
-    # `dists` is what is served; a fault puts the other in its place.
-    for name, debs_of_it in (("dists", pool), ("dists.renamed", [*pool, *renamed])):
+    gone = [deb for deb in pool if f"_{versions[ASKED]}-" not in deb.name]
+    # `dists` is what is served; a fault puts one of the others in its place.
+    offers = {"dists": pool, "dists.renamed": [*pool, *renamed], "dists.alone": [*gone, *renamed]}
+    for name, debs_of_it in offers.items():
         dists = site / name / release["VERSION_CODENAME"]
         where = {"main/binary-amd64/Packages": index(debs_of_it, site)}
         publish(dists, where, suite(release, release["NAME"], "main"), keys["archive"], stranger)
