@@ -104,7 +104,7 @@ def _told(container: Container) -> dict[str, str]:
     except ValueError:
         words = []
     found = {}
-    for word, following in zip(words, [*words[1:], ""], strict=True):
+    for word, following in zip(words, [*words[1:], ""], strict=False):
         flag, equals, value = word.partition("=")
         if flag in FLAGS and (value if equals else following).startswith("/"):
             found[FLAGS[flag]] = _clean(value if equals else following)

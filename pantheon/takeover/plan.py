@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from pantheon import layout
 from pantheon.belongings import Belongings, Place
-from pantheon.facts import Entry, Facts, TextFile
+from pantheon.facts import Container, Entry, Facts, TextFile
 from pantheon.finding import Finding
 from pantheon.inventory import Host
 from pantheon.plan import Change, Guard, Mend, Run, SectionPlan, Step, Write
@@ -370,6 +370,13 @@ def _ahead(host: Host, made: list[Copy], olds: tuple[Old, ...]) -> list[Change]:
     ]
 
 
+def stop(container: Container, service: str) -> Run:
+    """Asks a container to end, and gives it the time that it needs."""
+    patience = STOP_S.get(service, 30)
+    guards = (Guard("container", container.name, container.id),)
+    return Run(("docker", "stop", "-t", str(patience), container.id), guards=guards, timeout_s=patience + 60)
+
+
 def _stop(old: Old) -> Change | None:
     """Its restart policy noted and off, stopped, under another name: it stays so through any restart of the engine."""
     c, steps = old.container, list[Step]()
@@ -517,7 +524,8 @@ def _notes(
     for service in dict.fromkeys([*(old.service for old in olds), *groups]):
         old = next((one for one in olds if one.service == service), None)
         lines.append(_title(old, service))
-        lines += [f"  {line}" for datum in groups.get(service, ()) if (line := _line(datum, free))]
+        own = sorted(groups.get(service, ()), key=lambda datum: datum.piece.inside)
+        lines += [f"  {line}" for datum in own if (line := _line(datum, free))]
     total = sum(copy.bytes for copy in made)
     up = [old.name for old in to_stop if old.is_up]
     if up:
@@ -539,8 +547,8 @@ def _title(old: Old | None, service: str) -> str:
 def _line(datum: Datum, free: dict[Piece, int]) -> str:
     piece = datum.piece
     source = f"{piece.inside} in the container" if piece.source.container else piece.source.path
-    if piece.via == "volume":
-        source = f"volume {piece.volume[:20]}"
+    if piece.via == "volume":  # by the name that its owner knows
+        source = f"{piece.inside} in volume {piece.volume[:20]}"
     least = "" if datum.complete else "at least "
     if datum.way == "in place":
         return f"{datum.target}: used in place"

@@ -8,7 +8,7 @@ from pantheon import stack
 from pantheon.facts import Container, Facts, Image
 from pantheon.finding import Finding
 from pantheon.inventory import Host, is_secret_name
-from pantheon.takeover.data import OWN_MOUNTS, Piece, within
+from pantheon.takeover.data import FLAGS, OWN_MOUNTS, Piece, within
 from pantheon.takeover.old import Old
 
 # Carried over, or without a meaning in ours: where data lies, who the image runs as, the login key.
@@ -58,21 +58,29 @@ def _differing(container: Container, want: stack.Wanted) -> list[str]:
             and has.value != value
             and name not in SETTLED
         ):
-            if name == "COMFY_CMDLINE_EXTRA" and not _flags(has.value) - _flags(value):
+            if name == "COMFY_CMDLINE_EXTRA":
+                own = _flags(has.value)
+                found += [f'{name}="{own}" (without the directories)'] if own not in ("", _flags(value)) else []
                 continue
             found.append(f"{name}={has.value} (becomes {value})")
     return found
 
 
-def _flags(line: str) -> set[str]:
+def _flags(line: str) -> str:
     """ComfyUI's options without those of its directories, which have their place."""
     try:
         words = shlex.split(line)
     except ValueError:
-        return {line}
-    placed = {"--output-directory", "--input-directory", "--user-directory"}
-    return {w for w, before in zip(words, ["", *words], strict=False) if before not in placed and w not in placed
-            and w.partition("=")[0] not in placed}  # fmt: skip
+        return line
+    left, skipping = [], False
+    for word in words:
+        if word.partition("=")[0] in FLAGS:
+            skipping = "=" not in word
+        elif not skipping:
+            left.append(word)
+        else:
+            skipping = False
+    return shlex.join(left)
 
 
 def _others(facts: Facts, container: Container, want: stack.Wanted, pieces: tuple[Piece, ...]) -> list[str]:

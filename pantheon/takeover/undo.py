@@ -15,11 +15,10 @@ from pantheon.finding import Finding
 from pantheon.inventory import Host
 from pantheon.plan import Change, Guard, Mend, Run, SectionPlan, Step, Write
 from pantheon.takeover.old import UP
-from pantheon.takeover.plan import rename
+from pantheon.takeover.plan import rename, stop
 from pantheon.takeover.record import Kept, Moved, Record
 
 NAME = "undo"
-STOP_S = 120
 ORDER = ("ollama", "comfy", "openwebui")
 OURS_ASIDE = ".of-pantheon"
 
@@ -120,7 +119,7 @@ def _ours_away(host: Host, facts: Facts, services: set[str], old_ids: set[str]) 
         guards = (Guard("container", container.name, container.id),)
         steps: list[Step] = []
         if container.state in UP:
-            steps.append(Run(("docker", "stop", "-t", str(STOP_S), container.id), guards=guards, timeout_s=STOP_S + 60))
+            steps.append(stop(container, service))
         steps.append(Run(("docker", "rm", "-f", container.id), guards=guards))
         stops = (container.name,) if container.state in UP else ()
         why = "ours makes room; nothing is kept in it"

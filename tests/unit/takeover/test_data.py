@@ -1,0 +1,110 @@
+"""What mounts mean: each datum of an old container, and where it goes."""
+
+from __future__ import annotations
+
+import pytest
+
+from pantheon.facts import Container, ContainerMount
+from pantheon.takeover import data
+from pantheon.takeover.old import Old
+from tests.unit.takeover.olds import TARGETS, bind, hand_made, tmpfs, volume
+from tests.unit.world import HOST
+
+MNT, OUT, MODELS = TARGETS["comfy"], TARGETS["outputs"], TARGETS["models"]
+OLLAMA, WEBUI = TARGETS["ollama"], TARGETS["openwebui"]
+DOCKER = "/var/lib/docker/volumes"
+LAYER = "(layer)"
+
+
+def mapping(container: Container, service: str) -> list[tuple[str, str, tuple[str, ...]]]:
+    """(source, target, what is left out) of each piece."""
+    found = data.pieces(HOST, Old(container, service, "theirs", f"{container.name}-before-pantheon"))
+    return [(LAYER + p.source.path if p.source.container else p.source.path, p.target, p.skip) for p in found]
+
+
+Case = tuple[str, list[ContainerMount], dict[str, str], list[tuple[str, str, tuple[str, ...]]]]
+OUTPUT = ("ComfyUI/output",)
+CASES: dict[str, Case] = {
+    "one bind": ("comfy", [bind("/srv/run", "/comfy/mnt")], {}, [("/srv/run", MNT, OUTPUT), ("/srv/run/ComfyUI/output", OUT, ())]),
+    "a source with a slash at its end": ("comfy", [bind("/srv/run/", "/comfy/mnt")], {},
+        [("/srv/run", MNT, OUTPUT), ("/srv/run/ComfyUI/output", OUT, ())]),
+    "a volume": ("comfy", [volume("run", "/comfy/mnt")], {},
+        [(f"{DOCKER}/run/_data", MNT, OUTPUT), (f"{DOCKER}/run/_data/ComfyUI/output", OUT, ())]),
+    "nothing mounted": ("comfy", [], {}, [(f"{LAYER}/comfy/mnt", MNT, OUTPUT), (f"{LAYER}/comfy/mnt/ComfyUI/output", OUT, ())]),
+    "base directory": ("comfy", [bind("/a/run", "/comfy/mnt"), bind("/b", "/basedir")], {"BASE_DIRECTORY": "/basedir"}, [
+        ("/a/run", MNT, ("ComfyUI/custom_nodes", "ComfyUI/input", "ComfyUI/models", "ComfyUI/user")),
+        ("/b/custom_nodes", f"{MNT}/ComfyUI/custom_nodes", ()), ("/b/input", f"{MNT}/ComfyUI/input", ()),
+        ("/b/models", f"{MNT}/ComfyUI/models", ()), ("/b/output", OUT, ()), ("/b/user", f"{MNT}/ComfyUI/user", ())]),
+    "base directory inside": ("comfy", [bind("/a/run", "/comfy/mnt")], {"BASE_DIRECTORY": "/comfy/mnt/base/"}, [
+        ("/a/run", MNT, ("ComfyUI/custom_nodes", "ComfyUI/input", "ComfyUI/models", "ComfyUI/user", "base/custom_nodes",
+                         "base/input", "base/models", "base/output", "base/user")),
+        ("/a/run/base/custom_nodes", f"{MNT}/ComfyUI/custom_nodes", ()), ("/a/run/base/input", f"{MNT}/ComfyUI/input", ()),
+        ("/a/run/base/models", f"{MNT}/ComfyUI/models", ()), ("/a/run/base/output", OUT, ()),
+        ("/a/run/base/user", f"{MNT}/ComfyUI/user", ())]),
+    "base directory in the layer, models on a disk of their own": ("comfy",
+        [bind("/a/run", "/comfy/mnt"), bind("/big", "/base/models/loras", ro=True)], {"BASE_DIRECTORY": "/base"}, [
+        ("/a/run", MNT, ("ComfyUI/custom_nodes", "ComfyUI/input", "ComfyUI/models", "ComfyUI/models/loras", "ComfyUI/user")),
+        (f"{LAYER}/base/custom_nodes", f"{MNT}/ComfyUI/custom_nodes", ()), (f"{LAYER}/base/input", f"{MNT}/ComfyUI/input", ()),
+        (f"{LAYER}/base/models", f"{MNT}/ComfyUI/models", ("loras",)), (f"{LAYER}/base/output", OUT, ()),
+        (f"{LAYER}/base/user", f"{MNT}/ComfyUI/user", ()), ("/big", f"{MNT}/ComfyUI/models/loras", ())]),
+    "mounts in the mount": ("comfy", [bind("/a/run", "/comfy/mnt"), bind("/a/nodes", "/comfy/mnt/ComfyUI/custom_nodes"),
+                                      bind("/a/ck", "/comfy/mnt/ComfyUI/models/checkpoints"), volume("hf", "/comfy/mnt/HF")], {}, [
+        ("/a/run", MNT, ("ComfyUI/custom_nodes", "ComfyUI/models/checkpoints", "ComfyUI/output", "HF")),
+        (f"{DOCKER}/hf/_data", f"{MNT}/HF", ()), ("/a/nodes", f"{MNT}/ComfyUI/custom_nodes", ()),
+        ("/a/run/ComfyUI/output", OUT, ()), ("/a/ck", f"{MNT}/ComfyUI/models/checkpoints", ())]),
+    "a mount that is the same directory": ("comfy", [bind("/a/run", "/comfy/mnt"), bind("/a/run/HF", "/comfy/mnt/HF")], {},
+        [("/a/run", MNT, OUTPUT), ("/a/run/ComfyUI/output", OUT, ())]),
+    "output mounted": ("comfy", [bind("/a/run", "/comfy/mnt"), bind("/g", "/comfy/mnt/ComfyUI/output")], {},
+        [("/a/run", MNT, OUTPUT), ("/g", OUT, ())]),
+    "output by the command line": ("comfy", [bind("/a/run", "/comfy/mnt"), bind("/g", "/gallery")],
+        {"COMFY_CMDLINE_EXTRA": "--lowvram --output-directory=/gallery/2026"}, [("/g/2026", OUT, ()), ("/a/run", MNT, ())]),
+    "a command line that is none": ("comfy", [bind("/a", "/comfy/mnt")], {"COMFY_CMDLINE_EXTRA": "--x 'open"},
+        [("/a", MNT, OUTPUT), ("/a/ComfyUI/output", OUT, ())]),
+    "libraries of models": ("comfy", [bind("/a", "/comfy/mnt"), bind("/lib", "/models", ro=True), bind("/lo", "/x/loras")], {},
+        [("/lib", MODELS, ("loras",)), ("/a", MNT, OUTPUT), ("/lo", f"{MODELS}/loras", ()), ("/a/ComfyUI/output", OUT, ())]),
+    "in place": ("comfy", [bind(MNT, "/comfy/mnt"), bind(OUT, "/outputs")], {"COMFY_CMDLINE_EXTRA": "--output-directory /outputs"},
+        [(OUT, OUT, ()), (MNT, MNT, ())]),
+    "a name with spaces": ("comfy", [bind("/a b/ü 'x'", "/comfy/mnt")], {},
+        [("/a b/ü 'x'", MNT, OUTPUT), ("/a b/ü 'x'/ComfyUI/output", OUT, ())]),
+    "memory": ("comfy", [bind("/a", "/comfy/mnt"), tmpfs("/comfy/mnt/tmp")], {},
+        [("/a", MNT, ("ComfyUI/output", "tmp")), ("", f"{MNT}/tmp", ()), ("/a/ComfyUI/output", OUT, ())]),
+    "ollama": ("ollama", [bind("/o", "/root/.ollama")], {}, [("/o", OLLAMA, ())]),
+    "ollama without a mount": ("ollama", [], {}, [(f"{LAYER}/root/.ollama", OLLAMA, ())]),
+    "ollama as a user": ("ollama", [bind("/o", "/home/ollama/.ollama")], {}, [("/o", OLLAMA, ())]),
+    "ollama's models elsewhere": ("ollama", [volume("o", "/root/.ollama"), bind("/m", "/models")], {"OLLAMA_MODELS": "/models"},
+        [("/m", f"{OLLAMA}/models", ()), (f"{DOCKER}/o/_data", OLLAMA, ("models",))]),
+    "ollama's models where they are anyway": ("ollama", [bind("/o", "/root/.ollama")], {"OLLAMA_MODELS": "/root/.ollama/models"},
+        [("/o", OLLAMA, ())]),
+    "open webui": ("openwebui", [volume("w", "/app/backend/data")], {}, [(f"{DOCKER}/w/_data", WEBUI, ())]),
+    "open webui's data elsewhere": ("openwebui", [bind("/d", "/data")], {"DATA_DIR": "/data/webui"}, [("/d/webui", WEBUI, ())]),
+    "open webui's uploads elsewhere": ("openwebui", [bind("/d", "/app/backend/data"), bind("/u", "/app/backend/data/uploads")], {},
+        [("/d", WEBUI, ("uploads",)), ("/u", f"{WEBUI}/uploads", ())]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_every_piece_has_its_place(name: str) -> None:
+    service, mounts, env, expected = CASES[name]
+    found = mapping(hand_made(service, *mounts, env=env), service)
+    assert sorted(found) == sorted(expected)
+
+
+def test_a_volume_that_only_a_container_can_mount_is_read_through_the_engine() -> None:
+    from pantheon.belongings import Belongings, Volume
+
+    container = hand_made("ollama", volume("nfs", "/root/.ollama"))
+    (piece,) = data.pieces(HOST, Old(container, "ollama", "theirs", "x"))
+    seen = Belongings(volumes={"nfs": Volume("/var/lib/docker/volumes/nfs/_data", plain=False)})
+    datum = data.judge(piece, seen, container=container.id)
+    assert isinstance(datum, data.Datum)
+    assert (datum.way, datum.piece.source) == ("copied", data.Source("/root/.ollama", container.id))
+
+
+def test_what_could_not_be_looked_at_is_not_nothing() -> None:
+    from pantheon.belongings import Belongings
+    from pantheon.facts import Unknown
+
+    container = hand_made("ollama", bind("/o", "/root/.ollama"))
+    (piece,) = data.pieces(HOST, Old(container, "ollama", "theirs", "x"))
+    said = data.judge(piece, Belongings(places={"/o": Unknown("on the network mount /o")}), container=container.id)
+    assert said == "/o: on the network mount /o"
