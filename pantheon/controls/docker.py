@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pantheon.control import Control, Verdict
-from pantheon.controls.verdicts import command, not_applicable, of, passed, unknown
+from pantheon.controls.verdicts import command, missing, not_applicable, of, passed, unknown
 from pantheon.facts import Docker, Unknown
 from pantheon.fixes import exposed_ports
 from pantheon.incident import Case
@@ -63,9 +63,9 @@ def apt(case: Case) -> Verdict:
 def root(case: Case) -> Verdict:
     docker = case.facts.docker
     if not isinstance(docker, Docker):
-        return unknown(docker or Unknown("Docker is not there"))
+        return unknown(missing(docker, "Docker is not there"))
     if not isinstance(docker.root, str):
-        return unknown(docker.root or Unknown("the engine does not say"), mend=command(case, "diagnose"))
+        return unknown(missing(docker.root, "the engine does not say"), mend=command(case, "diagnose"))
     if docker.root == ROOT:
         return passed(docker.root)
     mend = 'take "data-root" out of /etc/docker/daemon.json, or waive it in hosts.toml: images are pulled again'
@@ -96,7 +96,7 @@ def neighbours(case: Case) -> Verdict:
     docker = case.facts.docker
     version = docker.engine if isinstance(docker, Docker) else docker
     if not isinstance(version, str):
-        return unknown(version or Unknown("Docker is not there"))
+        return unknown(missing(version, "Docker is not there"))
     major = version.partition(".")[0]
     if not major.isdigit():
         return unknown(Unknown(f"the engine says that it is {version}"))

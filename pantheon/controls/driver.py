@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pantheon.circumstances import Cards
 from pantheon.control import Control, Verdict
-from pantheon.controls.verdicts import command, of, passed, unknown
+from pantheon.controls.verdicts import command, missing, of, passed, unknown
 from pantheon.facts import Nvml, Unknown
 from pantheon.incident import Case
 from pantheon.kernels import Kernel, Kernels
@@ -20,7 +20,7 @@ def branch(case: Case) -> Verdict:
     """What runs, not what the package is called: nvidia-driver-590 may bring 595 (DOMAIN.md)."""
     nvml = case.facts.nvml
     if not isinstance(nvml, Nvml):
-        said = nvml or Unknown("no NVML library on the host")
+        said = missing(nvml, "no NVML library on the host")
         return unknown(said, mend=command(case, "prereqs"))
     return of(case, prereqs.check(case.host, case.facts), "prereqs.driver")
 
@@ -64,7 +64,7 @@ def next_kernel(case: Case) -> Verdict:
     if not isinstance(found, Kernels):
         return unknown(found)
     if not isinstance(found.next, str):
-        return unknown(found.next or Unknown("which kernel boots next is not known"))
+        return unknown(missing(found.next, "which kernel boots next is not known"))
     return _built(case, found.next_kernel, found.next)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pantheon.circumstances import Drive
 from pantheon.control import Control, Verdict
-from pantheon.controls.verdicts import command, not_applicable, not_checkable, of, passed, unknown
+from pantheon.controls.verdicts import command, missing, not_applicable, not_checkable, of, passed, unknown
 from pantheon.facts import Nvml, Unknown
 from pantheon.fixes import gpu_lost
 from pantheon.incident import Case
@@ -39,7 +39,7 @@ def gpu_errors(case: Case) -> Verdict:
     """§2: "No errors". The driver logs a card's own faults as Xid, and counts what its memory could not correct."""
     nvml, log = case.facts.nvml, case.evidence.kernel_log
     if not isinstance(nvml, Nvml):
-        return unknown(nvml or Unknown("no NVML library on the host"), mend=command(case, "prereqs"))
+        return unknown(missing(nvml, "no NVML library on the host"), mend=command(case, "prereqs"))
     look = case.host.ssh("sudo journalctl -k -g NVRM")
     wrong = [f"{f.text}\n{f.evidence}" for f in gpu_lost.diagnose(case) if f.id == "gpu-lost.xid"]
     wrong += [f"GPU {gpu.index}: {gpu.ecc_uncorrected} uncorrected memory errors" for gpu in nvml.gpus

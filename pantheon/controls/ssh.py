@@ -12,6 +12,7 @@ from pantheon.controls.verdicts import (
     command,
     everywhere,
     is_in,
+    missing,
     network,
     not_applicable,
     of,
@@ -32,7 +33,7 @@ def _server(case: Case) -> SshServer | Verdict:
     found = case.evidence.ssh_server
     if isinstance(found, SshServer):
         return found
-    return unknown(found or Unknown("there is no sshd of OpenSSH's on the host"))
+    return unknown(missing(found, "there is no sshd of OpenSSH's on the host"))
 
 
 def _set(case: Case, *lines: str) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from pantheon import layout
 from pantheon.control import Control, Severity, Verdict
-from pantheon.controls.verdicts import command, containers, not_applicable, of, passed, unknown
+from pantheon.controls.verdicts import command, containers, missing, not_applicable, of, passed, unknown
 from pantheon.evidence import FstabLine, Room
 from pantheon.facts import Container, Entry, Mount, Tree, Unknown
 from pantheon.fixes import disk_pressure, mounts_missing
@@ -79,7 +79,7 @@ def _directory(name: str) -> Callable[[Case], Verdict]:
         if verdict.status != "pass" or not directory.tree_owner:
             return verdict
         if isinstance(tree, Unknown) or tree is None:
-            return unknown(tree or Unknown(f"what is in {directory.path} was not looked at"))
+            return unknown(missing(tree, f"what is in {directory.path} was not looked at"))
         return passed(f"{_owner(case, directory.path)}; {_seen(tree)}")
 
     return judge

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pantheon.control import Control, Verdict
-from pantheon.controls.verdicts import command, not_applicable, of, passed, unknown
+from pantheon.controls.verdicts import command, missing, not_applicable, of, passed, unknown
 from pantheon.facts import Docker, Unknown
 from pantheon.incident import Case
 from pantheon.sections import prereqs, validate
@@ -19,7 +19,7 @@ def runtime(case: Case) -> Verdict:
     docker = case.facts.docker
     if not isinstance(docker, Docker) or not isinstance(docker.engine, str):
         reason = docker.engine if isinstance(docker, Docker) else docker
-        return unknown(reason or Unknown("the engine does not answer"), mend=command(case, "diagnose"))
+        return unknown(missing(reason, "the engine does not answer"), mend=command(case, "diagnose"))
     found = prereqs.check(case.host, case.facts)
     if any(finding.id == "prereqs.runtime" for finding in found):
         return of(case, found, "prereqs.runtime")
@@ -33,7 +33,7 @@ def cdi(case: Case) -> Verdict:
     """Devices by CDI outlive a `systemctl daemon-reload`, which takes the card away from containers otherwise."""
     docker = case.facts.docker
     if not isinstance(docker, Docker):
-        return unknown(docker or Unknown("Docker is not there"))
+        return unknown(missing(docker, "Docker is not there"))
     if docker.cdi:
         return passed(", ".join(docker.cdi))
     text = "no CDI specification in /etc/cdi or /var/run/cdi"

@@ -24,6 +24,11 @@ def unknown(value: object, *, mend: str = "") -> Verdict:
     return Verdict("unknown", value.reason if isinstance(value, Unknown) else "it was not looked at", mend)
 
 
+def missing(value: object, text: str) -> object:
+    """The reason of an Unknown, or `text` where nothing is there. (An Unknown is false: `or` would lose it.)"""
+    return Unknown(text) if value is None else value
+
+
 def not_applicable(evidence: str) -> Verdict:
     return Verdict("not applicable", evidence)
 
