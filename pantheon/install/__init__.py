@@ -7,6 +7,8 @@ goes when these are downloaded already: a wrong key or a dead network must not l
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from pantheon.evidence import Evidence
 from pantheon.facts import Facts, Unknown
 from pantheon.finding import Finding
@@ -28,6 +30,8 @@ PARTS = (
 
 def plan(host: Host, facts: Facts, evidence: Evidence, options: Options) -> SectionPlan:
     """What is to be installed and set; nothing, with a reason, on a host that has it all."""
+    if isinstance(evidence.packages, Packages) and any(apt.contradict(evidence.packages, one) for one in VENDORS):
+        evidence = replace(evidence, driver_offer=None)  # apt reads no list before that is mended
     found = blocked(host, facts, evidence, options)
     packages = evidence.packages
     if found or not isinstance(packages, Packages):

@@ -177,8 +177,8 @@ def _address(text: str, arch: str) -> str:
 
 
 def _right(host: Host, facts: Facts, packages: Packages, vendor: Vendor) -> Source | None:
-    known = entries(packages, vendor)
-    return next((one for one in known if _is_right(host, facts, packages, vendor, one)), None)
+    right = [one for one in entries(packages, vendor) if _is_right(host, facts, packages, vendor, one)]
+    return min(right, key=lambda one: one.path != vendor.source_path, default=None)  # the vendor's present form first
 
 
 def _mixed(packages: Packages, vendor: Vendor, path: str) -> list[Source]:
@@ -191,7 +191,7 @@ def source_findings(host: Host, facts: Facts, packages: Packages, vendor: Vendor
     """A finding for each file that has an entry of the vendor's which must go, and others besides: such a file is
     nobody's to rename."""
     right = _right(host, facts, packages, vendor)
-    files = _in_the_way(facts, packages, vendor, right) if wanted or right or _contradict(packages, vendor) else []
+    files = _in_the_way(facts, packages, vendor, right) if wanted or right or contradict(packages, vendor) else []
     findings = []
     for path in files:
         if _mixed(packages, vendor, path):
@@ -204,7 +204,7 @@ def source_findings(host: Host, facts: Facts, packages: Packages, vendor: Vendor
     return findings
 
 
-def _contradict(packages: Packages, vendor: Vendor) -> bool:
+def contradict(packages: Packages, vendor: Vendor) -> bool:
     """Whether apt refuses the sources as they are: `Conflicting values set for option Signed-By`."""
     said: dict[tuple[str, str], set[str]] = {}
     for one in entries(packages, vendor):
@@ -248,13 +248,13 @@ def sources(host: Host, facts: Facts, packages: Packages, vendor: Vendor, *, wan
     """The vendor's repository, where it is `wanted` and apt does not have it; and entries that apt would not take
     beside it, out of its way. Their files are renamed, and only when there is nothing else in them."""
     right = _right(host, facts, packages, vendor)
-    if not wanted and not _contradict(packages, vendor):
+    if not wanted and not contradict(packages, vendor):
         return []
     if not wanted and right is None:
         return []  # there is no telling which of them is meant: a finding
     files = [path for path in _in_the_way(facts, packages, vendor, right) if not _mixed(packages, vendor, path)]
     steps: list[Step] = [_rename(packages, path) for path in files]
-    away = f"{', '.join(files)} renamed to ..{KEPT}" if files else ""
+    away = f"{', '.join(files)} renamed ({KEPT})" if files else ""
     if right is not None:
         why = "apt refuses two keys for one repository"
         return [Change(f"one source of {vendor.name}'s packages: {away}", why, tuple(steps))] if files else []

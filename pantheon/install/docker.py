@@ -15,10 +15,11 @@ from pantheon.install.vendors import COMPOSE_PACKAGE, CONFLICTING, DOCKER, DOCKE
 from pantheon.inventory import Host
 from pantheon.options import Options
 from pantheon.packages import Packages
-from pantheon.plan import Change, Step
+from pantheon.plan import Change, Run, Step
 from pantheon.sections.prereqs import MIN_COMPOSE, MIN_ENGINE
 
 ENGINES = ("docker-ce", "docker.io")  # packages with dockerd in them
+UNITS = ("docker.socket", "docker.service")
 RUNS = ("running", "restarting", "paused")
 
 
@@ -115,7 +116,9 @@ def changes(host: Host, facts: Facts, evidence: Evidence, options: Options) -> l
         found += snap.changes(packages, options, ahead=tuple(ahead), stops=stops)
         ahead, stops = [], ()
     if going := _going(packages, wanted):
-        steps = (*ahead, *_unheld(packages, going), apt.remove(going))
+        # Their socket, left to run, keeps the next engine from starting: `no sockets found via socket activation`
+        stop = (Run(("systemctl", "stop", *UNITS), timeout_s=300),) if "docker.io" in going else ()
+        steps = (*ahead, *_unheld(packages, going), *stop, apt.remove(going))
         why = f"they conflict with Docker's own packages ({DOCKER.docs}); /var/lib/docker is kept"
         is_engine = bool({"docker.io", "containerd", "runc"} & set(going))
         found.append(Change(f"remove {', '.join(going)}", why, steps, stops=stops if is_engine else (), sign="-"))

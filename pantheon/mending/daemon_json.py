@@ -27,6 +27,7 @@ from typing import Any
 KEPT = ".before-pantheon"
 MOST_BYTES = 1 << 20
 DOCKERD_S, CTK_S, RESTART_S = 30, 60, 150
+NO_SOCKET = "no sockets found via socket activation"
 ROTATION = {"max-size": "10m", "max-file": "5"}
 
 
@@ -271,13 +272,13 @@ def copy(path: str, to: str) -> None:
     os.chown(to, owner.st_uid, owner.st_gid)
 
 
-def restart(answer_s: float) -> str:
-    """Why the engine does not answer after a restart; "" when it does."""
-    argv = (
-        ["systemctl", "reset-failed", "docker.service", "docker.socket"],
-        ["systemctl", "restart", "docker.service"],
-    )
-    for words in argv:  # after some restarts in a row systemd refuses the next, unless told to forget them
+def restart(answer_s: float, *with_it: str, again: bool = True) -> str:
+    """Why the engine does not answer after a restart; "" when it does. A socket that systemd has kept from an engine of
+    other packages is of no use to this one, and is restarted `with_it`."""
+    began = time.time()
+    units = ["docker.service", "docker.socket"]
+    # After some restarts in a row systemd refuses the next, unless told to forget them.
+    for words in (["systemctl", "reset-failed", *units], ["systemctl", "restart", *with_it, units[0]]):
         try:
             done = subprocess.run(
                 words,
@@ -291,6 +292,8 @@ def restart(answer_s: float) -> str:
         except (OSError, subprocess.TimeoutExpired) as error:
             return str(error)
     if done.returncode:
+        if again and any(NO_SOCKET in line for line in journal(began)):
+            return restart(answer_s, "docker.socket", again=False)
         return (done.stderr + done.stdout).strip().partition("\n")[0] or f"systemctl: exit {done.returncode}"
     end = time.monotonic() + answer_s
     why = "it does not answer"
@@ -335,7 +338,9 @@ def journal(since: float) -> list[str]:
     told = [
         line for line in done.stdout.splitlines() if re.search(r"level=(?:error|fatal)|[Ff]ailed to|unable to", line)
     ]
-    words = [line for line in told if "systemd" not in line and "docker.service" not in line] or told
+    words = [
+        line for line in told if not re.match(r"(?:Failed to start|docker\.service:|docker\.socket:)", line)
+    ] or told
     return [f"dockerd: {line[:300]}" for line in list(dict.fromkeys(words))[-3:]]
 
 

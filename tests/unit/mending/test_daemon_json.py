@@ -210,6 +210,25 @@ def test_an_engine_that_does_not_come_up_gets_the_old_file_back(engine: Engine, 
         assert engine.files() == ["daemon.json.refused"]
 
 
+def test_a_socket_that_an_engine_of_others_has_left_is_restarted_too(engine: Engine) -> None:
+    engine.program(
+        "systemctl",
+        """#!/bin/sh
+echo "$*" >>"$HOME/systemctl"
+case "$*" in
+"restart docker.service") echo "Job for docker.service failed" >&2; exit 1 ;;
+"restart docker.socket docker.service") touch "$HOME/up" ;;
+esac
+""",
+    )
+    engine.program(
+        "journalctl",
+        "#!/bin/sh\necho 'failed to load listeners: no sockets found via socket activation: make sure ..'\n",
+    )
+    assert engine.run()[0] == 0
+    assert json.loads(engine.path.read_text())["runtimes"] == NVIDIA
+
+
 def test_an_engine_that_comes_up_with_neither(engine: Engine) -> None:
     engine.write("{}")
     (engine.home / "down").touch()
