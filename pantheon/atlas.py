@@ -279,7 +279,7 @@ def _todo(want: AtlasMount, share: Share, seen: Atlas, *, rewritten: bool, new: 
     unready = auto is None or auto.enabled != "enabled" or (auto.active != "active" and (row is None or todo))
     if todo or unready or rewritten:
         todo.append("enable")
-    if reachable(want, seen) and (row is None or todo):
+    if reachable(want, seen) and (row is None or {"lift", "renew"} & {*todo}):
         todo.append("start")
     return todo
 

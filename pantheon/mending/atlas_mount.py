@@ -15,6 +15,7 @@ does not answer is said as well, and is no failure: the mount comes when somebod
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -41,6 +42,10 @@ def run(*argv: str, timeout_s: float = CALL_S) -> tuple[int, str]:
         text, _ = child.communicate(timeout=timeout_s)
     except subprocess.TimeoutExpired:
         child.kill()
+        if child.stdout:
+            child.stdout.close()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            child.wait(0.2)
         return 124, f"no end within {timeout_s:g} s"
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return child.returncode, lines[-1] if lines else ""

@@ -100,6 +100,7 @@ class Child:
             if not piece:
                 break
             data += piece
+        os.close(self.pipe)
         os.kill(self.pid, signal.SIGKILL)
         end = time.monotonic() + 0.5
         while not os.waitpid(self.pid, os.WNOHANG)[0]:
