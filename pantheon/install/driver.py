@@ -25,7 +25,7 @@ from pantheon.packages import Packages
 from pantheon.plan import Change, Run
 
 SOURCE = "procedure §2"
-FRESH_S = 24 * 3600.0  # lists of packages that are older may not know yet what there is
+FRESH_S = 3600.0  # lists of packages that are older may not know yet what there is
 GPU_SERVICES = ("comfy", "ollama")
 BUILD_S = 30 * 60
 # What carries the driver's version in its own. (Prebuilt modules carry the kernel's.)
@@ -172,7 +172,8 @@ def _not_offered(host: Host, offer: Offer) -> Finding:
     text = f"{offer.package} would bring {versions[0]}, not {host.gpu.driver}: it is not installed"
     said = f"apt-get -s install {offer.package}: {coming}"
     branch = versions[0].partition(".")[0]
-    return _finding("driver-offer", "fail", text, said, f'{others}; "{branch}" takes what it brings')
+    mend = f'{others}; "{branch}" takes what it brings. If apt has newer lists: {host.ssh("sudo apt-get update")}'
+    return _finding("driver-offer", "fail", text, said, mend)
 
 
 def _wrong(host: Host, offer: Offer) -> list[str]:

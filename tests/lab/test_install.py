@@ -54,6 +54,7 @@ class TestRefused:
         with install_faults.another_branch(host.lab, alone=True):
             blind = host.invoke("prereqs", "--install", "--yes")  # apt has no lists yet: found out on the host
             shown = host.invoke("prereqs", "--install", "--plan")  # and now it is known beforehand
+        host.sh("apt-get update -qq")
         assert blind.code == 1, blind.seen
         assert re.search(r"would bring 595\.45\.04\S*, not 590", blind.all), blind.seen
         assert host.sh(INSTALLED) == "", "nothing was installed"
