@@ -25,6 +25,7 @@ HEADER = "# Written by pantheon"
 PLACE = "/etc/systemd/system"
 CALL_S = 20.0
 MOUNT_S = 45.0  # more than a unit's own TimeoutSec
+NOTES: list[str] = []
 
 
 def run(*argv: str, timeout_s: float = CALL_S) -> tuple[int, str]:
@@ -71,7 +72,7 @@ def unmount(path: str, unit: str) -> bool:
         # Not by systemd, which would stop every service that needs the mount.
         status, said = run("umount", "--", path)
         if mounted(path):
-            say(f"{path}: in use, it stays as it is until the next boot ({said or status})")
+            NOTES.append(f"{path}: in use, it stays as it is until the next boot ({said or status})")
             return False
     run("systemctl", "stop", "--", f"{unit}.automount")
     return True
@@ -144,6 +145,8 @@ def main(arguments: dict[str, object]) -> int:
             wrong += [f"{path}: {said or status}"] if status else []
     for path in given.get("start", []):
         start(path, units[path])
+    for note in NOTES:  # last, where they are not missed
+        say(note)
     if wrong:
         say("; ".join(wrong))
         return 1

@@ -53,9 +53,6 @@ def settled(world: World) -> None:
 def test_from_nothing_to_mounted_and_tried(served: World) -> None:
     served.sh("rm -rf /mnt/atlas; ! grep -q atlas /etc/fstab")
     before = served.sh("cat /etc/fstab")
-    planned = served.invoke("atlas", "--plan", "--json")
-    assert planned.code == 2, planned.seen
-    assert served.sh("ls -d /mnt/atlas 2>/dev/null || true") == "", "a plan changes nothing"
     done = served.invoke("atlas", "--yes", "--verify")
     assert done.code == 0, done.seen
     assert f"{APPDATA}: files of user 1024 are 1024's on Atlas; root cannot write there" in done.out.replace("\n", " ")
@@ -72,7 +69,6 @@ def test_from_nothing_to_mounted_and_tried(served: World) -> None:
     again = served.invoke("atlas")
     assert again.code == 0, again.seen
     assert "all good" in again.out
-    assert served.invoke("atlas", "--plan").code == 0
 
 
 def test_names_of_units_are_systemds_own(host: World) -> None:
@@ -131,8 +127,6 @@ def test_a_stale_mount_is_mounted_anew(served: World, how: str) -> None:
     ("exports", "numeric", "said"),
     [
         ((atlas.Export("appdata", "RO"),), True, "is to be written, and Atlas exports it read-only"),
-        ((atlas.Export("appdata", squash="No_Root_Squash"),), True, "root stays root (no_root_squash)"),
-        ((atlas.Export("appdata", owner="0:0"),), True, "user 1024 cannot write there (EACCES)"),
         (
             (atlas.Export("appdata", squash="All_Squash", anonymous=99, owner="99:99"),),
             True,
@@ -140,7 +134,7 @@ def test_a_stale_mount_is_mounted_anew(served: World, how: str) -> None:
         ),
         ((atlas.Export("appdata"),), False, "what user 1024 writes becomes 65534:65534's (nobody)"),
     ],
-    ids=["exported ro", "no root squash", "another owner", "all squashed", "ids not understood"],
+    ids=["exported ro", "all squashed", "ids not understood"],
 )
 def test_what_an_attempt_to_write_tells(
     host: World, exports: tuple[atlas.Export, ...], numeric: bool, said: str
@@ -148,7 +142,7 @@ def test_what_an_attempt_to_write_tells(
     wanting(host, ("appdata", "rw"))
     with atlas.served(host.lab, exports, numeric=numeric):
         done = host.invoke("atlas", "--yes", "--verify")
-        assert done.code == (0 if "no_root_squash" in said else 2), done.seen
+        assert done.code == 2, done.seen
         assert said in done.out, done.seen
         assert host.sh("ls -A /srv/atlas/appdata") == ""
 
@@ -179,10 +173,9 @@ def test_what_hosts_toml_no_longer_says(served: World) -> None:
     )
     try:
         wanting(served, ("managed-media", "ro"), ("datasets", "ro"))
-        planned = served.invoke("atlas", "--plan")
-        assert f"no longer mount {APPDATA}" in planned.out, planned.seen
-        done = served.invoke("atlas", "--yes", "--details")
+        done = served.invoke("atlas", "--yes")
         assert done.code == 0, done.seen
+        assert f"no longer mount {APPDATA}" in done.out, done.seen
         assert "in use, it stays" in done.all, done.seen
     finally:
         served.sh("systemctl stop lab-user")
