@@ -130,6 +130,7 @@ services:
     image: {COMFY}
     container_name: my-comfy
     restart: always
+    init: true
     environment:
       - WANTED_UID=1000
       - WANTED_GID=1000
@@ -169,6 +170,7 @@ services:
     image: {COMFY}
     container_name: comfyui
     restart: always
+    init: true
     environment: {{WANTED_UID: 1000, WANTED_GID: 1000, COMFY_CMDLINE_EXTRA: --output-directory /outputs}}
     ports: ["8188:8188"]
     volumes:
@@ -224,6 +226,7 @@ def _compose(lab: Lab) -> Stack:
 
 
 def _run(lab: Lab) -> Stack:
+    # ComfyUI without an init process is deaf to SIGTERM: it is killed after its ten seconds.
     comfy = "--gpus all --restart unless-stopped -e WANTED_UID=1000 -e WANTED_GID=1000 -e BASE_DIRECTORY=/basedir"
     lab.sh(
         "mkdir -p /home/ops/ai/run /home/ops/ai/basedir /home/ops/ai/webui && chown -R 1000:1000 /home/ops/ai\n"

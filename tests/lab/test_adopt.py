@@ -39,13 +39,15 @@ Tree = dict[str, Entry]
 
 def below(tree: Tree, folder: str) -> Tree:
     """What lies in a directory of a tree, as a tree of its own."""
-    found = {}
-    for name, entry in tree.items():
-        if name == folder:
-            found["."] = entry
-        elif name.startswith(f"{folder}/"):
-            found[name[len(folder) + 1 :]] = entry
-    return found
+
+    def inner(name: str) -> str:
+        return "." if name == folder else name.removeprefix(f"{folder}/")
+
+    return {
+        inner(name): replace(entry, name=inner(name), twin=inner(entry.twin))
+        for name, entry in tree.items()
+        if name == folder or name.startswith(f"{folder}/")
+    }
 
 
 def without(tree: Tree, *folders: str) -> Tree:
@@ -244,10 +246,10 @@ class TestAnotherStyle:
     def test_nothing_is_done_unasked(self, world: World, planted: Planted) -> None:
         stack, _ = planted("compose")
         with world.unchanged("/srv"):
-            for argv in (("bringup", "--yes"), ("bringup", "--plan"), ("ollama", "--yes")):
+            for argv in (("bringup", "--yes"), ("ollama", "--yes")):
                 done = world.invoke(*argv)
                 assert done.code == 2, done.seen
-            assert "invoke bringup --adopt" in done.all
+                assert "invoke bringup --adopt" in done.all
             done = world.invoke("bringup", "--adopt")
             assert done.code != 0, done.seen
             shown = world.invoke("bringup", "--adopt", "--plan")
