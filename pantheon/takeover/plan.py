@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from pantheon import layout
+from pantheon import layout, owners
 from pantheon.belongings import Belongings, Place
 from pantheon.facts import Container, Entry, Facts, TextFile
 from pantheon.finding import Finding
@@ -316,7 +316,7 @@ def _planned(
         *_files(beside.renamed, seen),
         *_owners(host, own, record),
         *(c for c in storage.plan(host, mine, settled=services).changes if c.sign != "+"),
-        *_asides(made),
+        *_asides(host, facts, made),
         *_database_copies(record, seen),
         *_copies(host, made),
         *key_change,
@@ -442,14 +442,20 @@ def _owners(host: Host, own: list[Datum], record: Record) -> list[Change]:
     return changes
 
 
-def _asides(made: list[Copy]) -> list[Change]:
+def _asides(host: Host, facts: Facts, made: list[Copy]) -> list[Change]:
+    """What is in the place of a copy makes room; one of our directories is made anew, as §3 says."""
     changes = []
+    directories = {directory.path: directory for directory in layout.directories(host)}
     for copy in made:
         if copy.aside:
             guard = Guard("path", copy.target, copy.place.reading)
             what = f"set {copy.aside.old} aside as {copy.aside.new}"
             why = "what goes there comes from elsewhere, and nothing is replaced"
-            changes.append(Change(what, why, (rename(copy.aside, guards=(guard,)),)))
+            steps: list[Step] = [rename(copy.aside, guards=(guard,))]
+            if d := directories.get(copy.target):
+                owner = (f"-m{d.mode:04o}", f"-o{d.uid}", f"-g{owners.gid(facts, d)}")
+                steps.append(Run(("install", "-d", *owner, "--", d.path), guards=(Guard("path", d.path, "missing"),)))
+            changes.append(Change(what, why, tuple(steps)))
     return changes
 
 
@@ -526,6 +532,7 @@ def _notes(
         lines.append(_title(old, service))
         own = sorted(groups.get(service, ()), key=lambda datum: datum.piece.inside)
         lines += [f"  {line}" for datum in own if (line := _line(datum, free))]
+    lines += [f"{copy.target} makes room: set aside as {copy.aside.new}" for copy in made if copy.aside]
     total = sum(copy.bytes for copy in made)
     up = [old.name for old in to_stop if old.is_up]
     if up:

@@ -75,7 +75,7 @@ def seen(*containers: Container, facts: Facts | None = None) -> Facts:
     """A host on which these run, each heard on its port."""
     facts = having(facts or fresh(), **{c.name.replace("-", "_"): c for c in containers})
     up = [c for c in containers if c.state == "running"]
-    heard = tuple(Listener(p.address or "0.0.0.0", p.port, 900, "docker-proxy", c.name) for c in up for p in c.ports)  # noqa: S104
+    heard = tuple(Listener(p.address or "0.0.0.0", p.port, 900, "docker-proxy", c.name) for c in up for p in c.ports)
     return replace(facts, listeners=(*(facts.listeners or ()), *heard))  # type: ignore[misc]
 
 

@@ -1,3 +1,4 @@
+# ruff: noqa: E501 - cases are tables
 """What mounts mean: each datum of an old container, and where it goes."""
 
 from __future__ import annotations

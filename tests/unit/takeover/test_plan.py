@@ -1,0 +1,496 @@
+# ruff: noqa: E501 - cases are tables
+"""What a takeover does, and what forbids it: facts and figures in, sections out."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from pantheon import layout, procedure
+from pantheon.belongings import Layer, Place, Volume
+from pantheon.facts import Container, Facts, Port, TextFile, Unknown
+from pantheon.plan import Change, Mend, Plan, Run, Write
+from pantheon.takeover import record
+from pantheon.takeover.plan import Taking
+from tests.unit import world
+from tests.unit.takeover.olds import (
+    GIB,
+    TARGETS,
+    bind,
+    comfy_source,
+    hand_made,
+    place,
+    seen,
+    taking,
+    tmpfs,
+    volume,
+)
+from tests.unit.world import HOST, entry, finished, fresh, having
+
+MNT, OUT = TARGETS["comfy"], TARGETS["outputs"]
+FILE = "/srv/ai/docker-compose.yml"
+
+
+def comfy(**more: Any) -> Container:
+    return hand_made("comfy", bind("/srv/run", "/comfy/mnt"), **more)
+
+
+def ollama(**more: Any) -> Container:
+    return hand_made("ollama", bind("/srv/ollama", "/root/.ollama"), **more)
+
+
+def webui(**more: Any) -> Container:
+    return hand_made("openwebui", volume("webui", "/app/backend/data"), **more)
+
+
+HAD = (
+    comfy_source("/srv/run"),
+    place("/srv/run/ComfyUI/output", GIB),
+    place("/srv/ollama", 8 * GIB),
+    place("/var/lib/docker/volumes/webui/_data", GIB),
+)
+
+
+def changes(it: Taking) -> list[Change]:
+    return [change for section in it.sections for change in section.changes]
+
+
+def told(it: Taking) -> str:
+    """Every command and Mend, in order."""
+    return "\n".join(step.show() for change in changes(it) for step in change.steps)
+
+
+def notes(it: Taking) -> str:
+    return "\n".join(note for section in it.sections for note in section.notes)
+
+
+def why_not(it: Taking) -> str:
+    return " | ".join(f"{f.id}: {f.text} ({f.evidence}) → {f.mend}" for f in it.blocked)
+
+
+def mends(it: Taking, name: str) -> list[dict[str, Any]]:
+    steps = (step for change in changes(it) for step in change.steps)
+    return [step.arguments for step in steps if isinstance(step, Mend) and step.name == name]
+
+
+def whole(facts: Facts, it: Taking) -> Plan:
+    return procedure.plan(HOST, facts, procedure.ORDER, taking=it)
+
+
+def test_everything_in_order() -> None:
+    facts = seen(comfy(compose=FILE), ollama(compose=FILE), webui(compose=FILE))
+    it = taking(facts, *HAD, place(FILE, kind="file", reading="file 0:0 0644"))
+    assert not it.blocked, why_not(it)
+    text = told(it)
+    order = ["install -d", "write /var/lib/pantheon/takeover.json", "begin to copy", "docker update --restart=no",
+             "docker stop -t 120", "open-webui-before-pantheon", "comfyui-before-pantheon", "my-ollama-before-pantheon",
+             f"rename {FILE} → {FILE}.before-pantheon", "copy, and compare", "login key"]  # fmt: skip
+    places = [text.index(part) for part in order]
+    assert places == sorted(places), text
+    last = changes(it)[-1].steps[0]
+    assert isinstance(last, Write)
+    assert '"stage": "ready"' in last.text
+    assert f"/srv/run → {MNT}: copied (20.0 GiB, 400.0 GiB free)" in notes(it)
+    assert "down meanwhile: open-webui, comfyui, my-ollama" in notes(it)
+
+
+def test_the_services_behind_it_are_planned_on_what_it_leaves() -> None:
+    facts = seen(comfy(name="comfy"), ollama(name="ollama"), webui(name="openwebui", compose=FILE))
+    it = taking(facts, *HAD)
+    plan = whole(facts, it)
+    assert not plan.blocked, plan.blocked
+    text = "\n".join(step.show() for change in plan.changes for step in change.steps)
+    assert "make a random key" not in text
+    assert "first run" not in " ".join(change.what for change in plan.changes)
+    for name in ("ollama", "openwebui", "comfy"):
+        assert f"up -d --no-deps {'--wait --wait-timeout 300 ' if name == 'ollama' else ''}{name}" in text.replace(
+            "--progress json ", ""
+        )
+    assert set(plan.stops) == {"comfy", "ollama", "openwebui"}
+
+
+def test_guards_hold_step_by_step() -> None:
+    """Each guard of a stop reads what the steps before it leave."""
+    facts = seen(comfy())
+    it = taking(facts, *HAD)
+    stop = next(change for change in changes(it) if change.what.startswith("stop and keep"))
+    assert [step.argv[1] for step in stop.steps if isinstance(step, Run)] == ["update", "stop", "rename"]
+    rename = stop.steps[-1]
+    assert [(g.kind, g.target, g.reading) for g in rename.guards] == [
+        ("container", "comfyui", comfy().id),
+        ("container", "comfyui-before-pantheon", "missing"),
+    ]
+
+
+def test_without_adopt_a_strangers_stack_is_nobodys_to_touch() -> None:
+    facts = seen(comfy())
+    plan = procedure.plan(HOST, facts, procedure.ORDER)
+    assert "bringup --adopt" in plan.blocked[0].mend
+    assert not taking(facts, adopt=False).record.containers
+
+
+# ---- what forbids it
+
+BLOCKED: dict[str, tuple[list[Container], tuple[Place, ...], dict[str, Any], str]] = {
+    "no room": ([comfy()], (comfy_source("/srv/run", 500 * GIB),), {}, "500.0 GiB are needed and 400.0 GiB are free"),
+    "a target that is not empty": ([comfy()], (*HAD, place(MNT, GIB, entries=("ComfyUI", "x"))), {},
+                                   f"{MNT} is not empty, and nothing in it is replaced (ComfyUI, x)"),
+    "--rm": ([comfy(auto_remove=True)], HAD, {}, "was started with --rm"),
+    "swarm": ([comfy(labels={"com.docker.swarm.service.name": "x"})], HAD, {}, "is run by Docker Swarm"),
+    "our project's name": ([comfy(compose=FILE, project=HOST.project)], HAD, {}, "a Compose project that has our name"),
+    "not inspected": ([comfy(unread="no answer")], HAD, {}, "comfyui: not known (no answer)"),
+    "two of one kind": ([comfy(), comfy(name="comfy-test", state="exited")], HAD, {}, "invoke bringup --adopt --take"),
+    "a name that is none": ([comfy()], HAD, {"take": ("comfyy",)}, "there is no container comfyy"),
+    "the other writes there, too": ([comfy(), comfy(name="comfy-2", ports=())], HAD, {"take": ("comfyui",)},
+                                    "comfy-2 is to stay, and writes to /srv/run, too"),
+    "the other holds our port": ([comfy(), hand_made("comfy", bind("/z", "/comfy/mnt"), name="comfy-2")], HAD,
+                                 {"take": ("comfyui",)}, "comfy-2 is to stay, and holds port 8188"),
+    "a source on the network": ([comfy()], (), {"places": {"/srv/run": Unknown("lies on the network mount /srv")}},
+                                "not known what there is (/srv/run: lies on the network mount /srv)"),
+    "a target that cannot be read": ([comfy()], HAD, {"places": {MNT: Unknown("I/O error")}}, "I/O error"),
+    "a database elsewhere": ([webui(env={"DATABASE_URL": "postgres://x"})], HAD, {}, "keeps its data elsewhere (DATABASE_URL)"),
+    "an old name in the way": ([comfy(compose=FILE)], (*HAD, place(FILE, kind="file"), place(f"{FILE}.before-pantheon", kind="file")),
+                               {}, ".before-pantheon is there already"),
+    "a volume that is gone": ([webui()], HAD, {"volumes": {"webui": None}}, "volume webui: it is gone"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BLOCKED)
+def test_blocked_with_the_reason(name: str) -> None:
+    containers, places, more, reason = BLOCKED[name]
+    it = taking(seen(*containers), *places, **more)
+    assert reason in why_not(it)
+    assert not changes(it)
+
+
+def test_the_mount_root_is_asked_about_first() -> None:
+    facts = seen(comfy())
+    facts = replace(facts, paths={**facts.paths, "/mnt/local/nvme": entry("/mnt/local/nvme")})
+    it = taking(facts, *HAD)
+    assert "is not a mount point" in " ".join(f.text for f in whole(facts, it).blocked)
+
+
+def test_one_that_is_none_of_the_three_blocks_as_ever() -> None:
+    proxy = hand_made("comfy", name="nginx", image="nginx:1", image_id="sha256:n", ports=(Port("80/tcp", "", 3000),))
+    facts = seen(comfy(), proxy)
+    it = taking(facts, *HAD)
+    assert not it.blocked
+    plan = whole(facts, it)
+    assert [f.id for f in plan.blocked] == ["stack.foreign.nginx"]
+    assert "--adopt" not in plan.blocked[0].mend
+
+
+def test_ours_beside_theirs() -> None:
+    it = taking(having(finished(), comfyui=comfy(ports=())), *HAD)
+    assert "comfy is ours already" in why_not(it)
+
+
+# ---- the ways of data
+
+
+def test_used_in_place() -> None:
+    facts = seen(hand_made("comfy", bind(MNT, "/comfy/mnt"), bind(OUT, "/outputs"), name="comfy",
+                           env={"COMFY_CMDLINE_EXTRA": "--output-directory /outputs"}))  # fmt: skip
+    mine = {"1024:1024": 9}
+    it = taking(facts, comfy_source(MNT, owners=mine), place(OUT, GIB, owners=mine))
+    assert not it.blocked, why_not(it)
+    assert not mends(it, "copy_tree")
+    assert not mends(it, "own_tree")
+    assert f"{MNT}: used in place" in notes(it)
+
+
+def test_owners_in_place_are_noted_changed_and_given_back() -> None:
+    facts = seen(hand_made("comfy", bind(MNT, "/comfy/mnt")))
+    it = taking(facts, comfy_source(MNT, owners={"1000:1000": 9, "0:0": 1}))
+    (noted,), (given,) = mends(it, "keep_owners"), mends(it, "own_tree")
+    assert (noted["path"], noted["uid"]) == (given["path"], given["uid"]) == (MNT, 1024)
+    assert it.record.owners == (record.Moved(MNT, noted["list"]),)
+    text = told(it)
+    assert text.index("note who owns what") < text.index("everything in it to 1024:1024")
+    assert text.index("docker stop") < text.index("note who owns what")
+
+
+def test_in_place_with_parts_elsewhere_sets_aside_what_was_not_shown() -> None:
+    facts = seen(
+        hand_made("comfy", bind(MNT, "/comfy/mnt"), bind("/b", "/basedir"), env={"BASE_DIRECTORY": "/basedir"})
+    )
+    shadowed = place(f"{MNT}/ComfyUI/user", 1000, entries=("default",))
+    it = taking(facts, comfy_source(MNT), place("/b/user", 5000), place("/b/models", GIB), shadowed)
+    assert not it.blocked, why_not(it)
+    assert it.record.aside == (record.Moved(f"{MNT}/ComfyUI/user", f"{MNT}/ComfyUI/user.before-pantheon"),)
+    assert {copy["target"] for copy in mends(it, "copy_tree")} == {f"{MNT}/ComfyUI/user", f"{MNT}/ComfyUI/models"}
+    text = told(it)
+    assert text.index("user.before-pantheon") < text.index("copy, and compare")
+
+
+def test_parts_go_with_the_whole_in_one_copy() -> None:
+    facts = seen(
+        hand_made("comfy", bind("/run1", "/comfy/mnt"), bind("/b", "/basedir"), env={"BASE_DIRECTORY": "/basedir"})
+    )
+    it = taking(
+        facts, comfy_source("/run1", GIB // 2), place("/b/user", 5000), place("/b/models", GIB), place("/b/output", 7)
+    )
+    copy = next(c for c in mends(it, "copy_tree") if c["target"] == MNT and c["mode"] == "final")
+    assert [(part["source"], part["into"]) for part in copy["parts"]] == [
+        ("/run1", ""), ("/b/user", "ComfyUI/user"), ("/b/models", "ComfyUI/models"),
+    ]  # fmt: skip
+    assert copy["owner"] == [1024, 1024]
+    assert "ComfyUI/custom_nodes" in copy["parts"][0]["skip"]
+
+
+def test_parts_of_a_comfyui_that_is_not_there_yet_would_keep_it_from_being_installed() -> None:
+    facts = seen(
+        hand_made("comfy", bind("/run1", "/comfy/mnt"), bind("/b", "/basedir"), env={"BASE_DIRECTORY": "/basedir"})
+    )
+    it = taking(facts, place("/run1", 10, entries=("HF",)), place("/b/models", GIB))
+    assert "ComfyUI itself is not there yet" in notes(it)
+    assert [c["target"] for c in mends(it, "copy_tree")] == [MNT]
+
+
+def test_out_of_the_layer_after_it_has_stopped() -> None:
+    it = taking(seen(hand_made("ollama")), layers={hand_made("ollama").id: Layer(3 * GIB, {"/root/.ollama": "dir"})})
+    (copy,) = mends(it, "copy_tree")
+    assert copy["mode"] == "final"
+    assert copy["parts"][0]["container"] == hand_made("ollama").id
+    assert "/root/.ollama in the container" in notes(it)
+    assert "at most 3.0 GiB" in notes(it)
+
+
+def test_nothing_there_is_nothing_to_copy() -> None:
+    it = taking(seen(hand_made("ollama")), layers={hand_made("ollama").id: Layer(0, {})})
+    assert not it.blocked
+    assert not mends(it, "copy_tree")
+
+
+def test_a_library_that_does_not_fit_stays_and_is_said_to() -> None:
+    it = taking(seen(hand_made("comfy", bind("/srv/run", "/comfy/mnt"), bind("/lib", "/models", ro=True))), *HAD,
+                place("/lib", 900 * GIB))  # fmt: skip
+    assert not it.blocked, why_not(it)
+    assert "/lib: stays where it is, and is not used: 900.0 GiB do not fit into the 400.0 GiB that are free" in notes(
+        it
+    )
+
+
+def test_what_is_kept_in_memory_is_said_to_be() -> None:
+    it = taking(seen(hand_made("ollama", tmpfs("/root/.ollama"))))
+    assert "kept in memory" in notes(it)
+
+
+def test_a_database_in_place_is_kept_before_a_newer_image_migrates_it() -> None:
+    data = TARGETS["openwebui"]
+    old = hand_made(
+        "openwebui", bind(data, "/app/backend/data"), image="ghcr.io/open-webui/open-webui:v0.5.0", image_id="sha256:5"
+    )
+    facts = replace(seen(old), images=finished().images)
+    it = taking(facts, place(data, GIB), place(f"{data}/webui.db", kind="file"))
+    (kept,) = mends(it, "copy_files")
+    assert kept["files"] == [{"from": f"{data}/webui.db", "to": f"{data}/webui.db.before-pantheon"}]
+    assert "one way" in " ".join(f.evidence for f in it.warnings)
+
+
+def test_large_copies_are_begun_while_the_old_ones_run() -> None:
+    running = taking(seen(comfy()), *HAD)
+    assert [c["mode"] for c in mends(running, "copy_tree") if c["target"] == MNT] == ["ahead", "final"]
+    stopped = taking(seen(comfy(state="exited")), *HAD)
+    assert [c["mode"] for c in mends(stopped, "copy_tree") if c["target"] == MNT] == ["final"]
+    assert not any(change.stops for change in changes(stopped))
+
+
+# ---- containers in other states
+
+
+def test_a_stopped_one_is_kept_and_nothing_stops() -> None:
+    it = taking(seen(comfy(state="exited", restart_policy="no")), *HAD)
+    assert "docker stop" not in told(it)
+    assert "docker update" not in told(it)
+    assert "docker rename" in told(it)
+    assert not it.record.containers[0].running
+
+
+def test_a_paused_one_is_woken_to_be_stopped() -> None:
+    text = told(taking(seen(comfy(state="paused")), *HAD))
+    assert text.index("docker unpause") < text.index("docker stop")
+
+
+def test_policies_are_noted_as_docker_takes_them() -> None:
+    it = taking(
+        seen(comfy(restart_policy="on-failure", restart_retries=3), ollama(restart_policy="unless-stopped")), *HAD
+    )
+    assert {kept.name: kept.policy for kept in it.record.containers} == {
+        "comfyui": "on-failure:3",
+        "my-ollama": "unless-stopped",
+    }
+
+
+def test_the_one_that_is_chosen_is_taken_and_the_other_left() -> None:
+    other = hand_made("comfy", bind("/z", "/comfy/mnt"), name="comfy-test", state="exited")
+    facts = seen(comfy(), other)
+    it = taking(facts, *HAD, take=("comfyui",))
+    assert not it.blocked, why_not(it)
+    assert it.record.left == (other.id,)
+    assert not whole(facts, it).blocked
+
+
+def test_a_name_from_an_earlier_day_is_not_taken_twice() -> None:
+    before = hand_made(
+        "comfy", name="comfyui-before-pantheon", image="busybox", image_id="sha256:b", ports=(), state="exited"
+    )
+    it = taking(seen(comfy(), before), *HAD)
+    assert it.record.containers[0].kept == "comfyui-before-pantheon-2"
+
+
+# ---- the file, and the neighbours
+
+
+def test_a_file_with_other_services_stays_under_its_name() -> None:
+    other = hand_made("comfy", name="notes", image="notes:1", image_id="sha256:n", ports=(), compose=FILE)
+    it = taking(seen(comfy(compose=FILE), other), *HAD, place(FILE, kind="file"))
+    assert not mends(it, "rename_path")
+    (said,) = [f for f in it.warnings if f.id.startswith("takeover.shared")]
+    assert "notes of the same Compose file keeps running" in said.text
+    assert "--no-deps" in said.mend
+
+
+def test_a_file_where_ours_goes_makes_room_whoever_uses_it() -> None:
+    mine = layout.compose_file(HOST)
+    facts = seen(comfy(compose=mine))
+    facts = replace(facts, files={**facts.files, mine: TextFile(mine, "ab", 0, 0, 0o644, 9, "services:")})
+    it = taking(facts, *HAD, place(mine, kind="file"))
+    assert [m["moves"][0]["to"] for m in mends(it, "rename_path")] == [f"{mine}.before-pantheon"]
+    plan = whole(facts, it)
+    assert not plan.blocked, plan.blocked
+    write = next(s for c in plan.changes for s in c.steps if isinstance(s, Write) and s.path == mine)
+    assert [(g.kind, g.reading) for g in write.guards] == [("sha256", "missing")]
+
+
+def test_several_files_are_all_kept() -> None:
+    files = f"{FILE},/srv/ai/gpu.yml"
+    it = taking(seen(comfy(compose=files)), *HAD, place(FILE, kind="file"), place("/srv/ai/gpu.yml", kind="file"))
+    assert {moved.old for moved in it.record.files} == {FILE, "/srv/ai/gpu.yml"}
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({"network_mode": f"container:{comfy().id}"}, "uses the network of comfyui"),
+        (
+            {"labels": {"com.docker.compose.depends_on": "comfyui:service_started:false"}, "compose": FILE},
+            "depends on comfyui",
+        ),
+    ],
+)
+def test_who_needs_an_old_one_is_named(more: dict[str, Any], said: str) -> None:
+    other = hand_made("comfy", name="vpn", image="vpn:1", image_id="sha256:v", ports=(), **more)
+    it = taking(seen(comfy(compose=FILE), other), *HAD)
+    assert said in " ".join(f.text for f in it.warnings)
+
+
+def test_settings_that_do_not_come_along_are_listed_and_secrets_are_not_shown() -> None:
+    old = ollama(env={"OLLAMA_KEEP_ALIVE": "24h", "MY_API_KEY": "s3cret", "TZ": "Europe/Oslo"}, memory=1 << 30, privileged=True,
+                 ports=(Port("11434/tcp", "0.0.0.0", 8080),))  # fmt: skip
+    (said,) = [f for f in taking(seen(old), *HAD).warnings if f.id == "takeover.settings.my-ollama"]
+    for part in ("OLLAMA_KEEP_ALIVE=24h (becomes 5m)", "MY_API_KEY", "TZ=Europe/Oslo", "memory limit 1024 MiB", "privileged",
+                 "port 8080 on 0.0.0.0"):  # fmt: skip
+        assert part in said.evidence
+    assert "s3cret" not in said.evidence
+
+
+# ---- from the middle of it
+
+
+def cut(it: Taking, facts: Facts, stage: str = "begun") -> Facts:
+    """The host after the record was written."""
+    text = it.record.at(stage).text()
+    return replace(facts, files={**facts.files, layout.TAKEOVER: world.text_file(layout.TAKEOVER, text, 0o600)})
+
+
+def test_nothing_else_starts_in_the_middle() -> None:
+    facts = seen(comfy())
+    half = cut(taking(facts, *HAD), facts)
+    for names in (procedure.ORDER, ("ollama",), ("comfy",)):
+        plan = procedure.plan(HOST, half, names)
+        assert any("has not come to its end" in f.text and "--undo" in f.mend for f in plan.blocked)
+
+
+def test_it_goes_on_where_it_stopped() -> None:
+    facts = seen(comfy(compose=FILE), ollama(compose=FILE))
+    first = taking(facts, *HAD, place(FILE, kind="file"))
+    stopped = replace(comfy(compose=FILE), name="comfyui-before-pantheon", state="exited", restart_policy="no")
+    half = cut(first, having(facts, comfyui=None, comfyui_before=stopped))
+    again = taking(half, *HAD, place(f"{FILE}.before-pantheon", kind="file"))
+    assert not again.blocked, why_not(again)
+    assert again.record == first.record
+    text = told(again)
+    assert "docker rename" in text
+    assert comfy().id not in text.replace("container:", "").split("docker rename")[0]
+    assert not mends(again, "rename_path")
+    assert {c["target"] for c in mends(again, "copy_tree")} == {c["target"] for c in mends(first, "copy_tree")}
+
+
+def test_a_copy_that_is_complete_is_not_in_its_own_way() -> None:
+    facts = seen(ollama())
+    first = taking(facts, *HAD)
+    done = place(TARGETS["ollama"], 8 * GIB)
+    again = taking(cut(first, facts), *HAD, done, copied={TARGETS["ollama"]: ("/srv/ollama",)})
+    assert not again.blocked, why_not(again)
+    foreign = taking(facts, *HAD, done)
+    assert "is not empty" in why_not(foreign)
+
+
+def test_what_was_staged_counts_as_room() -> None:
+    places = (comfy_source("/srv/run", 300 * GIB), place(MNT, disk="1", free=150 * GIB, staged_bytes=200 * GIB))
+    it = taking(seen(comfy()), *places)
+    assert not it.blocked, why_not(it)
+
+
+def test_ready_is_an_ordinary_day() -> None:
+    facts = seen(comfy())
+    it = taking(facts, *HAD)
+    kept = replace(comfy(), name="comfyui-before-pantheon", state="exited", restart_policy="no")
+    after = cut(it, having(finished(), comfyui_before_pantheon=kept), "ready")
+    assert procedure.plan(HOST, after, procedure.ORDER).is_empty
+    assert not taking(after).record.containers
+
+
+def test_after_an_undo_old_copies_make_room() -> None:
+    facts = seen(ollama())
+    undone = cut(taking(facts, *HAD), facts, "undone")
+    target = TARGETS["ollama"]
+    it = taking(undone, *HAD, place(target, 9 * GIB), copied={target: ("/srv/ollama",)})
+    assert not it.blocked, why_not(it)
+    assert it.record.aside == (record.Moved(target, f"{target}.before-pantheon"),)
+
+
+def test_a_record_that_cannot_be_read_stops_everything() -> None:
+    facts = finished()
+    for text in ("", "{", "[]", '{"schema": 9}', '{"schema": 1, "kind": "adopt", "stage": "ready", "containers": [3]}'):
+        file = world.text_file(layout.TAKEOVER, text, 0o600)
+        plan = procedure.plan(HOST, replace(facts, files={**facts.files, layout.TAKEOVER: file}), procedure.ORDER)
+        assert [f.id for f in plan.blocked] == ["takeover.record"]
+
+
+def test_no_secret_is_in_the_record() -> None:
+    it = taking(seen(webui(env={"WEBUI_SECRET_KEY": "hush hush"}), comfy(env={"MY_TOKEN": "hush hush"})), *HAD)
+    assert "hush" not in it.record.text()
+    assert "hush" not in told(it) + notes(it)
+
+
+def test_hostile_names_stay_arguments() -> None:
+    path = "/srv/a b; rm -rf ~ 'ü\"$(x)"
+    it = taking(seen(hand_made("ollama", bind(path, "/root/.ollama"))), place(path, GIB))
+    assert mends(it, "copy_tree")[0]["parts"][0]["source"] == path
+    assert record.read(cut(it, fresh())) == it.record
+
+
+def test_a_volume_of_a_driver_is_copied_through_the_engine() -> None:
+    it = taking(seen(webui()), volumes={"webui": Volume("/x", plain=False)})
+    (copy,) = mends(it, "copy_tree")
+    assert copy["parts"][0] == {
+        "source": "/app/backend/data", "container": webui().id, "into": "", "skip": [], "optional": False,
+    }  # fmt: skip
+
+
+def test_ours_are_left_alone() -> None:
+    assert not taking(finished()).record.containers
