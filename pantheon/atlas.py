@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from pantheon.facts import Command, Mount, Unknown
 from pantheon.finding import Finding
+from pantheon.install import apt
 from pantheon.inventory import AtlasMount, Host
 from pantheon.layout import COMFY
 from pantheon.looks.text import unit_name
@@ -23,6 +24,7 @@ NAME = "atlas"
 SOURCE = "system page, Storage Layout"
 PLACE = "/etc/systemd/system"
 HEADER = "# Written by pantheon"
+CLIENT = "nfs-common"  # the package
 REALLY_NFS = ("nfs", "nfs4", "fuse.nfs", "fuse.nfs4")  # the kernel's client, or one in user space that says so
 NOBODY = (65534, 65533, 4294967294)
 LONGEST = 255  # a unit's name; systemd gives longer ones another name
@@ -163,12 +165,12 @@ def reachable(want: AtlasMount, seen: Atlas) -> bool:
 # ---- the plan
 
 
-def plan(host: Host, seen: Atlas, *, verify: bool = False, only_verify: bool = False) -> SectionPlan:
+def plan(host: Host, seen: Atlas, *, verify: bool = False) -> SectionPlan:
     """What brings the mounts about; a mount that is in somebody's hands, or whose place is not fit, is left out (the
     findings say so). With `verify`, those that are mounted are tried."""
     if blocked := _blocked(host, seen):
         return SectionPlan(NAME, blocked=blocked)
-    changes = [] if only_verify else [*_directories(host, seen), *_units(host, seen), *_unwanted(host, seen)]
+    changes = [*_client(host, seen), *_directories(host, seen), *_units(host, seen), *_unwanted(host, seen)]
     if verify and not changes:
         changes += _verify(host, seen)
     count = len(host.atlas)
@@ -177,17 +179,25 @@ def plan(host: Host, seen: Atlas, *, verify: bool = False, only_verify: bool = F
 
 
 def _blocked(host: Host, seen: Atlas) -> tuple[Finding, ...]:
+    """What only a human can put right."""
     if not host.atlas:
         return ()
-    if isinstance(seen.client, str):
+    found = []
+    if isinstance(seen.client, Unknown):
+        text = "whether NFS's programs are installed is not known"
+        found.append(Finding(f"{NAME}.client", "unknown", text, seen.client.reason, "", SOURCE))
+    if not seen.autofs:
         text = "this kernel has no automounts: without them a dead server could hold up a boot"
         mend = host.ssh("'sudo apt install linux-modules-extra-$(uname -r)'")
-        gone = Finding(f"{NAME}.autofs", "fail", text, "there is no /dev/autofs", mend, SOURCE)
-        return () if seen.autofs else (gone,)
-    mend = host.ssh("sudo apt install nfs-common") + f"; then invoke atlas --host {host.name}"
-    text = "NFS cannot be mounted: its programs are not installed"
-    said = seen.client.reason if isinstance(seen.client, Unknown) else "there is no mount.nfs4"
-    return (Finding(f"{NAME}.client", "fail", text, said, mend, SOURCE),)
+        found.append(Finding(f"{NAME}.autofs", "fail", text, "there is no /dev/autofs", mend, SOURCE))
+    return tuple(found)
+
+
+def _client(host: Host, seen: Atlas) -> list[Change]:
+    if not host.atlas or seen.client is not None:
+        return []
+    steps = (apt.update(), apt.install([CLIENT], recommends=False))
+    return [Change(f"install {CLIENT}", "NFS is mounted by it", steps, sign="+")]
 
 
 def ours_to_serve(host: Host, seen: Atlas) -> list[tuple[AtlasMount, Share]]:
@@ -354,6 +364,11 @@ def _verify(host: Host, seen: Atlas) -> list[Change]:
 def check(host: Host, seen: Atlas, *, tried: bool = False) -> list[Finding]:
     """One finding or more for each mount. With `tried`, what the last attempts to write say, too."""
     found = [*_blocked(host, seen), *_root(host, seen)]
+    if host.atlas and seen.client is None:
+        text = "NFS cannot be mounted: its programs are not installed"
+        found.append(
+            Finding(f"{NAME}.client", "fail", text, "no mount.nfs4", f"invoke atlas --host {host.name}", SOURCE)
+        )
     for want, share in pairs(host, seen):
         found += _place(host, want, share, seen) or _mounted(host, want, share, seen)
         if tried:

@@ -205,14 +205,22 @@ def test_what_is_no_longer_named_is_removed_and_nothing_else() -> None:
 @pytest.mark.parametrize(
     ("found", "said"),
     [
-        (seen(fresh(RW), fresh(RO), client=None), "sudo apt install nfs-common"),
-        (seen(fresh(RW), fresh(RO), client=Unknown("?")), "sudo apt install nfs-common"),
+        (seen(fresh(RW), fresh(RO), client=Unknown("denied")), "denied"),
         (seen(fresh(RW), fresh(RO), autofs=False), "linux-modules-extra"),
     ],
 )
-def test_what_must_be_installed_first(found: Atlas, said: str) -> None:
+def test_what_only_a_human_can_put_right(found: Atlas, said: str) -> None:
     (finding,) = atlas.plan(BOTH, found).blocked
-    assert said in finding.mend
+    assert said in finding.mend + finding.evidence
+
+
+def test_the_client_is_installed_first() -> None:
+    found = seen(fresh(RW), fresh(RO), client=None)
+    first, *others = changes(BOTH, found)
+    assert [step.show().partition(" (")[0] for step in first.steps] == ["apt-get update", "apt-get install nfs-common"]
+    assert len(others) == 3
+    assert worst(BOTH, found).level == "fail"
+    assert atlas.plan(HOST, found).is_ready, "nothing for a host without mounts"
 
 
 # ---- what is somebody else's
