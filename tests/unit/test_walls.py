@@ -33,6 +33,7 @@ PURE_FILES = [
     "memory",
     "plan",
 ]
+PURE_FILES += ["circumstances"]
 PURE_FILES += ["options", "owners", "procedure", "questions", "record", "service", "stack", "starting"]
 PURE_FILES += ["kernels", "packages", "survival", "tunnel", "watched"]
 PURE_FILES += ["audit", "comparison", "control", "upkeep"]
