@@ -55,12 +55,19 @@ def bringup(
     return engine.bring(call.host, procedure.ORDER, what="bringup", options=options, report=call.report)
 
 
-@command(looks=True, changes=True, json=True, help=INSTALL)
-def prereqs(call: Call, install: bool = False, remove_snap: bool = False, reboot: bool = False) -> int:
+@command(
+    looks=True,
+    changes=True,
+    json=True,
+    help=INSTALL | {"now": "do not wait for a job that runs in what will be stopped"},
+)
+def prereqs(
+    call: Call, install: bool = False, remove_snap: bool = False, reboot: bool = False, now: bool = False
+) -> int:
     """OS, GPU, driver, Docker, toolkit (section 2). Looks and judges; with --install, brings them about."""
     from pantheon import engine
 
-    options = replace(call.options, install=install, remove_snap=remove_snap, reboot=reboot)
+    options = replace(call.options, install=install, remove_snap=remove_snap, reboot=reboot, now=now)
     return engine.prerequisites(call.host, options=options, report=call.report)
 
 

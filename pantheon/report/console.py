@@ -349,7 +349,9 @@ class Console:
         bad = [finding for finding in findings if not finding.is_good]
         if bad:
             self.line("✗", host.name, f"{len(bad)} of {count(len(findings), 'check')} not as it should be")
-            self.next([f"invoke diagnose --host {host.name}"])
+            installs = [finding.mend for finding in bad if finding.mend.startswith("invoke prereqs --install")]
+            all_of_it = max(installs, key=len, default="")  # with --reboot, where one of them needs that
+            self.next([all_of_it or f"invoke diagnose --host {host.name}"])
         else:
             self.line("✓", host.name, f"{count(len(findings), 'check')}, all good")
 

@@ -19,7 +19,9 @@ RUNNING = os.uname().release
 GRUBENV = "# GRUB Environment Block\nsaved_entry={}\nnext_entry={}\n####"
 
 
-def host(root: Path, *, link: str = "", images: tuple[str, ...] = (OLD, NEW), **files: str) -> str:
+def host(
+    root: Path, files: dict[str, str] | None = None, *, link: str = "", images: tuple[str, ...] = (OLD, NEW)
+) -> str:
     for release in (OLD, NEW):
         (root / "lib/modules" / release).mkdir(parents=True)
     (root / "boot").mkdir()
@@ -27,8 +29,8 @@ def host(root: Path, *, link: str = "", images: tuple[str, ...] = (OLD, NEW), **
         (root / f"boot/vmlinuz-{release}").touch()
     if link:
         (root / "boot/vmlinuz").symlink_to(f"vmlinuz-{link}")
-    for path, text in files.items():
-        file = root / path.replace("__", "/")
+    for path, text in (files or {}).items():
+        file = root / path
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(text)
     return str(root)
@@ -56,7 +58,8 @@ TITLE = f"Advanced options for Ubuntu>Ubuntu, with Linux {OLD}"
     ids=range(11),
 )
 def test_the_kernel_that_boots_next(tmp_path: Path, link: str, env: str, default: str, expected: str) -> None:
-    root = host(tmp_path, link=link, boot__grub__grubenv=env, etc__default__grub=f'A=1\nGRUB_DEFAULT="{default}"\n')
+    grub = {"boot/grub/grubenv": env, "etc/default/grub": f'A=1\nGRUB_DEFAULT="{default}"\n'}
+    root = host(tmp_path, grub, link=link)
     assert kernels.next_release(root) == expected
 
 
@@ -76,13 +79,13 @@ def answers(monkeypatch: pytest.MonkeyPatch, table: dict[str, Any]) -> list[list
                 return {"status": status, "output": output}
         raise AssertionError(line)
 
-    monkeypatch.setattr(kernels.work, "command", command)
+    monkeypatch.setattr("pantheon.looks.work.command", command)
     monkeypatch.setattr(kernels, "which", lambda name: f"/usr/bin/{name}")
     return ran
 
 
 def test_each_kernel_with_its_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    root = host(tmp_path, link=NEW, **{f"lib__modules__{OLD}__build__Makefile": "x"})
+    root = host(tmp_path, {f"lib/modules/{OLD}/build/Makefile": "x"}, link=NEW)
     answers(
         monkeypatch,
         {
@@ -166,7 +169,7 @@ def test_the_flavour_is_that_of_the_metapackage(tmp_path: Path) -> None:
     names = ("linux-image-6.8.0-45-generic", "linux-image-generic", "linux-image-generic-hwe-24.04", "linux-image-gone")
     states = ("install ok installed",) * 3 + ("deinstall ok config-files",)
     text = "\n\n".join(f"Package: {n}\nStatus: {s}\nVersion: 1" for n, s in zip(names, states, strict=True))
-    root = host(tmp_path, var__lib__dpkg__status=text)
+    root = host(tmp_path, {"var/lib/dpkg/status": text})
     assert kernels._flavour(root) == "generic-hwe-24.04"
     assert kernels._flavour("/nowhere") == ""
 
