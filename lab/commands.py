@@ -59,8 +59,11 @@ def up(name: str, port: str, base: str, comfy_first_run: str, bare: bool = False
 
 def next_steps(lab: machine.Lab) -> str:
     """What to type now. Labs other than the one that hosts.toml ships with need a hosts.toml of their own."""
-    options = "--install --reboot " if lab.bare else ""
-    return f"Next: invoke bringup {options}{to(lab)}"
+    return f"Next: {bringup(lab)}"
+
+
+def bringup(lab: machine.Lab) -> str:
+    return f"invoke bringup {'--install --reboot ' if lab.bare else ''}{to(lab)}"
 
 
 @command
@@ -102,7 +105,7 @@ def break_(fault: str, name: str) -> None:
     absent = drilling.missing(lab)
     if absent:
         raise LabError(
-            f"the stack is not up on lab {name} ({absent}), so nothing was broken. Next: invoke bringup {to(lab)}; or "
+            f"the stack is not up on lab {name} ({absent}), so nothing was broken. Next: {bringup(lab)}; or "
             f"invoke diagnose {to(lab)}, if something is broken already"
         )
     write(f"{breakage.name}: {breakage.says}")
