@@ -22,6 +22,7 @@ class FakeLab:
     """A lab whose commands answer from a table: the program's name, or `docker ps` in the form asked for."""
 
     name = "fake"
+    bare = False
 
     def __init__(self, **answers: str) -> None:
         self.answers = {"ids": "a\nb\n", "ps": UP, "proof": "the real text\n", **answers}
