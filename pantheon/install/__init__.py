@@ -53,6 +53,9 @@ def blocked(host: Host, facts: Facts, evidence: Evidence, options: Options) -> l
     found += toolkit.blocked(host, facts, evidence, options)
     found += daemon_json.blocked(host, evidence)
     wanted = _vendors(host, facts, evidence)
+    if DOCKER in wanted and not packages.codename:
+        text = "which release of the distribution this is: not known"
+        found.append(Finding("prereqs.codename", "unknown", text, "/etc/os-release has no codename", source=apt.WHY))
     for vendor in VENDORS:
         found += apt.source_findings(host, facts, packages, vendor, wanted=vendor in wanted)
     return found
@@ -70,13 +73,16 @@ def changes(host: Host, facts: Facts, evidence: Evidence, options: Options) -> l
     engine = docker.changes(host, facts, evidence, options)
     gpu = driver.changes(host, facts, evidence, options)
     kit = toolkit.changes(host, facts, evidence, options)
-    config = daemon_json.changes(
-        facts,
-        evidence,
-        toolkit=toolkit.present(host, facts, evidence),
-        is_new=bool(toolkit.missing(host, facts, evidence) or docker.installs_engine(host, facts, evidence)),
-        stops=docker.running(facts),
-    )
+    is_coming = docker.installs_engine(host, facts, evidence)
+    config: list[Change] = []
+    if is_coming or docker.answers(facts):
+        config = daemon_json.changes(
+            facts,
+            evidence,
+            toolkit=toolkit.present(host, facts, evidence),
+            is_new=is_coming or bool(toolkit.missing(host, facts, evidence)),
+            stops=docker.running(facts),
+        )
     return [
         *apt.repair(evidence.packages),
         *_repositories(host, facts, evidence),

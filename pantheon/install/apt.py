@@ -59,11 +59,12 @@ def fetch(packages: Iterable[str]) -> Mend:
     return _mend("fetch", names, f"apt-get install --download-only {shlex.join(names)}", FETCH_S)
 
 
-def remove(packages: Iterable[str]) -> Mend:
-    """apt-get remove of exactly these: where others would go with them nothing is done. Their configuration and data
-    stay."""
-    names = tuple(packages)
-    return _mend("remove", names, f"apt-get remove {shlex.join(names)}", DPKG_S)
+def remove(packages: Iterable[str], *, stop: Iterable[str] = ()) -> Mend:
+    """apt-get remove of exactly these, after the units in `stop` were stopped; where others would go with them nothing
+    is done. Their configuration and data stay."""
+    names, units = tuple(packages), tuple(stop)
+    says = f"apt-get remove {shlex.join(names)}" + (f", after {', '.join(units)} were stopped" if units else "")
+    return _mend("remove", names, says, DPKG_S, stop=list(units))
 
 
 def hold(packages: Iterable[str]) -> Mend:

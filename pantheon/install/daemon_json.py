@@ -48,7 +48,8 @@ def changes(
 ) -> list[Change]:
     """The file merged and the engine restarted, if either is needed. `toolkit`: the toolkit is there, or will be by
     then; `is_new`: it, or the engine, is installed in this run, and the engine finds its hook only when it starts.
-    `stops` is what runs in containers."""
+    `stops` is what runs in containers. With an engine that is down it would not be known whether the file is to blame:
+    ask only where it answers, or is about to come."""
     packages = evidence.packages
     found = packages.daemon_json if isinstance(packages, Packages) else None
     config = _config(found) if isinstance(found, DaemonJson) else {}

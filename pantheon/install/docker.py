@@ -15,7 +15,7 @@ from pantheon.install.vendors import COMPOSE_PACKAGE, CONFLICTING, DOCKER, DOCKE
 from pantheon.inventory import Host
 from pantheon.options import Options
 from pantheon.packages import Packages
-from pantheon.plan import Change, Run, Step
+from pantheon.plan import Change, Step
 from pantheon.sections.prereqs import MIN_COMPOSE, MIN_ENGINE
 
 ENGINES = ("docker-ce", "docker.io")  # packages with dockerd in them
@@ -117,8 +117,8 @@ def changes(host: Host, facts: Facts, evidence: Evidence, options: Options) -> l
         ahead, stops = [], ()
     if going := _going(packages, wanted):
         # Their socket, left to run, keeps the next engine from starting: `no sockets found via socket activation`
-        stop = (Run(("systemctl", "stop", *UNITS), timeout_s=300),) if "docker.io" in going else ()
-        steps = (*ahead, *_unheld(packages, going), *stop, apt.remove(going))
+        stop = UNITS if "docker.io" in going else ()
+        steps = (*ahead, *_unheld(packages, going), apt.remove(going, stop=stop))
         why = f"they conflict with Docker's own packages ({DOCKER.docs}); /var/lib/docker is kept"
         is_engine = bool({"docker.io", "containerd", "runc"} & set(going))
         found.append(Change(f"remove {', '.join(going)}", why, steps, stops=stops if is_engine else (), sign="-"))
@@ -144,6 +144,10 @@ def _unheld(packages: Packages, names: tuple[str, ...]) -> tuple[Step, ...]:
 def installs_engine(host: Host, facts: Facts, evidence: Evidence) -> bool:
     """Whether the engine itself is installed or upgraded."""
     return bool(set(missing(host, facts, evidence)) & set(ENGINE_PACKAGES))
+
+
+def answers(facts: Facts) -> bool:
+    return isinstance(facts.docker, Docker) and isinstance(facts.docker.engine, str)
 
 
 def running(facts: Facts) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from pantheon.install import apt
 from pantheon.inventory import Host
 from pantheon.options import Options
 from pantheon.packages import Packages
-from pantheon.plan import Change, Run, Step
+from pantheon.plan import Change, Mend, Step
 
 SAVE_S = 3600
 
@@ -36,11 +36,10 @@ def changes(packages: Packages, options: Options, *, ahead: tuple[Step, ...], st
     if not options.remove_snap:
         return []
     version = f" {packages.snap}" if isinstance(packages.snap, str) else ""
+    says = "snap stop, snap save, snap remove --purge docker; where it cannot be saved it stays"
     steps = (
         *ahead,
-        Run(("snap", "stop", "docker"), timeout_s=300),
-        Run(("snap", "save", "docker"), timeout_s=SAVE_S),  # when this fails, for want of room, nothing is removed
-        Run(("snap", "remove", "--purge", "docker"), timeout_s=600),  # purge: no second copy of what was just saved
+        Mend("remove_snap", {"name": "docker", "save_s": SAVE_S}, says, timeout_s=SAVE_S + 2000),
     )
     what = f"remove the snap docker{version}; its images, volumes and containers saved first (`snap saved`)"
     why = f"{apt.WHY}: non-snap; back with `snap install docker` and `snap restore ID`"

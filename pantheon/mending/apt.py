@@ -1,8 +1,8 @@
 """Packages, by apt and dpkg, without questions.
 
 arguments: do (update, fetch, install, remove, hold, unhold, configure); packages; lock_s, fetch_s, dpkg_s, update_s
-(deadlines in seconds); for update: need (URIs of repositories); for install: expect, may_remove, pin and recommends, as
-install/apt.py has them.
+(deadlines in seconds); for update: need (URIs of repositories); for install: expect, may_remove, pin and recommends,
+for remove: stop (units), as install/apt.py has them.
 
 Whoever has apt's or dpkg's lock is named and waited for. What an earlier installation left half-way is finished first.
 Lists and packages are fetched as a part of this run, and end with it. What dpkg does is not: a dpkg that is killed
@@ -353,6 +353,8 @@ def remove(told: dict[str, Any]) -> None:
         return
     _, goes = simulate("remove", "--", *names)
     check_removals(goes, names)
+    for unit in told["stop"]:
+        quiet(["systemctl", "stop", unit], 120)  # one that is not there is stopped as well
     status, lines = run(apt("remove", "--", *names), told["dpkg_s"], apart=True, count=len(goes))
     if status:
         raise Failed(*errors(lines))

@@ -153,6 +153,7 @@ def test_an_engine_of_the_distribution_that_is_too_old_is_replaced() -> None:
     going = [name for name in CONFLICTING if name in old]
     assert mends(made) == [("fetch", list(DOCKER_PACKAGES)), ("remove", going), ("install", list(DOCKER_PACKAGES))]
     assert made[0].sign == "-"
+    assert made[0].steps[-1] == apt.remove(going, stop=("docker.socket", "docker.service"))
     assert made[0].stops == ("comfy", "ollama", "openwebui")
     assert made[1].stops == ()
     assert all(name in made[0].what for name in going)
@@ -176,6 +177,15 @@ def test_an_old_engine_of_dockers_is_upgraded_and_what_stops_is_said() -> None:
 def test_an_engine_that_is_down_is_not_installed_again() -> None:
     facts = having(FINISHED, engine=Unknown("Cannot connect to the Docker daemon"))
     assert docker.missing(HOST, facts, Evidence(packages=packages())) == ()
+
+
+def test_daemon_json_waits_for_an_engine_that_is_down() -> None:
+    facts = having(FINISHED, engine=Unknown("Cannot connect to the Docker daemon"))
+    assert plan(facts, packages(daemon_json=None)).is_ready
+
+
+def test_a_release_without_a_name() -> None:
+    assert [each.id for each in plan(FRESH, replace(BARE, codename="")).blocked] == ["prereqs.codename"]
 
 
 def test_podmans_docker_is_none() -> None:
@@ -225,8 +235,9 @@ def test_a_snap_goes_only_on_the_operators_word() -> None:
     agreed = plan(facts, found, options=Options(install=True, remove_snap=True, yes=True))
     assert not agreed.blocked
     change = next(change for change in agreed.changes if change.sign == "-")
-    argvs = [step.argv for step in change.steps if isinstance(step, Run)]
-    assert argvs == [("snap", "stop", "docker"), ("snap", "save", "docker"), ("snap", "remove", "--purge", "docker")]
+    last = change.steps[-1]
+    assert isinstance(last, Mend)
+    assert (last.name, last.arguments["name"]) == ("remove_snap", "docker")
     assert change.steps[0] == apt.fetch(DOCKER_PACKAGES), "first what needs the network"
     assert change.stops == ("comfy", "ollama", "openwebui")
 

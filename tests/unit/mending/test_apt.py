@@ -71,9 +71,18 @@ class Root:
             about = "".join(f"{key}: {value}\n" for key, value in control.items())
             index.write(f"{about}Filename: ./{file.name}\nSize: {size}\nSHA256: {digest}\nDescription: a test\n\n")
 
+    def program(self, name: str, text: str) -> Path:
+        """A program of shell, ahead of the machine's own; a file in which it may leave notes."""
+        folder = self.path / "bin"
+        folder.mkdir(exist_ok=True)
+        (folder / name).write_text(f"#!/bin/sh\n{text}\n")
+        (folder / name).chmod(0o755)
+        self.environment["PATH"] = f"{folder}:{self.environment['PATH']}"
+        return self.path / "stopped"
+
     def start(self, do: str, *packages: str, **more: Any) -> subprocess.Popen[str]:
         told = {"do": do, "packages": packages, "lock_s": 20, "fetch_s": 30, "dpkg_s": 30, "update_s": 30, "need": []}
-        told |= {"expect": {}, "may_remove": [], "pin": {}, "recommends": True, **more}
+        told |= {"stop": [], "expect": {}, "may_remove": [], "pin": {}, "recommends": True, **more}
         return subprocess.Popen(
             [sys.executable, "-IBS", "-c", PROGRAM.read_text(), json.dumps(told)],
             stdin=subprocess.DEVNULL,
@@ -177,12 +186,15 @@ def test_nothing_goes_that_was_not_agreed_to(ready: Root) -> None:
     ready.package("docker-ce", "5:29.1", Conflicts="docker.io")
     ready.run("update")
     assert ready.run("install", "of-somebody")[0] == 0
+    noted = ready.program("systemctl", f'echo "$*" >>{ready.path}/stopped')
     for asked in (("install", "docker-ce"), ("remove", "docker.io")):
-        status, output = ready.run(*asked, may_remove=["docker.io"])
+        status, output = ready.run(*asked, may_remove=["docker.io"], stop=["docker.socket"])
         assert status == 1
         assert "apt would also remove of-somebody: nothing was done" in output
         assert ready.status("docker.io") == "install ok installed"
-    assert ready.run("remove", "of-somebody", "docker.io", "containerd")[0] == 0
+    assert not noted.exists()
+    assert ready.run("remove", "of-somebody", "docker.io", "containerd", stop=["docker.socket"])[0] == 0
+    assert noted.read_text() == "stop docker.socket\n"
     assert ready.run("install", "docker-ce")[0] == 0
     assert ready.run("remove", "docker.io") == (0, "gone already: docker.io\n")
 
