@@ -36,7 +36,7 @@ def plan(
     holder = foreign.port_holder(host, facts, name)
     if holder and holder.labels.get("pantheon.service") not in (*before, *after):
         blocked.append(_port_is_held(host, name, holder))
-    blocked += moves.blocking(host, facts, name)
+    blocked += moves.blocking(host, facts, name) if not blocked else []
     blocked += _not_ready(host, facts, name, before)
     if blocked:
         return SectionPlan(name, blocked=tuple(blocked))

@@ -43,10 +43,14 @@ def _stopped(container: Container, old: Old) -> Container:
     return replace(container, name=old.kept, state="exited", health=None, exit_code=0, restart_policy="no")
 
 
-def made(host: Host, facts: Facts) -> Facts:
-    """The directories of procedure §3 made where they were missing."""
-    missing = {d.path: _directory(facts, d) for d in layout.directories(host) if facts.paths.get(d.path) is None}
-    return replace(facts, paths={**facts.paths, **missing})
+def made(host: Host, facts: Facts, *, anew: Iterable[str] = ()) -> Facts:
+    """The directories of procedure §3 made where they were missing, and `anew` where they made room for a copy."""
+    anew = set(anew)
+    missing = [d for d in layout.directories(host) if facts.paths.get(d.path) is None or d.path in anew]
+    below = {path: None for path in facts.paths if path.rpartition("/")[0] in anew}
+    fresh = {d.path: _directory(facts, d) for d in missing}
+    trees = {d.path: Tree(d.path, 0, True, 0, ()) for d in missing if d.tree_owner}
+    return replace(facts, paths={**facts.paths, **below, **fresh}, trees={**facts.trees, **trees})
 
 
 def owned(host: Host, facts: Facts, paths: Iterable[str]) -> Facts:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pantheon import layout, memory, stack
-from pantheon.facts import Container, Facts
+from pantheon.facts import Container, Facts, TextFile
 from pantheon.finding import Finding
 from pantheon.inventory import Host
 from pantheon.plan import Plan
@@ -94,7 +94,11 @@ def is_pending(host: Host, facts: Facts) -> bool:
 
 
 def _old_files(host: Host, facts: Facts) -> tuple[str, ...]:
-    """Compose files of ours that lie elsewhere now, and are still in use."""
+    """Compose files of ours that lie elsewhere now, and are still in use: the login key lies beside them. Once that is
+    here, a container is made from the new one like any that differs."""
+    key = facts.files.get(layout.secret_key(host))
+    if isinstance(key, TextFile) and key.size:
+        return ()
     files = {c.compose_files for c in ours(facts).values()}
     return tuple(sorted(path for path in files if path.startswith("/") and path != layout.compose_file(host)))
 

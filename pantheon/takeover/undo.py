@@ -15,8 +15,8 @@ from pantheon.finding import Finding
 from pantheon.inventory import Host
 from pantheon.plan import Change, Guard, Mend, Run, SectionPlan, Step, Write
 from pantheon.takeover.old import UP
-from pantheon.takeover.plan import rename, stop
 from pantheon.takeover.record import Kept, Moved, Record
+from pantheon.takeover.steps import rename, stop
 
 NAME = "undo"
 ORDER = ("ollama", "comfy", "openwebui")

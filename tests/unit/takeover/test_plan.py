@@ -461,6 +461,18 @@ def test_after_an_undo_old_copies_make_room() -> None:
     it = taking(undone, *HAD, place(target, 9 * GIB), copied={target: ("/srv/ollama",)})
     assert not it.blocked, why_not(it)
     assert it.record.aside == (record.Moved(target, f"{target}.before-pantheon"),)
+    (room,) = [change for change in changes(it) if change.what.startswith("set ")]
+    assert "install -d" in room.steps[1].show()
+
+
+def test_what_makes_room_is_not_mended_first() -> None:
+    """Its mode is of no interest any more, and changing it would belie the plan."""
+    facts = seen(ollama())
+    undone = cut(taking(facts, *HAD), facts, "undone")
+    target = TARGETS["ollama"]
+    undone = replace(undone, paths={**undone.paths, target: entry(target, mode=0o777)})
+    it = taking(undone, *HAD, place(target, 9 * GIB), copied={target: ("/srv/ollama",)})
+    assert "chmod" not in told(it)
 
 
 def test_a_record_that_cannot_be_read_stops_everything() -> None:

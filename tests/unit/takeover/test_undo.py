@@ -1,0 +1,176 @@
+"""The way back, from the end of a takeover and from the middle of it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from pantheon import layout, stack
+from pantheon.belongings import Belongings, Place
+from pantheon.facts import Container, Facts, TextFile
+from pantheon.plan import Mend, Run, SectionPlan
+from pantheon.takeover import record, undo
+from pantheon.takeover.record import Kept, Moved, Record
+from tests.unit import world
+from tests.unit.takeover.olds import TARGETS, bind, hand_made, place, seen
+from tests.unit.world import HOST, finished, having
+
+FILE = "/srv/ai/docker-compose.yml"
+OLD = hand_made("comfy", bind("/srv/run", "/comfy/mnt"), compose=FILE)
+KEPT = replace(OLD, name="comfyui-before-pantheon", state="exited", restart_policy="no")
+
+
+def noted(**more: Any) -> Record:
+    kept = Kept(
+        OLD.id,
+        "comfyui",
+        KEPT.name,
+        "comfy",
+        True,
+        "on-failure:3",
+        OLD.image,
+        OLD.image_id,
+        "home",
+        "comfyui",
+        "/srv/ai",
+        FILE,
+    )
+    given: dict[str, Any] = {
+        "kind": "adopt",
+        "stage": "ready",
+        "when": "yesterday",
+        "containers": (kept,),
+        "files": (Moved(FILE, f"{FILE}.before-pantheon"),),
+        "data": (record.Place("comfy", "/srv/run", TARGETS["comfy"], "copied"),),
+    }
+    return Record(**{**given, **more})
+
+
+def there(it: Record, *containers: Container, facts: Facts | None = None) -> Facts:
+    facts = having(facts or finished(), **{c.name.replace("-", "_"): c for c in containers})
+    file = world.text_file(layout.TAKEOVER, it.text(), 0o600)
+    return replace(facts, files={**facts.files, layout.TAKEOVER: file})
+
+
+def answer(it: Record, *places: Place) -> Belongings:
+    given = {one.path: one for one in places}
+    asked: Any = undo.ask(it)["paths"]
+    return Belongings(places={path: given.get(path) or place(path) for path in asked})
+
+
+def text(section: SectionPlan) -> str:
+    assert not section.blocked, section.blocked
+    return "\n".join(step.show() for change in section.changes for step in change.steps)
+
+
+HERE = place(f"{FILE}.before-pantheon", kind="file")
+
+
+def test_everything_as_it_was_in_order() -> None:
+    it = noted()
+    section = undo.plan(HOST, there(it, KEPT), it, answer(it, HERE))
+    ours = world.container(HOST, "comfy").id
+    said = text(section)
+    order = ["write /var/lib/pantheon/takeover.json", f"docker stop -t 10 {ours}", f"docker rm -f {ours}",
+             f"rename {FILE}.before-pantheon → {FILE}", f"docker rename {OLD.id} comfyui",
+             f"docker update --restart=on-failure:3 {OLD.id}", f"docker start {OLD.id}"]  # fmt: skip
+    places = [said.index(part) for part in order]
+    assert places == sorted(places), said
+    assert world.container(HOST, "ollama").id not in said, "what was ours from the beginning stays"
+    assert f"{TARGETS['comfy']}: the copy stays, with what was written since" in section.notes
+    assert undo.started(it) == ("comfyui",)
+
+
+def test_from_the_middle_only_what_was_done_is_undone() -> None:
+    it = noted(stage="begun")
+    section = undo.plan(HOST, there(it, facts=seen(OLD)), it, answer(it))
+    said = text(section)
+    assert "docker start" not in said
+    assert "docker rename" not in said
+    assert "rename_path" not in said
+    stopped = replace(OLD, state="exited", restart_policy="no")
+    said = text(undo.plan(HOST, there(it, facts=seen(stopped)), it, answer(it)))
+    assert f"docker start {OLD.id}" in said
+    assert "docker rename" not in said
+
+
+def test_cut_short_it_goes_on() -> None:
+    it = noted(stage="undoing")
+    facts = having(there(it, replace(OLD, state="exited")), comfy=None)
+    said = text(undo.plan(HOST, facts, it, answer(it)))
+    assert said.splitlines()[0].startswith("docker update")
+    assert "docker start" in said
+
+
+def test_nothing_to_undo() -> None:
+    assert undo.plan(HOST, finished(), None, Belongings()).is_ready
+    it = noted(stage="undone")
+    assert undo.plan(HOST, there(it, OLD), it, answer(it)).is_ready
+
+
+def test_pruned_containers_are_made_again_by_their_file() -> None:
+    it = noted()
+    section = undo.plan(HOST, there(it), it, answer(it, HERE))
+    assert f"docker compose -p home --project-directory /srv/ai -f {FILE} up -d --no-deps comfyui" in text(section)
+    assert "comfyui is made again: what lay in the container itself is gone" in section.notes
+
+
+def test_pruned_ones_of_docker_run_cannot() -> None:
+    it = noted(files=())
+    it = replace(it, containers=(replace(it.containers[0], files="", project="", label=""),))
+    section = undo.plan(HOST, there(it), it, answer(it))
+    assert "has been removed" in section.blocked[0].text
+    assert not section.changes
+
+
+def test_a_name_that_somebody_else_has_by_now() -> None:
+    it = noted()
+    other = hand_made("ollama", name="comfyui", ports=())
+    section = undo.plan(HOST, there(it, KEPT, replace(other, id="f" * 64)), it, answer(it, HERE))
+    assert [finding.id for finding in section.blocked] == ["undo.comfyui"]
+
+
+def test_owners_are_given_back() -> None:
+    it = noted(owners=(Moved(TARGETS["comfy"], "/var/lib/pantheon/owners/x.gz"),))
+    section = undo.plan(HOST, there(it, KEPT), it, answer(it, HERE))
+    mends = [step for change in section.changes for step in change.steps if isinstance(step, Mend)]
+    assert {"path": TARGETS["comfy"], "list": "/var/lib/pantheon/owners/x.gz"} in [mend.arguments for mend in mends]
+
+
+def test_a_migrated_database_makes_room_for_the_one_that_was_kept() -> None:
+    db = f"{TARGETS['openwebui']}/webui.db"
+    kept = Kept(
+        "w" * 64, "open-webui", "open-webui-before-pantheon", "openwebui", True, "always", "webui:old", "sha256:old"
+    )
+    it = noted(containers=(kept,), files=(), databases=(Moved(db, f"{db}.before-pantheon"),))
+    old = hand_made("openwebui", id="w" * 64, name=kept.kept, state="exited", restart_policy="no")
+    places = (place(db, kind="file"), place(f"{db}.before-pantheon", kind="file"))
+    said = text(undo.plan(HOST, there(it, old), it, answer(it, *places)))
+    assert said.index(f"rename {db} → {db}.of-pantheon") < said.index(f"rename {db}.before-pantheon → {db}")
+    same = replace(it, containers=(replace(kept, image_id="sha256:openwebui"),))
+    assert "of-pantheon" not in text(undo.plan(HOST, there(same, old), same, answer(same, *places)))
+
+
+def test_our_file_beside_the_old_one_would_be_taken_first() -> None:
+    old = f"{HOST.stack_dir}/docker-compose.yml"
+    it = noted(files=(Moved(old, f"{old}.before-pantheon"),))
+    facts = there(it, KEPT)
+    mine = layout.compose_file(HOST)
+    file = facts.files[mine]
+    assert isinstance(file, TextFile)
+    said = text(undo.plan(HOST, facts, it, answer(it, place(f"{old}.before-pantheon", kind="file"))))
+    assert said.index(f"mv -f -T -- {mine} {mine}.of-pantheon") < said.index(f"→ {old}")
+    assert stack.HEADER in (file.text or "")
+
+
+def test_a_move_says_that_hosts_toml_still_has_the_new_place() -> None:
+    it = noted(kind="move")
+    assert any("hosts.toml still says" in line for line in undo.plan(HOST, there(it, KEPT), it, answer(it, HERE)).notes)
+
+
+def test_steps_on_containers_are_guarded() -> None:
+    it = noted()
+    section = undo.plan(HOST, there(it, KEPT), it, answer(it, HERE))
+    runs = [s for c in section.changes for s in c.steps if isinstance(s, Run) and s.argv[1] in ("rm", "stop", "rename")]
+    assert runs
+    assert all(run.guards for run in runs)
