@@ -42,6 +42,24 @@ def sh(script: str, *args: str) -> Callable[[Lab], None]:
     return run
 
 
+def run(lab: Lab, service: str, name: str, *options: str) -> None:
+    """A container of somebody's own, from that service's image under its name in full; it only sleeps."""
+    lab.sh(
+        """
+        image=$(docker inspect -f '{{.Config.Image}}' "$1"); name=$2; shift 2
+        docker run -d --init --name "$name" --entrypoint sleep "$@" "$image" infinity
+        """,
+        service,
+        name,
+        *options,
+    )
+
+
+def away(lab: Lab, name: str) -> None:
+    """That container and its volumes."""
+    lab.sh('docker rm -fv "$1" >/dev/null 2>&1 || true', name)
+
+
 def listen(lab: Lab, unit: str, address: str, port: int) -> None:
     """A program that listens there, as a unit of that name."""
     lab.sh(

@@ -6,7 +6,6 @@ from lab import planting
 from lab.machine import Lab
 from lab.planting import sh
 from lab.violations import Violation
-from lab.violations.containers import remove
 
 MISSING, LOCAL, DEAD = (f"/mnt/atlas/v-{name}" for name in ("missing", "local", "dead"))
 DECLARED = {
@@ -27,21 +26,6 @@ def bury(lab: Lab) -> None:
     lab.sh('rmdir "$1" 2>/dev/null || true', DEAD)
 
 
-def use(lab: Lab) -> None:
-    """Another Ollama, whose models lie on Atlas."""
-    lab.sh(
-        """
-        image=$(docker inspect -f '{{.Config.Image}}' ollama)
-        docker run -d --init --name v-atlas --entrypoint sleep -v /mnt/atlas/v-used:/a "$image" infinity
-        """
-    )
-
-
-def forget(lab: Lab) -> None:
-    remove(lab, "v-atlas")
-    lab.sh("rmdir /mnt/atlas/v-used /mnt/atlas 2>/dev/null || true")
-
-
 VIOLATIONS = (
     Violation("nfs.mounted", f"{MISSING} is not mounted", host=DECLARED),
     Violation("nfs.type", f"{LOCAL} is tmpfs", sh('mkdir -p "$1"; mount -t tmpfs v-local "$1"', LOCAL),
@@ -50,8 +34,7 @@ VIOLATIONS = (
     Violation("nfs.modes", f"{LOCAL} is mounted rw", host=DECLARED),
     Violation("nfs.answers", f"{DEAD}: ", die, bury, host=DECLARED),
     Violation("nfs.at-boot", f"{MISSING}: neither", host=DECLARED),
-    Violation("nfs.unused", "v-atlas: /mnt/atlas", use,
-              forget),
+    Violation("nfs.unused", "v-ollama: /mnt/atlas"),  # of services.py
 )  # fmt: skip
 
 IMPOSSIBLE = {"nfs.owners": "an audit writes nothing; `invoke atlas --verify` does (tests/lab/test_atlas.py)"}

@@ -4,19 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from lab import planting
 from lab.machine import Lab
 from lab.planting import sh
 from lab.violations import Violation
-from lab.violations.containers import remove
 
 COMPOSE = "/opt/stacks/ai/compose.yaml"
 VENV = "/mnt/local/nvme/ai/services/comfy-mnt/venv/bin"
 ROUND = "by-hand"
 
-PUBLISH = """
-image=$(docker inspect -f '{{.Config.Image}}' "$1")
-docker run -d --name "v-$1" --entrypoint sleep --log-opt max-size=1m --restart always -p "$2" "$image" infinity
-"""
 # The names change places; nothing that runs is stopped, nor are the new ones started.
 REPLACE = """
 for name in comfy ollama openwebui; do docker rename "$name" "v-kept-$name"; done
@@ -37,19 +33,28 @@ rmdir /srv/v-comfy/models /srv/v-comfy 2>/dev/null || true
 """
 
 
-def publish(name: str, port: str) -> Callable[[Lab], None]:
-    return sh(PUBLISH, name, port)
+# On all addresses; the second Ollama has the shared models, writable, and a directory of Atlas besides.
+OPTIONS = {
+    "comfy": ("-p", "18188:8188"),
+    "ollama": ("-p", "21434:11434", "-v", "/mnt/local/nvme/ai/models:/m", "-v", "/mnt/atlas/v-used:/a"),
+    "openwebui": ("-p", "13000:8080"),
+}
 
 
-def away(name: str) -> Callable[[Lab], None]:
-    return lambda lab: remove(lab, f"v-{name}")
+def publish(name: str) -> Callable[[Lab], None]:
+    return lambda lab: planting.run(lab, name, f"v-{name}", *OPTIONS[name])
 
 
-PORTS = {"comfy": "18188:8188", "ollama": "21434:11434", "openwebui": "13000:8080"}
+def unpublish(name: str) -> Callable[[Lab], None]:
+    def undo(lab: Lab) -> None:
+        planting.away(lab, f"v-{name}")
+        lab.sh("rmdir /mnt/atlas/v-used /mnt/atlas 2>/dev/null || true")
+
+    return undo
+
 
 VIOLATIONS = (
-    *(Violation(f"stack.{name}-bind", f"v-{name} is reachable", publish(name, port), away(name))
-      for name, port in PORTS.items()),
+    *(Violation(f"stack.{name}-bind", f"v-{name} is reachable", publish(name), unpublish(name)) for name in OPTIONS),
     Violation("stack.alone", "container v-comfy was started by hand"),
     Violation("stack.compose-file", COMPOSE, sh('echo "# edited" >>"$1"', COMPOSE),
               sh('sed -i "/^# edited$/d" "$1"', COMPOSE)),

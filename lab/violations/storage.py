@@ -6,7 +6,6 @@ from lab import faults, planting
 from lab.machine import Lab
 from lab.planting import sh
 from lab.violations import Violation
-from lab.violations.containers import remove, run
 
 NVME, SSD = "/mnt/local/nvme", "/mnt/local/ssd"
 MODELS, COMFY = f"{NVME}/ai/models", f"{NVME}/ai/services/comfy-mnt"
@@ -25,10 +24,9 @@ PLAIN = {
 }
 
 
-def taken(name: str) -> Violation:
-    """Somebody has made it his own."""
-    path = PLAIN[name]
-    return Violation(f"storage.{name}", path, sh('chown ops: "$1"', path), sh('chown root: "$1"', path))
+# Somebody has made the directories his own, and left a file of root's in each of ComfyUI's.
+TAKE = sh(f'chgrp root {MODELS}; touch {COMFY}/v-roots {OUTPUTS}/v-roots; chown ops: "$@"', *PLAIN.values())
+GIVE_BACK = sh(f'chgrp docker {MODELS}; rm -f {COMFY}/v-roots {OUTPUTS}/v-roots; chown root: "$@"', *PLAIN.values())
 
 
 def fill(lab: Lab) -> None:
@@ -36,21 +34,17 @@ def fill(lab: Lab) -> None:
     faults.fill(lab, MODELS)
 
 
-def forget(lab: Lab) -> None:
-    remove(lab, "v-state")
-    lab.sh("docker volume rm v-state >/dev/null 2>&1 || true")
-
-
 def on_a_nas(lab: Lab) -> None:
-    """One of ours works on another machine's disk."""
+    """One of ours works on another machine's disk, and in a volume."""
     planting.mount_fuse(lab, "nas:/ai", "sshfs", NAS)
-    run(lab, "v-nas", "--label", "pantheon.project=pantheon-ai", "-v", f"{NAS}:/nas")
+    label = ("--label", "pantheon.project=pantheon-ai")
+    planting.run(lab, "ollama", "v-ours", *label, "-v", f"{NAS}:/nas", "-v", "v-state:/data")
 
 
 def off_the_nas(lab: Lab) -> None:
-    remove(lab, "v-nas")
+    planting.away(lab, "v-ours")
     planting.unmount(lab, NAS)
-    lab.sh('rmdir "$1" 2>/dev/null || true', NAS)
+    lab.sh('rmdir "$1" 2>/dev/null || true; docker volume rm v-state >/dev/null 2>&1 || true', NAS)
 
 
 def read_only(path: str) -> Violation:
@@ -65,17 +59,13 @@ VIOLATIONS = (
     read_only(SSD),
     Violation("storage.at-boot", f"{NVME} is neither", sh(f"sed -i '\\|{NVME}|s/^/#v#/' /etc/fstab"),
               sh("sed -i 's/^#v#//' /etc/fstab")),
-    *(taken(name) for name in PLAIN),
-    Violation("storage.models", MODELS, sh(f"chgrp root {MODELS}"), sh(f"chgrp docker {MODELS}")),
-    Violation("storage.comfy-mnt", COMFY, sh(f"touch {COMFY}/v-roots"), sh(f"rm -f {COMFY}/v-roots")),
-    Violation("storage.outputs-comfy", OUTPUTS, sh(f"touch {OUTPUTS}/v-roots"), sh(f"rm -f {OUTPUTS}/v-roots")),
-    Violation("storage.models-read-only", "v-models: ",
-              lambda lab: run(lab, "v-models", "-v", f"{MODELS}:/m"),
-              lambda lab: remove(lab, "v-models")),
+    Violation("storage.models", MODELS, TAKE, GIVE_BACK),
+    Violation("storage.comfy-mnt", COMFY),
+    Violation("storage.outputs-comfy", OUTPUTS),
+    *(Violation(f"storage.{name}", path) for name, path in PLAIN.items()),
+    Violation("storage.models-read-only", "v-ollama: "),  # of services.py
     Violation("storage.local", "fuse.sshfs", on_a_nas, off_the_nas),
-    Violation("storage.state", "v-state: /data is volume",
-              lambda lab: run(lab, "v-state", "--label", "pantheon.project=pantheon-ai", "-v", "v-state:/data"),
-              forget),
+    Violation("storage.state", "v-ours: /data is volume"),
     Violation("storage.pressure", MODELS, fill, lambda lab: faults.lift_small_disk(lab, MODELS)),
     Violation("storage.uid", "v-user", sh("useradd -u 1024 -M -s /bin/bash v-user"),
               sh("userdel v-user 2>/dev/null || true")),
