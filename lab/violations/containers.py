@@ -7,9 +7,12 @@ from typing import Any
 from lab.machine import REGISTRY_STORAGE, Lab
 from lab.violations import Violation
 
-BOUNDED = ("--log-opt", "max-size=1m")
-KEPT = ("--restart", "unless-stopped")
-SAFE = ("--security-opt", "no-new-privileges:true")
+# One container of somebody's that does everything that is not done: each control has to find its own part of it.
+NAME = "v-box"
+OPTIONS = (
+    *("--log-opt", "max-size=1000g", "--privileged", "--cap-add", "SYS_PTRACE", "--network", "host", "--pid", "host"),
+    *("-v", "/var/run/docker.sock:/var/run/docker.sock:ro"),
+)
 IMAGES = {
     "comfy": ("mmartial/comfyui-nvidia-docker", "mmartial/comfyui-nvidia-docker", "ubuntu24_cuda13.1-latest"),
     "ollama": ("ollama/ollama", "ollama/ollama", "latest"),
@@ -44,14 +47,12 @@ def remove(lab: Lab, name: str) -> None:
     lab.sh('docker rm -f "$1" >/dev/null 2>&1 || true', name)
 
 
-def own(control: str, name: str, says: str, *options: str) -> Violation:
-    """A violation by a container of its own, made with these options of `docker run`."""
-    return Violation(
-        f"containers.{control}",
-        f"{name}: {says}",
-        plant=lambda lab: run(lab, name, *options),
-        undo=lambda lab: remove(lab, name),
-    )
+def box(lab: Lab) -> None:
+    run(lab, NAME, *OPTIONS)
+
+
+def no_box(lab: Lab) -> None:
+    remove(lab, NAME)
 
 
 VIOLATIONS = (
@@ -60,16 +61,11 @@ VIOLATIONS = (
         "ollama: ollama/ollama:latest is another image tomorrow",
         host={"ollama": {"image": "ollama/ollama:latest"}},
     ),
-    own("log-rotation", "v-log", "its log may take 3000 GiB", "--log-opt", "max-size=1000g", *KEPT, *SAFE),
-    own("restart", "v-restart", "restart policy no", *BOUNDED, *SAFE),
-    own("privileged", "v-root", "it runs privileged", "--privileged", *BOUNDED, *KEPT, *SAFE),
-    own("capabilities", "v-caps", "has SYS_PTRACE", "--cap-add", "SYS_PTRACE", *BOUNDED, *KEPT, *SAFE),
-    own(
-        *("docker-socket", "v-sock", "/var/run/docker.sock is mounted in it"),
-        *("-v", "/var/run/docker.sock:/var/run/docker.sock:ro", *BOUNDED, *KEPT, *SAFE),
-    ),
-    own(
-        "namespaces", "v-host", "shares the host's network, pid", "--network", "host", "--pid", "host", *BOUNDED, *KEPT
-    ),
-    own("new-privileges", "v-setuid", "a setuid program in it can gain privileges", *BOUNDED, *KEPT),
+    Violation("containers.log-rotation", f"{NAME}: its log may take 3000 GiB", box, no_box),
+    Violation("containers.restart", f"{NAME}: restart policy no"),
+    Violation("containers.privileged", f"{NAME}: it runs privileged"),
+    Violation("containers.capabilities", f"{NAME}: has SYS_PTRACE"),
+    Violation("containers.docker-socket", f"{NAME}: /var/run/docker.sock is mounted in it"),
+    Violation("containers.namespaces", f"{NAME}: shares the host's network, pid"),
+    Violation("containers.new-privileges", f"{NAME}: a setuid program in it can gain privileges"),
 )
