@@ -75,6 +75,8 @@ def units(want: AtlasMount) -> tuple[Unit, Unit]:
     mount = [
         "After=network-online.target nss-lookup.target",
         "Wants=network-online.target",
+        # Else some who look while Atlas is down make systemd give the automount up, until somebody starts it again.
+        "StartLimitIntervalSec=0",
         "",
         "[Mount]",
         f"What={_escaped(want.export)}",

@@ -200,6 +200,8 @@ def test_without_a_server_it_is_set_up_for_its_first_use(host: World) -> None:
     up = host.invoke("bringup", "--yes")
     assert up.code == 0, up.seen
     assert "Atlas does not answer" in up.out, up.seen
+    host.sh("for _ in 1 2 3 4 5 6 7 8; do ! ls /mnt/atlas/appdata 2>/dev/null || exit 1; done")
+    assert host.sh("systemctl is-active mnt-atlas-appdata.automount") == "active", "it is never given up"
     with atlas.served(host.lab):
         host.sh("ls /mnt/atlas/appdata")
         again = host.invoke("atlas")

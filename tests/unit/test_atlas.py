@@ -84,6 +84,7 @@ def test_nothing_of_a_boot_requires_a_mount() -> None:
     assert "WantedBy=remote-fs.target" in automount.text
     assert "TimeoutSec=30" in mount.text
     assert "TimeoutIdleSec" not in automount.text
+    assert "StartLimitIntervalSec=0" in mount.text.partition("[Mount]")[0]
 
 
 @pytest.mark.parametrize(

@@ -34,6 +34,7 @@ PURE_FILES = [
     "plan",
 ]
 PURE_FILES += ["circumstances"]
+PURE_FILES += ["atlas", "attaching", "nfs", "sources"]
 PURE_FILES += ["options", "owners", "procedure", "questions", "record", "service", "stack", "starting"]
 PURE_FILES += ["kernels", "packages", "survival", "tunnel", "watched"]
 PURE_FILES += ["audit", "comparison", "control", "upkeep"]
