@@ -49,7 +49,11 @@ def install(
             if section.changes == done:
                 break
             _apply(connection, host, plan, facts, evidence, what=what, options=options, report=report, began=began)
-            facts, agreed, done = engine.look(connection, host), True, section.changes
+            before, facts = facts, engine.look(connection, host)
+            agreed, done = True, section.changes
+            if not driver.reboot(host, facts, evidence):  # else nothing gets the GPU until then
+                with _goes_on(what, options):
+                    watch(connection, host, before, plan.stops, what=what, report=report)
             continue
         why = driver.reboot(host, facts, evidence)
         if not why:
@@ -135,7 +139,7 @@ def _apply(
     report: engine.Report,
     began: float,
 ) -> None:
-    """One plan: shown, agreed to, applied, and what it restarted followed until it answers."""
+    """One plan: shown, agreed to, applied."""
     engine.free(host, facts)
     warnings = _warnings(host, facts, evidence, options)
     report.busy(host, repair.running(evidence.busy, plan.stops))
@@ -145,7 +149,6 @@ def _apply(
         repair.wait_for_jobs(connection, host, plan, report)
     with _goes_on(what, options):
         engine.apply(connection, host, plan, facts, what=what, report=report)
-        watch(connection, host, facts, plan.stops, what=what, report=report)
 
 
 def watch(
@@ -175,7 +178,7 @@ def _reboot(
     if not options.reboot and not options.plan_only and not bad:
         raise NotAsItShouldBe(
             f"{host.name}: a reboot is needed, and is done only with --reboot: {why}",
-            details=reboot.others(host, facts, evidence),
+            details=[*_down(host, facts), *(f"it ends: {line}" for line in reboot.others(host, facts, evidence))],
             next_commands=[f"{_command(what, options, '--reboot')} --host {host.name}"],
         )
     change = reboot.change(host, facts, why=why)
@@ -194,6 +197,13 @@ def _reboot(
     if not agreed:
         engine.agree(host, plan, [], options, report)
     return carry_out(connection, host, plan, facts, what=what, options=options, report=report)
+
+
+def _down(host: Host, facts: Facts) -> list[str]:
+    """Services of ours that are down: without the driver that is loaded with the boot they do not start."""
+    named = [foreign.named(facts, name) for name in SERVICES]
+    down = [c.name for c in named if c is not None and foreign.is_ours(host, c) and c.state in ("exited", "created")]
+    return [f"down until then: {', '.join(down)}"] if down else []
 
 
 def _after(what: str) -> str:

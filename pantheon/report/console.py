@@ -372,7 +372,7 @@ class _Applying:
             for step in change.steps
         ]
         self._left = {s.name: sum(len(change.steps) for change in s.changes) for s in self._sections}
-        self._current = self._detail = self._result = ""
+        self._current = self._detail = self._result = self._waited = ""
         self._pull = Pull()
 
     def on_event(self, frame: dict[str, Any]) -> None:
@@ -387,6 +387,7 @@ class _Applying:
         elif kind == "out":
             self._result = frame["line"]
             self._detail = self._pull.line(frame["line"]) or self._detail
+            self._wait(frame)
         elif kind == "warning":
             self._console.line("!", self._host, frame["text"])
         elif kind == "done":
@@ -396,6 +397,13 @@ class _Applying:
             self._left[section] -= 1
             if not self._left[section]:
                 self._plain("✓", section, self._count(section))
+
+    def _wait(self, frame: dict[str, Any]) -> None:
+        """What work on the host waits for is said at once, in a pipe too: each thing once, whatever the seconds."""
+        line, waited = frame["line"], frame["line"].rpartition(" (")[0]
+        if line.startswith("waiting for ") and waited != self._waited:
+            self._waited = waited
+            self._plain("·", self._steps[frame["index"]][0], line)
 
     def _plain(self, sign: str, section: str, text: str) -> None:
         if not self._console.out.is_terminal:

@@ -145,7 +145,7 @@ class TestFromBare:
         boot = host.lab.boot_id()
         done = host.invoke("prereqs", "--install", "--yes")
         assert done.code == 2, done.seen
-        for said in ("driver 590.48.01 → 595", "Stops comfy, ollama for a moment.", "only with --reboot"):
+        for said in ("driver 590.48.01 → 595", "Stops comfy, ollama", "only with --reboot"):
             assert said in done.out, done.seen
         assert "the kernel has module 590.48.01 loaded, the installed driver is 595.45.04" in done.err, done.seen
         assert "invoke prereqs --install --reboot --host lab" in done.err, done.seen
