@@ -223,6 +223,11 @@ def finish(told: dict[str, Any]) -> None:
     say("finished")
 
 
+def short(version: str) -> str:
+    """The program's own version, of `5:29.1.3-1~ubuntu.24.04~noble` for instance."""
+    return version.rpartition(":")[2].partition("-")[0]
+
+
 def some(names: list[str]) -> str:
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
@@ -244,7 +249,7 @@ def update(told: dict[str, Any]) -> None:
         raise Failed(*errors(lines), *(f"nothing could be had from {uri}" for uri in missed))
     for line in bad:
         say(f"another repository: {line}")
-    say(f"lists of {len(got)} sources")
+    say("the lists are up to date")
 
 
 def parameters(told: dict[str, Any]) -> list[str]:
@@ -301,7 +306,7 @@ def install(told: dict[str, Any]) -> None:
     if not comes and not goes:
         say(f"installed already: {', '.join(told['packages'])}")
         return
-    say(f"{len(comes)} packages: {some([f'{name} {version}' for name, version in comes.items()])}")
+    say(f"{len(comes)} packages: {some([f'{name} {short(version)}' for name, version in comes.items()])}")
     download(words, told, options)
     careful = () if goes else ("APT::Get::Remove=false",)
     status, lines = run(
@@ -316,7 +321,7 @@ def install(told: dict[str, Any]) -> None:
             *([f"not installed: {', '.join(absent)}"] if absent else []),
             *([f"half-way: {some(left)}; the next run finishes it, or says why not"] if left else []),
         )
-    say(f"installed {', '.join(f'{name} {found[name][2]}' for name in told['packages'])}")
+    say(f"installed {', '.join(f'{name} {short(found[name][2])}' for name in told['packages'])}")
 
 
 def check_removals(goes: dict[str, str], allowed: list[str]) -> None:
