@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from rich.console import Console as RichConsole
 
 from pantheon import engine, installing, reboot, rebooting, repair
 from pantheon import install as rooms
@@ -18,7 +21,9 @@ from pantheon.inventory import Host
 from pantheon.kernels import Kernel, Kernels
 from pantheon.options import Options
 from pantheon.packages import Packages
-from pantheon.plan import Change, Plan, Run, SectionPlan
+from pantheon.plan import Change, Mend, Plan, Run, SectionPlan
+from pantheon.report.console import Console
+from pantheon.report.data import Json
 from tests.unit.test_engine import Recorder
 from tests.unit.test_engine import World as Remote
 from tests.unit.world import HOST, container, finished, fresh, having
@@ -225,6 +230,17 @@ def test_what_fails_names_the_whole_command_that_goes_on(monkeypatch: pytest.Mon
     assert failed.value.next_commands == ("invoke bringup --install --reboot --host prometheus", "df -h")
 
 
+def test_what_cannot_start_before_the_reboot_is_not_followed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another driver, and the engine restarted for it: nothing gets the GPU until the new module is loaded."""
+    after = having(replace(finished(), module_version="580.1"), comfy=container(HOST, "comfy", state="exited"))
+    plans = [SectionPlan("prereqs", (replace(PACKAGES, stops=("comfy",)),)), READY]
+    _, report = World(monkeypatch, [after], plans), Seen()
+    with pytest.raises(NotAsItShouldBe, match=r"module 580.1 loaded") as ended:
+        install(report, finished(), yes=True)
+    assert not any(event.startswith("watching") for event in report.events)
+    assert ended.value.details == ("down until then: comfy",)
+
+
 # ---- invoke reboot
 
 
@@ -291,3 +307,76 @@ def test_engine_asks_for_installing(monkeypatch: pytest.MonkeyPatch) -> None:
     report = Seen()
     assert engine.bring(HOST, ("prereqs",), what="bringup", options=Options(install=True), report=report) == 2
     assert report.events == ["look", "shown"]
+
+
+# ---- as it is shown
+
+
+def screen(width: int = 80) -> tuple[Console, io.StringIO]:
+    out = io.StringIO()
+    return Console(RichConsole(file=out, width=width, highlight=False)), out
+
+
+def test_what_is_waited_for_is_said_once_in_a_pipe_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pantheon.report.console.Journal", lambda *given: SimpleNamespace(plan=id, line=id, close=id))
+    console, out = screen()
+    step = Mend("apt", {}, "apt-get install x")
+    section = SectionPlan("prereqs", (Change("Docker", "§2", (step, step)),))
+    on_event = console.applying(HOST, Plan("prometheus", (section,)), "bringup")
+    on_event({"frame": "step", "index": 0})
+    for seconds in (0, 5, 10):
+        line = f"waiting for unattended-upgr (pid 812, since 05:10), which has apt's lock ({seconds} s)"
+        on_event({"frame": "out", "index": 0, "line": line})
+    on_event({"frame": "out", "index": 0, "line": "setting up docker-ce 3/5 (62 %)"})
+    on_event({"frame": "out", "index": 0, "line": "waiting for apt (pid 9), which has apt's lock (0 s)"})
+    assert out.getvalue().count("unattended-upgr (pid 812") == 1
+    assert out.getvalue().count("apt (pid 9)") == 1
+    assert "setting up" not in out.getvalue()
+
+
+def test_packages_have_a_line_each_and_what_follows_is_said() -> None:
+    console, out = screen()
+    section = SectionPlan("prereqs", (PACKAGES, replace(CDI, stops=("comfy",))))
+    then = SectionPlan("then", reason="the host reboots: because", waits=True)
+    console.plan(HOST, Plan("prometheus", (section, then)), [], took_s=0.5, details=False, final=False)
+    assert out.getvalue().splitlines()[1:] == [
+        "+ prereqs    NVIDIA driver 590",
+        "+            CDI specification",
+        "· then       the host reboots: because",
+        "Stops comfy for a moment. Deletes nothing. Commands: --details",
+    ]
+
+
+def test_the_lines_of_survival(capsys: pytest.CaptureFixture[str]) -> None:
+    findings = [
+        Finding("reboot.dpkg", "ok", "no package is half-way installed"),
+        Finding("reboot.restart", "warn", "comfy will not come back", "restart policy: no", "invoke bringup"),
+        Finding("reboot.module", "fail", "no module", "modinfo", "invoke prereqs --install"),
+    ]
+    console, out = screen()
+    console.survival(HOST, findings, ["logged in: ann tty1"], took_s=0.5)
+    console.plan(HOST, Plan("prometheus", (SectionPlan("reboot", blocked=(findings[2],)),)), [], took_s=0.5,
+                 details=False, final=True)  # fmt: skip
+    text = out.getvalue()
+    for said in ("✓ no package is half-way", "! comfy will not", "→ invoke bringup", "ends with it: logged in: ann"):
+        assert said in text
+    assert text.count("→ invoke prereqs --install") == 1, "with the plan that it forbids"
+    data = Json()
+    data.survival(HOST, findings, ["logged in: ann tty1"], took_s=0.5)
+    data.busy(HOST, ["comfy: 1 job running"])
+    data.plan(HOST, Plan("prometheus"), [], took_s=0.5, details=False, final=True)
+    document = json.loads(capsys.readouterr().out)
+    assert document["survival"]["ends"] == ["logged in: ann tty1"]
+    assert document["survival"]["running"] == ["comfy: 1 job running"]
+    assert [finding["level"] for finding in document["survival"]["findings"]] == ["ok", "warn", "fail"]
+
+
+def test_what_is_missing_names_what_installs_it() -> None:
+    for mends, expected in (
+        (("invoke prereqs --install --host p", "invoke prereqs --install --reboot --host p"), "--install --reboot"),
+        (("look at the card",), "invoke diagnose"),
+    ):
+        console, out = screen()
+        findings = [Finding("prereqs.x", "fail", "not there", mend=mend) for mend in mends]
+        console.findings(HOST, "prerequisites (§2)", findings, took_s=0.1)
+        assert expected in out.getvalue().splitlines()[-1]
