@@ -19,6 +19,7 @@ def after(host: Host, facts: Facts, record: Record | None) -> list[Finding]:
     sources = [
         place.source for place in record.data if place.way == "copied" and not place.source.startswith("container:")
     ]
+    sources = [one for one in sources if not any(one.startswith(f"{other}/") for other in sources)]
     found = []
     if names:
         text = f"kept, stopped, for the way back: {', '.join(names)}"

@@ -150,7 +150,7 @@ def test_drift_names_the_property(name: str, changes: dict[str, Any], expected: 
 def test_drift_shows_only_the_mounts_that_differ() -> None:
     made = container(HOST, "comfy")
     moved = replace(made.mounts[2], source="/elsewhere")
-    facts = having(brought_up(), comfy=replace(made, mounts=(*made.mounts[:2], moved, made.mounts[3])))
+    facts = having(finished(), comfy=replace(made, mounts=(*made.mounts[:2], moved, made.mounts[3])))
     (change,) = procedure.plan(HOST, facts, ALL).changes
     assert change.what == f"recreate: mounts: /elsewhere:/outputs:rw → {layout.comfy_outputs(HOST)}:/outputs:rw"
 
