@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import shlex
-
 from pantheon import layout
 from pantheon.control import Control, Verdict
+from pantheon.controls.verdicts import on
 from pantheon.facts import Entry, TextFile, Unknown
 from pantheon.incident import Case
 from pantheon.inventory import SERVICES
@@ -51,7 +50,7 @@ def _mend(case: Case, asked: list[str], wrong: list[str]) -> str:
     if any(line.startswith(tuple(f"{path} is " for path in ours)) for line in wrong):
         return f"invoke bringup --host {case.host.name}"
     path = wrong[0].partition(" is ")[0]
-    return case.host.ssh(f"sudo chmod 600 {shlex.quote(path)}")
+    return on(case, "sudo", "chmod", "0600", path)
 
 
 def _open(path: str, uid: int, mode: int) -> str:
@@ -75,8 +74,7 @@ def _files(case: Case, kind: str, is_open: object, why: str, wanted: str) -> Ver
     wrong = [one for one in these if is_open(one)]
     if wrong:
         said = "\n".join(f"{one.path} is mode {one.mode:04o}, of {_owner(one)}: {why}" for one in wrong)
-        names = shlex.join([one.path for one in wrong])
-        return Verdict("fail", said, case.host.ssh(f"sudo chmod {wanted} {names}"))
+        return Verdict("fail", said, on(case, "sudo", "chmod", wanted, *(one.path for one in wrong)))
     if not these:
         return Verdict("not applicable", f"none is where a {kind} usually lies")
     return Verdict("pass", "\n".join(f"{one.path}: {one.mode:04o}" for one in these))
@@ -97,12 +95,12 @@ def world_writable(case: Case) -> Verdict:
         lines = [line for tree in wrong for line in tree.examples]
         more = sum(tree.count for tree in wrong) - len(lines)
         lines += [f"and {more} more"] if more > 0 else []
-        roots = shlex.join([tree.path for tree in wrong])
-        return Verdict("fail", "\n".join(lines), case.host.ssh(f"sudo chmod -R o-w {roots}"))
+        return Verdict("fail", "\n".join(lines), on(case, "sudo", "chmod", "-R", "o-w", *(tree.path for tree in wrong)))
     parts = [f"{tree.path}: not all of it, {tree.looked} entries" for tree in known if not tree.complete]
     if reasons or parts:
-        where = shlex.join(list(trees))
-        mend = case.host.ssh(f"sudo find {where} -xdev -perm -0002 ! -type l ! -perm -1000")
+        mend = on(
+            case, "sudo", "find", *trees, "-xdev", "-perm", "-0002", "-not", "-type", "l", "-not", "-perm", "-1000"
+        )
         return Verdict("unknown", "\n".join([*reasons, *parts]), mend)
     if not known:
         return Verdict("not applicable", "the stack is not there yet")

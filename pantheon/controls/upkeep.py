@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-import shlex
 
 from pantheon import layout
 from pantheon.control import Control, Verdict
+from pantheon.controls.verdicts import on
 from pantheon.facts import Unknown
 from pantheon.incident import Case
 from pantheon.upkeep import Clock, CustomNode, Journal, Upgrades
@@ -33,8 +33,8 @@ def clock(case: Case) -> Verdict:
     said = (
         f"{kept_by} runs, and the clock is not in step yet" if kept_by else "nothing keeps it: no service for that runs"
     )
-    what = f"systemctl status {shlex.quote(seen.services[0])}" if seen.services else "sudo timedatectl set-ntp true"
-    return Verdict("fail", f"the kernel says that the clock is not synchronised; {said}", case.host.ssh(what))
+    what = ("systemctl", "status", seen.services[0]) if seen.services else ("sudo", "timedatectl", "set-ntp", "true")
+    return Verdict("fail", f"the kernel says that the clock is not synchronised; {said}", on(case, *what))
 
 
 def reboot(case: Case) -> Verdict:
@@ -51,7 +51,7 @@ def journal(case: Case) -> Verdict:
     if not isinstance(seen, Journal):
         return _unknown(case, seen.reason if isinstance(seen, Unknown) else "it was not looked at")
     if seen.storage == "none":
-        mend = case.host.ssh("sudoedit /etc/systemd/journald.conf")
+        mend = on(case, "sudoedit", "/etc/systemd/journald.conf")
         return Verdict("fail", "Storage=none: nothing that the host says is kept, not even for a diagnosis", mend)
     if not seen.most:
         return Verdict("pass", "bounded by default: a tenth of its file system, 4 GiB at most")
@@ -60,7 +60,7 @@ def journal(case: Case) -> Verdict:
     if size <= most:
         return Verdict("pass", f"SystemMaxUse={seen.most} ({seen.at})")
     said = f"SystemMaxUse={seen.most} in {seen.at}: more than a fifth of its file system ({seen.total_bytes >> 30} GiB)"
-    return Verdict("fail", said, case.host.ssh(f"sudoedit {shlex.quote(seen.at)}"))
+    return Verdict("fail", said, on(case, "sudoedit", seen.at))
 
 
 def _size(text: str, total: int) -> int:
@@ -87,7 +87,7 @@ def unattended(case: Case) -> Verdict:
     names = ", ".join(touched[:8]) + (f" and {len(touched) - 8} more" if len(touched) > 8 else "")
     origins = ", ".join(seen.origins)
     said = f"it may upgrade {names}: the running stack loses its engine or its GPU in the night (origins: {origins})"
-    return Verdict("fail", said, case.host.ssh(f"sudo apt-mark hold {shlex.join(touched)}"))
+    return Verdict("fail", said, on(case, "sudo", "apt-mark", "hold", *touched))
 
 
 def _listed(name: str, seen: Upgrades) -> bool:
@@ -141,9 +141,8 @@ def custom_nodes(case: Case) -> Verdict:
     first = next((node.name for node in seen if node.git and node.branch and _loose(node)), "")
     if not first:
         return Verdict("fail", "\n".join(wrong), "write down where each is from, or install it through ComfyUI-Manager")
-    where = shlex.quote(f"{places}/{first}")
-    command = f"sudo -u '#{layout.COMFY}' git -C {where} checkout --detach"
-    return Verdict("fail", "\n".join(wrong), case.host.ssh(command))
+    command = ("sudo", "-u", f"#{layout.COMFY}", "git", "-C", f"{places}/{first}", "checkout", "--detach")
+    return Verdict("fail", "\n".join(wrong), on(case, *command))
 
 
 def _loose(node: CustomNode) -> str:

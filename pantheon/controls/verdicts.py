@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 
@@ -62,6 +63,12 @@ def told(finding: Finding) -> str:
 def on_host(case: Case, mend: str) -> str:
     """A command for the host, said so: an audit is read elsewhere."""
     return f"on {case.host.name}: {mend}" if mend.startswith("sudo ") else mend
+
+
+def on(case: Case, *argv: str) -> str:
+    """What to type to run that on the host by ssh: quoted for both shells that read it."""
+    remote = shlex.join(argv)
+    return case.host.ssh(remote if remote == " ".join(argv) else shlex.quote(remote))
 
 
 def diagnose(case: Case) -> str:

@@ -24,7 +24,7 @@ body { margin: 0; background: var(--page); color: var(--ink); font: 16px/1.5 sys
 main { max-width: 62rem; margin: 0 auto; padding: 1.5rem 1rem 4rem; }
 h1 { font-size: 1.6rem; line-height: 1.2; margin: 0 0 .25rem; }
 h2 { font-size: 1.15rem; margin: 2.25rem 0 .75rem; }
-h3 { font-size: 1rem; margin: 0; }
+h3 { font-size: 1rem; margin: 0; } pre + p { margin-top: .25rem; } article > :last-child { margin-bottom: 0; }
 p { margin: 0 0 .5rem; }
 .soft { color: var(--soft); }
 .sum { display: flex; flex-wrap: wrap; gap: .5rem; padding: 0; margin: 1rem 0; list-style: none; }
@@ -130,16 +130,17 @@ def _wrong(audit: Audit) -> str:
 
 def _card(audit: Audit, result: Result) -> str:
     control, verdict = result.control, result.verdict
-    lines = [f'<p class="what">{verdict.status} · {control.severity} · <code>{safe(control.id)}</code></p>']
+    source = f'<span class="soft">{safe(control.source)}</span>'
+    lines = [f'<p class="what">{verdict.status} · {control.severity} · <code>{safe(control.id)}</code> · {source}</p>']
     lines.append(f"<h3>{safe(control.title)}</h3>")
     if verdict.evidence:
         lines.append(f"<pre>{safe(verdict.evidence)}</pre>")
     if said := audit.waiver_says(result):
         lines.append(f"<p>{safe(said)}</p>")
     if verdict.mend:
-        lines.append(f"<p>Mend:</p><pre>{safe(verdict.mend)}</pre>")
-    rules = f" {safe(control.rules)}" if control.rules else ""
-    lines.append(f'<p class="soft">Source: {safe(control.source)}.{rules}</p>')
+        lines.append(f'<p class="soft">What mends it:</p><pre>{safe(verdict.mend)}</pre>')
+    if control.rules:
+        lines.append(f'<p class="soft">{safe(control.rules)}</p>')
     return f'<article class="{_class(verdict.status)}">{"".join(lines)}</article>\n'
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import replace
 from typing import Any
 
@@ -21,6 +22,19 @@ def judged(name: str, facts: Any = None, **evidence: Any) -> Verdict:
     given = {"secret_files": (), **evidence}
     control = next(c for c in secrets.CONTROLS if c.id == f"secrets.{name}")
     return control.judge(case(facts or finished(), **given))
+
+
+def as_typed(*argv: str) -> str:
+    """Two shells read it: the workstation's, and the host's."""
+    return shlex.join(
+        ["ssh", "-t", "ops@10.0.99.10", *argv]
+        if not needs_quotes(argv)
+        else ["ssh", "-t", "ops@10.0.99.10", shlex.join(argv)]
+    )
+
+
+def needs_quotes(argv: tuple[str, ...]) -> bool:
+    return shlex.join(argv) != " ".join(argv)
 
 
 def key(**changes: Any) -> Any:
@@ -52,7 +66,7 @@ class TestStack:
         path = "/opt/stacks/ai/my keys.env"
         verdict = judged("stack", secret_files=(SecretFile(path, "stack", 0, 0, 0o644, True),))
         assert verdict.evidence == f"{path} is mode 0644, of user 0: it should be root's, 0600"
-        assert verdict.mend == "ssh -t ops@10.0.99.10 sudo chmod 600 '/opt/stacks/ai/my keys.env'"
+        assert verdict.mend == as_typed("sudo", "chmod", "0600", path)
 
     def test_the_same_file_is_told_once(self) -> None:
         verdict = judged("stack", key(mode=0o644), secret_files=(SecretFile(KEY, "stack", 0, 0, 0o644, False),))
@@ -87,7 +101,7 @@ def test_modes(name: str, file: SecretFile, status: Status) -> None:
     assert verdict.status == status
     if status == "fail":
         assert f"{file.path} is mode {file.mode:04o}" in verdict.evidence
-        assert verdict.mend.startswith("ssh -t ops@10.0.99.10 sudo chmod 0600 ")
+        assert verdict.mend == as_typed("sudo", "chmod", "0600", file.path)
 
 
 @pytest.mark.parametrize("name", ["tokens", "host-keys"])
@@ -108,7 +122,7 @@ class TestWorldWritable:
         verdict = judged("world-writable", open_trees={"/mnt/a b": found, "/x": Unknown("denied")})
         assert verdict.status == "fail"
         assert verdict.evidence.splitlines() == ["/mnt/a b/x (0777)", "/mnt/a b/y (0666)", "and 1 more"]
-        assert verdict.mend == "ssh -t ops@10.0.99.10 sudo chmod -R o-w '/mnt/a b'"
+        assert verdict.mend == as_typed("sudo", "chmod", "-R", "o-w", "/mnt/a b")
 
     @pytest.mark.parametrize(
         ("trees", "status"),

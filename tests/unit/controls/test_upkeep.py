@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import replace
 from datetime import date
 from typing import Any
@@ -97,7 +98,7 @@ class TestJournal:
         verdict = judged("journal", journal=Journal(most, at if most else "", storage, 100 * GIB))
         assert verdict.status == status
         if status == "fail" and most:
-            assert verdict.mend == f"ssh -t ops@10.0.99.10 sudoedit '{at}'"
+            assert verdict.mend == f"ssh -t ops@10.0.99.10 {shlex.quote(shlex.join(['sudoedit', at]))}"
 
     def test_four_gib_are_never_too_much(self) -> None:
         assert judged("journal", journal=Journal("4G", "/etc/x", "auto", 8 * GIB)).status == "pass"
@@ -202,8 +203,10 @@ class TestCustomNodes:
 
     def test_a_hostile_name_in_the_command(self) -> None:
         verdict = judged("custom-nodes", custom_nodes=(CustomNode("a; rm -rf 'x'", True, "main", COMMIT, 0),))
-        assert verdict.mend.startswith("ssh -t ops@10.0.99.10 sudo -u '#1024' git -C '/mnt/local/nvme/ai/")
-        assert verdict.mend.endswith(" checkout --detach")
+        ssh, terminal, target, remote = shlex.split(verdict.mend)
+        assert (ssh, terminal, target) == ("ssh", "-t", "ops@10.0.99.10")
+        place = "/mnt/local/nvme/ai/services/comfy-mnt/ComfyUI/custom_nodes/a; rm -rf 'x'"
+        assert shlex.split(remote) == ["sudo", "-u", "#1024", "git", "-C", place, "checkout", "--detach"]
 
 
 class TestWaivers:
