@@ -14,7 +14,7 @@ from typing import Any
 
 from pantheon import engine, foreign, reboot, repair, survival
 from pantheon import install as rooms
-from pantheon.errors import NotAsItShouldBe, PantheonError
+from pantheon.errors import Interrupted, NotAsItShouldBe, NotReached, PantheonError
 from pantheon.evidence import Evidence
 from pantheon.facts import Facts, OsRelease
 from pantheon.finding import Finding
@@ -52,7 +52,7 @@ def install(
             before, facts = facts, engine.look(connection, host)
             agreed, done = True, section.changes
             if not driver.reboot(host, facts, evidence):  # else nothing gets the GPU until then
-                with _goes_on(what, options):
+                with _goes_on(host, what, options):
                     watch(connection, host, before, plan.stops, what=what, report=report)
             continue
         why = driver.reboot(host, facts, evidence)
@@ -77,13 +77,15 @@ def _command(what: str, options: Options, *more: str) -> str:
 
 
 @contextmanager
-def _goes_on(what: str, options: Options) -> Iterator[None]:
+def _goes_on(host: Host, what: str, options: Options) -> Iterator[None]:
     """What fails in here names the command that goes on, with all that was given to it."""
     try:
         yield
     except PantheonError as problem:
         again = _command(what, options, *(["--reboot"] if options.reboot else []))
         named = [command.replace(f"invoke {what} --host", f"{again} --host") for command in problem.next_commands]
+        if isinstance(problem, Interrupted | NotReached):  # in the middle of a reboot, as a rule
+            named = [*(each for each in named if not each.startswith(again)), f"{again} --host {host.name}"]
         problem.next_commands = tuple(named)
         raise
 
@@ -147,7 +149,7 @@ def _apply(
     engine.agree(host, plan, [], options, report)
     if not options.now:
         repair.wait_for_jobs(connection, host, plan, report)
-    with _goes_on(what, options):
+    with _goes_on(host, what, options):
         engine.apply(connection, host, plan, facts, what=what, report=report)
 
 
@@ -196,7 +198,8 @@ def _reboot(
         return None
     if not agreed:
         engine.agree(host, plan, [], options, report)
-    return carry_out(connection, host, plan, facts, what=what, options=options, report=report)
+    with _goes_on(host, what, options):
+        return carry_out(connection, host, plan, facts, what=what, options=options, report=report)
 
 
 def _down(host: Host, facts: Facts) -> list[str]:

@@ -13,7 +13,7 @@ from rich.console import Console as RichConsole
 
 from pantheon import engine, installing, reboot, rebooting, repair
 from pantheon import install as rooms
-from pantheon.errors import Declined, Locked, NotAsItShouldBe, StepFailed
+from pantheon.errors import Declined, Interrupted, Locked, NotAsItShouldBe, StepFailed
 from pantheon.evidence import Busy, Evidence, FstabLine
 from pantheon.facts import Facts, Unknown
 from pantheon.finding import Finding
@@ -239,6 +239,17 @@ def test_what_cannot_start_before_the_reboot_is_not_followed(monkeypatch: pytest
         install(report, finished(), yes=True)
     assert not any(event.startswith("watching") for event in report.events)
     assert ended.value.details == ("down until then: comfy",)
+
+
+def test_a_wait_that_is_cut_short_names_the_command_that_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(*given: object, **more: object) -> None:
+        raise Interrupted("stopped waiting", next_commands=["invoke diagnose --host prometheus"])
+
+    World(monkeypatch, [finished()], [READY])
+    monkeypatch.setattr(reboot, "wait", stop)
+    with pytest.raises(Interrupted) as ended:
+        install(Seen(), INSTALLED, yes=True, reboot=True)
+    assert ended.value.next_commands[-1] == "invoke bringup --install --reboot --host prometheus"
 
 
 # ---- invoke reboot
