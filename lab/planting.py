@@ -60,18 +60,19 @@ def away(lab: Lab, name: str) -> None:
     lab.sh('docker rm -fv "$1" >/dev/null 2>&1 || true', name)
 
 
-def listen(lab: Lab, unit: str, address: str, port: int) -> None:
-    """A program that listens there, as a unit of that name."""
+def listen(lab: Lab, unit: str, address: str, port: int, *, program: str = "python3") -> None:
+    """A program that listens there, as a unit of that name; `program` is what it is called by."""
     lab.sh(
         """
         systemctl reset-failed "$1" 2>/dev/null || true
-        systemd-run -q --unit="$1" python3 -c "$4" "$2" "$3"
+        systemd-run -q --unit="$1" "$5" -c "$4" "$2" "$3"
         for _ in $(seq 100); do ss -ltn | grep -qF "$2:$3 " && exit; sleep 0.05; done; exit 1
         """,
         unit,
         address,
         str(port),
         LISTEN,
+        program,
     )
 
 

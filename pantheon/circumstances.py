@@ -63,7 +63,8 @@ class Desktop:
 
 @dataclass(frozen=True)
 class Domain:
-    """A virtual machine of libvirt, by its definition. `devices` are PCI addresses handed through to it."""
+    """A virtual machine of libvirt, by its definition. `devices` are PCI addresses handed through to it, `type` is the
+    hypervisor (kvm; qemu emulates in software)."""
 
     name: str
     path: str
@@ -73,6 +74,7 @@ class Domain:
     autostart: bool
     running: bool
     devices: tuple[str, ...] = ()
+    type: str = "kvm"
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,11 @@ from lab.planting import sh
 from lab.violations import Violation
 
 MISSING, LOCAL, DEAD = (f"/mnt/atlas/v-{name}" for name in ("missing", "local", "dead"))
+MEDIA = "/mnt/atlas/managed-media"
 DECLARED = {
     "atlas": [
         {"export": f"127.0.0.1:{path}", "mount": path, "mode": mode}
-        for path, mode in ((MISSING, "rw"), (LOCAL, "ro"), (DEAD, "rw"))
+        for path, mode in ((MISSING, "rw"), (LOCAL, "ro"), (DEAD, "rw"), (MEDIA, "rw"))
     ]
 }
 
@@ -27,6 +28,7 @@ def bury(lab: Lab) -> None:
 
 
 VIOLATIONS = (
+    Violation("nfs.intent", f"wants {MEDIA} rw", host=DECLARED),
     Violation("nfs.mounted", f"{MISSING} is not mounted", host=DECLARED),
     Violation("nfs.type", f"{LOCAL} is tmpfs", sh('mkdir -p "$1"; mount -t tmpfs v-local "$1"', LOCAL),
               sh('while mountpoint -q "$1"; do umount "$1"; done; rmdir "$1" 2>/dev/null || true', LOCAL),

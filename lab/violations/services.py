@@ -53,8 +53,20 @@ def unpublish(name: str) -> Callable[[Lab], None]:
     return undo
 
 
+def native(lab: Lab) -> None:
+    """An Ollama that somebody has installed on the host: a program of that name that listens."""
+    lab.sh("mkdir -p /run/v; ln -sf /usr/bin/python3 /run/v/ollama")
+    planting.listen(lab, "v-native", "127.0.0.1", 11500, program="/run/v/ollama")
+
+
+def no_native(lab: Lab) -> None:
+    planting.stop(lab, "v-native")
+    lab.sh("rm -rf /run/v")
+
+
 VIOLATIONS = (
     *(Violation(f"stack.{name}-bind", f"v-{name} is reachable", publish(name), unpublish(name)) for name in OPTIONS),
+    Violation("stack.containerised", "ollama listens on 127.0.0.1:11500", native, no_native),
     Violation("stack.alone", "container v-comfy was started by hand"),
     Violation("stack.compose-file", COMPOSE, sh('echo "# edited" >>"$1"', COMPOSE),
               sh('sed -i "/^# edited$/d" "$1"', COMPOSE)),

@@ -13,8 +13,8 @@ CARD = """<hostdev mode='subsystem' type='pci' managed='yes'>
 
 
 def define(name: str, *, cpu: str = "host-passthrough", vcpus: int = 1, gib: int = 1, devices: str = "",
-           ) -> Callable[[Lab], None]:  # fmt: skip
-    text = f"""<domain type='kvm'><name>{name}</name><memory unit='GiB'>{gib}</memory>
+           kind: str = "kvm") -> Callable[[Lab], None]:  # fmt: skip
+    text = f"""<domain type='{kind}'><name>{name}</name><memory unit='GiB'>{gib}</memory>
 <vcpu placement='static'>{vcpus}</vcpu><cpu mode='{cpu}'/><devices>{devices}</devices></domain>"""
 
     def plant(lab: Lab) -> None:
@@ -31,6 +31,7 @@ def undefine(name: str) -> Callable[[Lab], None]:
 
 
 VIOLATIONS = (
+    Violation("virt.kvm", "v-slow: type qemu", define("v-slow", kind="qemu"), undefine("v-slow")),
     Violation("virt.cpu-mode", "v-mode: CPU mode custom", define("v-mode", cpu="custom"), undefine("v-mode")),
     Violation("virt.cpu-overcommit", "v-cpus has 4096", define("v-cpus", vcpus=4096), undefine("v-cpus")),
     Violation("virt.memory-overcommit", "v-memory has", define("v-memory", gib=4096), undefine("v-memory")),

@@ -69,6 +69,7 @@ def domain(text: str, path: str) -> Object | None:
         "memory_mib": mib(memory),
         "autostart": False,
         "running": False,
+        "type": plain(tree.get("type", "")),
         "devices": [address(one) for one in tree.iterfind("devices/hostdev") if one.get("type") == "pci"],
     }
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from pantheon.circumstances import Drive
 from pantheon.control import Control, Verdict
 from pantheon.controls.verdicts import command, missing, not_applicable, not_checkable, of, passed, unknown
@@ -9,7 +11,9 @@ from pantheon.facts import Nvml, Unknown
 from pantheon.fixes import gpu_lost
 from pantheon.incident import Case
 from pantheon.sections import prereqs
+from pantheon.upkeep import Clock
 
+XID = re.compile(r"NVRM: Xid \([^)]*\): (\d+)", re.IGNORECASE)
 GPU_RULES = (
     "The procedure says RTX 4000 Ada Generation, the system page RTX A4000 Ada, a card that there is not (RTX A4000 is "
     "Ampere). The procedure rules, being authoritative; the name is the one that the driver itself gives."
@@ -37,15 +41,18 @@ def nvidia_smi(case: Case) -> Verdict:
 
 def gpu_errors(case: Case) -> Verdict:
     """§2: "No errors". The driver logs a card's own faults as Xid, and counts what its memory could not correct."""
-    nvml, log = case.facts.nvml, case.evidence.kernel_log
+    nvml, log, clock = case.facts.nvml, case.evidence.kernel_log, case.evidence.clock
     if not isinstance(nvml, Nvml):
         return unknown(missing(nvml, "no NVML library on the host"), mend=command(case, "prereqs"))
     look = case.host.ssh("sudo journalctl -k -g NVRM")
-    wrong = [f"{f.text}\n{f.evidence}" for f in gpu_lost.diagnose(case) if f.id == "gpu-lost.xid"]
+    codes = [int(found[1]) for line in log if (found := XID.search(line))] if isinstance(log, tuple) else []
+    wrong = [f"the driver has logged Xid {code} ({gpu_lost.XIDS[code]})" for code in codes if code in gpu_lost.XIDS]
     wrong += [f"GPU {gpu.index}: {gpu.ecc_uncorrected} uncorrected memory errors" for gpu in nvml.gpus
               if gpu.ecc_uncorrected]  # fmt: skip
     if wrong:
-        return Verdict("fail", "\n".join(wrong), look)
+        return Verdict("fail", "\n".join(dict.fromkeys(wrong)), look)
+    if not isinstance(log, tuple) and isinstance(clock, Clock) and clock.container:
+        return not_applicable(f"this host is a container ({clock.container}): the kernel's log is another machine's")
     if not isinstance(log, tuple):
         return unknown(log, mend=look)
     return passed("no Xid of the card in the kernel's log since the boot, no uncorrected memory error")

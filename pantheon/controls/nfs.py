@@ -19,6 +19,9 @@ from pantheon.inventory import SERVICES, AtlasMount
 from pantheon.nfs import Atlas, Share
 
 SOURCE = "system page, Storage Layout"
+# What the page wants of the places that it names.
+PAGE = {"/mnt/atlas/appdata": "rw", "/mnt/atlas/datasets": "rw"}
+PAGE |= {"/mnt/atlas/managed-media": "ro", "/mnt/atlas/shared-media": "ro"}
 UNUSED_RULES = (
     "The system page keeps the state of containers on /mnt/atlas/appdata, the procedure says local storage only. The "
     "procedure rules for the AI stack: it must run with Atlas down. Other services may use appdata."
@@ -43,6 +46,18 @@ def _up(case: Case) -> list[tuple[AtlasMount, Share, Mount]] | Verdict:
         return pairs
     up = [(want, share, row) for want, share in pairs if (row := atlas.top(share))]
     return up or not_applicable("nothing of Atlas is mounted now")
+
+
+def intent(case: Case) -> Verdict:
+    """hosts.toml is what the other controls go by: it must want what the page wants."""
+    named = [want for want in case.host.atlas if want.mount in PAGE]
+    if not named:
+        return not_applicable("hosts.toml names none of the mounts that the page names")
+    wrong = [want for want in named if want.mode != PAGE[want.mount]]
+    if wrong:
+        told = "\n".join(f"hosts.toml wants {w.mount} {w.mode}, the page {PAGE[w.mount]}" for w in wrong)
+        return Verdict("fail", told, f'hosts.toml: mode = "{PAGE[wrong[0].mount]}" for {wrong[0].mount}')
+    return passed("\n".join(f"{want.mount}: {want.mode}" for want in named))
 
 
 def mounted(case: Case) -> Verdict:
@@ -158,6 +173,8 @@ def owners(case: Case) -> Verdict:
 
 
 CONTROLS = (
+    Control("nfs.intent", "hosts.toml wants media libraries read-only, data and appdata writable", "medium", SOURCE,
+            intent),
     Control("nfs.mounted", "Every mount of Atlas is there, or made at its first use", "medium", SOURCE, mounted),
     Control("nfs.type", "Each is really NFS, from the export that hosts.toml names", "medium", SOURCE, really),
     Control("nfs.modes", "Each is ro or rw as intended", "high", "system page, Storage Layout and Security Posture",

@@ -100,6 +100,29 @@ def _ports(one: Container) -> str:
     return ", ".join(f"{place(p.address, p.port)} -> {p.container_port}" for p in one.ports) or "publishes nothing"
 
 
+def containerised(case: Case) -> Verdict:
+    """A service that somebody installed on the host itself has its own data, and takes the port of ours."""
+    listeners, programs = (
+        case.facts.listeners,
+        {"ollama": "Ollama", "open-webui": "Open WebUI", "open_webui": "Open WebUI"},
+    )
+    if not isinstance(listeners, tuple):
+        return unknown(listeners)
+    ports = {case.host.service(name).port: NAMES[name] for name in SERVICES}
+    docker = ("docker-proxy", "dockerd", "rootlesskit", "")
+    wrong = []
+    for one in listeners:
+        name = programs.get(one.process) or (ports.get(one.port) if one.process not in docker else None)
+        if name and not one.container:
+            wrong.append(f"{one.process} listens on {place(one.address, one.port)}, outside any container: {name}?")
+    if wrong:
+        look = case.host.ssh("sudo ss -ltnp")
+        return Verdict(
+            "fail", "\n".join(wrong), f"stop and remove it (such as: systemctl disable --now ollama); {look}"
+        )
+    return passed("no program on the host itself is one of the services, or has their ports")
+
+
 # ---- the pattern (§5, §6)
 
 
@@ -149,7 +172,10 @@ def alone(case: Case) -> Verdict:
     if containers(case) is None:
         return unknown(case.facts.containers)
     theirs = [f for f in found if f.id.startswith("stack.foreign.")]
-    return of(case, theirs, *(f.id for f in theirs), otherwise=passed("no container of the services but ours"))
+    if not theirs:
+        return passed("no container of the services but ours")
+    told = "\n".join(f"{finding.text.removesuffix('; nothing is touched')}" for finding in theirs)
+    return Verdict("fail", told, theirs[0].mend)
 
 
 def single_mount(case: Case) -> Verdict:
@@ -319,6 +345,8 @@ CONTROLS = (
             _line("comfy.log-errors", needs="comfy")),
     Control("stack.comfy-started", 'ComfyUI\'s log says "Starting server"', "medium", "procedure §8",
             _line("comfy.log-started", needs="comfy")),
+    Control("stack.containerised", "The services run in containers, not on the host itself", "medium",
+            "procedure §1", containerised),
     Control("stack.compose-file", "The Compose file is the one that hosts.toml makes", "medium", "procedure §5",
             compose_file),
     Control("stack.declared", "The containers are made as hosts.toml says", "medium", "procedure §5", declared),

@@ -27,6 +27,17 @@ def _edit(case: Case, domain: Domain) -> str:
     return case.host.ssh(f"sudo virsh edit {domain.name}")
 
 
+def hypervisor(case: Case) -> Verdict:
+    found = _virtual(case)
+    if isinstance(found, Verdict):
+        return found
+    wrong = [one for one in found.domains if one.type != "kvm"]
+    if wrong:
+        told = "\n".join(f"{one.name}: type {one.type or 'not set'}" for one in wrong)
+        return Verdict("fail", told, f"{_edit(case, wrong[0])}: <domain type='kvm'>")
+    return passed("\n".join(f"{one.name}: kvm" for one in found.domains))
+
+
 def cpu_mode(case: Case) -> Verdict:
     found = _virtual(case)
     if isinstance(found, Verdict):
@@ -92,6 +103,7 @@ def passthrough(case: Case) -> Verdict:
 
 
 CONTROLS = (
+    Control("virt.kvm", "Virtual machines run on KVM", "low", SOURCE, hypervisor),
     Control("virt.cpu-mode", "Virtual machines have CPU mode host-passthrough", "low", SOURCE, cpu_mode),
     Control("virt.cpu-overcommit", "Virtual machines have no more CPUs than the host", "medium", SOURCE, cpus),
     Control("virt.memory-overcommit", "Virtual machines have no more memory than the host", "medium", SOURCE, memory),

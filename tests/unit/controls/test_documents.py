@@ -20,6 +20,7 @@ from pantheon.here import Here
 from pantheon.incident import Case, Choices
 from pantheon.inventory import Monitoring
 from pantheon.kernels import Kernel
+from pantheon.upkeep import Clock
 from tests.unit.controls.documents import (
     AUDITED,
     CARD,
@@ -155,6 +156,7 @@ ROWS: list[Row] = [
     ("hw.gpu-errors", lambda: well(look=gpu(ecc_uncorrected=2)), "fail", "2 uncorrected"),
     ("hw.gpu-errors", lambda: well(kernel_log=("NVRM: Xid (PCI:0000:01:00): 79, GPU lost",)), "fail", "Xid 79"),
     ("hw.gpu-errors", lambda: well(kernel_log=NO), "unknown", "denied"),
+    ("hw.gpu-errors", lambda: well(kernel_log=NO, clock=Clock(True, (), "docker")), "not applicable", "container"),
     ("hw.gpu-errors", lambda: well(look=look(nvml=NO)), "unknown", "denied"),
     ("hw.disks", lambda: well(drives=(Drive("/mnt/local/nvme", "/dev/sdb1", "hdd"),)), "fail", "hdd"),
     ("hw.disks", lambda: well(drives=(Drive("/", "/dev/vda1", ""),)), "not checkable", "/dev/vda1"),
@@ -358,6 +360,14 @@ ROWS: list[Row] = [
     ("nfs.owners", lambda: well(WITH_ATLAS), "not checkable", "writes nothing"),
     *((f"nfs.{name}", well, "not applicable", "names no mount")
       for name in ("mounted", "type", "modes", "answers", "at-boot", "owners")),
+    ("virt.kvm", lambda: well(virtual=machine(type="qemu")), "fail", "type qemu"),
+    ("nfs.intent", lambda: well(replace(AUDITED, atlas=(replace(WANT[0], mount="/mnt/atlas/shared-media"),))), "fail",
+     "the page ro"),
+    ("nfs.intent", well, "not applicable", "names none"),
+    ("stack.containerised", lambda: well(look=hears(SSHD, Listener("127.0.0.1", 11500, 9, "ollama", ""))), "fail",
+     "127.0.0.1:11500"),
+    ("stack.containerised", lambda: well(look=hears(SSHD, Listener("127.0.0.1", 8188, 9, "python3", ""))), "fail",
+     "ComfyUI?"),
     ("virt.cpu-mode", lambda: well(virtual=machine(cpu_mode="host-model")), "fail", "host-model"),
     ("virt.cpu-overcommit", lambda: well(virtual=machine(vcpus=17)), "fail", "17"),
     ("virt.cpu-overcommit", lambda: well(virtual=Virtual((VM, replace(VM, name="b", vcpus=14)), 16, 65536)), "fail",
@@ -371,7 +381,7 @@ ROWS: list[Row] = [
     ("virt.gpu", lambda: well(cards=Cards((CARD,), False, "", ("/etc/modprobe.d/v.conf:1: options",))),
      "fail", "v.conf"),
     *((f"virt.{name}", lambda: well(virtual=None), "not applicable", "libvirt")
-      for name in ("cpu-mode", "cpu-overcommit", "memory-overcommit")),
+      for name in ("kvm", "cpu-mode", "cpu-overcommit", "memory-overcommit")),
     *((f"virt.{name}", lambda: well(virtual=Virtual((), 16, 1, ("/x.xml: broken",))), "unknown", "broken")
       for name in ("cpu-mode", "cpu-overcommit", "memory-overcommit")),
     ("mon.dcgm", lambda: well(host=replace(AUDITED, monitoring=Monitoring(True))), "fail", "no container"),
@@ -383,7 +393,7 @@ ROWS: list[Row] = [
 ]  # fmt: skip
 
 # What need not pass on a host that is well: it cannot, or there is nothing to judge.
-BESIDES = {"mon.dcgm", "mon.metrics", "mon.alerts", "net.dhcp", "nfs.owners"}
+BESIDES = {"mon.dcgm", "mon.metrics", "mon.alerts", "net.dhcp", "nfs.owners", "nfs.intent"}
 
 
 @pytest.mark.parametrize(
@@ -441,7 +451,7 @@ def test_what_is_not_known_never_passes(control: Control, about: Case) -> None:
     verdict = control.judge(about)
     if about is BARE:
         assert verdict.status in ("unknown", "fail", "not checkable", "not applicable"), verdict
-        applies = control.id not in ("mon.dcgm", "storage.at-boot") and not control.id.startswith(("beyond.", "mon."))
+        applies = control.id not in ("mon.dcgm", "nfs.intent") and not control.id.startswith(("beyond.", "mon."))
         assert verdict.status != "not applicable" or not applies, verdict
     assert verdict.status in STATUSES
 
