@@ -255,7 +255,8 @@ def _run(lab: Lab) -> Stack:
         {
             "comfy": Place("/home/ops/ai/run"),
             "base": Place("/home/ops/ai/basedir"),
-            "ollama": Place("/root/.ollama", container="my-ollama"),
+            # By its id: it may get another name.
+            "ollama": Place("/root/.ollama", container=lab.sh("docker inspect -f '{{.Id}}' my-ollama").strip()),
             "openwebui": Place("/home/ops/ai/webui"),
         },
         key="",
