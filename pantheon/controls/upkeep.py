@@ -141,7 +141,8 @@ def custom_nodes(case: Case) -> Verdict:
     first = next((node.name for node in seen if node.git and node.branch and _loose(node)), "")
     if not first:
         return Verdict("fail", "\n".join(wrong), "write down where each is from, or install it through ComfyUI-Manager")
-    command = ("sudo", "-u", f"#{layout.COMFY}", "git", "-C", f"{places}/{first}", "checkout", "--detach")
+    as_comfy = ("sudo", "setpriv", f"--reuid={layout.COMFY}", f"--regid={layout.COMFY}", "--clear-groups")
+    command = (*as_comfy, "git", "-C", f"{places}/{first}", "checkout", "--detach")
     return Verdict("fail", "\n".join(wrong), on(case, *command))
 
 

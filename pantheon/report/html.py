@@ -37,7 +37,7 @@ article.fail { border-left-color: var(--fail); } article.unknown { border-left-c
 article.waived { border-left-color: var(--waived); }
 .pass { color: var(--pass); } .fail > .what, li.fail, p.fail { color: var(--fail); }
 .unknown > .what, li.unknown { color: var(--unknown); } .waived > .what, li.waived { color: var(--waived); }
-.what { font-size: .85rem; font-weight: 600; }
+.what { font-size: .85rem; font-weight: 600; } .what .soft { font-weight: normal; }
 pre, code { font: .85rem/1.45 ui-monospace, "DejaVu Sans Mono", Menlo, Consolas, monospace; }
 pre { background: var(--code); border-radius: .35rem; padding: .5rem .7rem; margin: .5rem 0; white-space: pre-wrap;
   overflow-wrap: anywhere; }
