@@ -139,7 +139,7 @@ def compose_file(case: Case) -> Verdict:
         return Verdict("fail", f"{path} is not there", command(case, "bringup"))
     if found.text != stack.compose_text(host):
         return Verdict("fail", f"{path} is another than hosts.toml makes: it was edited, or hosts.toml was",
-                       command(case, "bringup", "--plan"))  # fmt: skip
+                       command(case, "bringup"))  # fmt: skip
     return passed(f"{path} is as hosts.toml makes it")
 
 
