@@ -372,8 +372,9 @@ def check(host: Host, seen: Atlas, *, tried: bool = False) -> list[Finding]:
             Finding(f"{NAME}.client", "fail", text, "no mount.nfs4", f"invoke atlas --host {host.name}", SOURCE)
         )
     for want, share in pairs(host, seen):
-        found += _place(host, want, share, seen) or _mounted(host, want, share, seen)
-        if tried:
+        about = _place(host, want, share, seen) or _mounted(host, want, share, seen)
+        found += about
+        if tried and about[-1].level == "ok":
             found += attempts(host, want, share, seen)
     for unit in unwanted(host, seen):
         if unit.name.endswith(".mount"):
@@ -599,6 +600,8 @@ def _owner(owner: Iterable[int]) -> str:
 
 
 def _squash(root: Tried) -> str:
+    if root.error and root.error not in REFUSED:
+        return f"root's attempt failed ({root.error})"
     if root.error:
         return f"root cannot write there ({root.error}: root is squashed)"
     if root.owner[:1] == (0,):

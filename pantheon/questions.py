@@ -147,9 +147,11 @@ def matters(host: Host, *, nonce: str) -> dict[str, object]:
 
 
 def _share(wanted: AtlasMount) -> dict[str, object]:
-    """What is asked about a mount of Atlas: the place, and how its server is reached."""
+    """What is asked about a mount of Atlas: the place, and how its server is reached; port 0 where that is not TCP."""
     options = dict(option.partition("=")[::2] for option in wanted.options.split(","))
     version = options.get("nfsvers") or options.get("vers") or ("4" if wanted.type == "nfs4" else "3")
     server = wanted.export.partition(":/")[0].removeprefix("[").removesuffix("]")
     port = int(options["port"]) if options.get("port", "").isdecimal() else NFS_PORT
+    if options.get("proto", "tcp") not in ("tcp", "tcp6") or {"udp", "rdma"} & options.keys():
+        port = 0
     return {"mount": wanted.mount, "server": server, "port": port, "version": 3 if version.startswith("3") else 4}

@@ -18,7 +18,7 @@ import time
 from pantheon.collecting import disks
 from pantheon.looks import work
 from pantheon.looks.files import Ground, read_bytes, unescape, which
-from pantheon.looks.text import Json, Object, Unread, plain, shown, unit_name, why
+from pantheon.looks.text import Json, Object, Unread, plain, shown, unit_name, unknown, why
 
 HEADER = "# Written by pantheon"
 OURS = "/etc/systemd/system"
@@ -46,15 +46,17 @@ def atlas(spec: Object, root: str) -> Json:
     end = time.monotonic() + 2 * CALL_S
     states = _states([str(one["mount"]) for one in wanted]) if not root else {}
     shares: list[Object] = [_share(ground, root, one, states) for one in wanted]
-    work.each(shares, lambda share: share.update(answers=_answers(root, share)))
     for thread in asked:
         thread.join(max(0.0, end - time.monotonic()))
-    names = {one["server"] for one in wanted}
     silent = f"its name gave no address within {2 * CALL_S:g} s"
+    told = {str(one["server"]): servers.get(one["server"], silent) for one in wanted}
+    # Who touches a mount whose server is silent is stuck for as long as it is: each look would leave one more behind.
+    whose = {str(one["mount"]): told[str(one["server"])] for one in wanted}
+    work.each(shares, lambda share: share.update(answers=_answers(root, share, whose[share["mount"]])))
     return {
         "client": which("mount.nfs4") or which("mount.nfs"),
         "autofs": os.path.exists(f"{root}/dev/autofs"),
-        "servers": {name: servers.get(name, silent) for name in sorted(names)},
+        "servers": told,
         "shares": shares,
         "parents": _parents(ground, wanted),
         "ours": _ours(root),
@@ -72,7 +74,7 @@ def _servers(wanted: list[Object]) -> list[tuple[str, int, int]]:
 def _ask(about: tuple[str, int, int], servers: Object) -> None:
     name, port, version = about
     try:
-        servers[name] = ask(name, port, version)
+        servers[name] = ask(name, port, version) if port else ""
     except Exception as error:  # a name of the inventory's may be anything
         servers[name] = why(error)
 
@@ -123,8 +125,12 @@ def _share(ground: Ground, root: str, wanted: Object, states: Object) -> Object:
     return here
 
 
-def _answers(root: str, share: Object) -> Json:
-    return work.attempt(disks.touch_place, root + str(share["mount"])) if share["rows"] else None
+def _answers(root: str, share: Object, down: str) -> Json:
+    if not share["rows"]:
+        return None
+    if down:
+        return unknown("not touched: its server does not answer")
+    return work.attempt(disks.touch_place, root + str(share["mount"]))
 
 
 def _reading(ground: Ground, path: str) -> str:

@@ -243,7 +243,8 @@ def _atlas(case: Case) -> list[Finding]:
     for mount in case.host.atlas:
         state, said = _atlas_state(case, mount)
         if state != "fine":
-            text = f"{mount.mount} ({mount.export}) is {'not mounted' if state == 'absent' else 'stale'}"
+            words = "is not mounted" if state == "absent" else "is stale"
+            text = f"{mount.mount} ({mount.export}) {'does not answer' if 'no answer within' in said else words}"
             mend = command(case, ID) if _theirs(case, mount) else f"invoke atlas --host {case.host.name}"
             out.append(Finding(f"{ID}.atlas{mount.mount}", "warn", text, said, mend, SOURCE))
     return out
