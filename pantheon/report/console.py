@@ -70,8 +70,8 @@ class Console:
     def prose(self, head: str, text: str, style: str = "") -> None:
         """Words behind `head`, wrapped under themselves on a terminal. Not for commands: those stay in one piece, so
         that they can be copied."""
-        if not self.out.is_terminal:
-            self.out.print(Text(f"{head}{clean(text)}", style), soft_wrap=True)
+        if not self.out.is_terminal or not head:
+            self.out.print(Text(f"{head}{clean(text)}", style), soft_wrap=not self.out.is_terminal)
             return
         grid = Table.grid()
         grid.add_column(width=len(head))
