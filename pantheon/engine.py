@@ -313,7 +313,8 @@ def prerequisites(host: Host, *, options: Options, report: Report) -> int:
             ready, code = installing.install(connection, host, facts, what="prereqs", options=options, report=report)
             if ready is None:
                 return code
-            facts = ready
+            if ready is not facts:
+                facts, began = ready, time.monotonic() - ready.took_s
         findings = procedure.check(host, facts, ("prereqs",))
     report.findings(host, "prerequisites (§2)", findings, took_s=time.monotonic() - began)
     return _code(findings)
