@@ -112,7 +112,7 @@ def _free(
     inner = any(d.way == "in place" and within(copy.target, d.target) for d in data)
     undone = record is not None and record.stage == "undone" and copy.target in {one.target for one in record.data}
     if (inner or undone) and not place.is_mount and place.kind == "dir":
-        return Moved(copy.target, _spare(found, copy.target)), None
+        return Moved(copy.target, spare(found, copy.target)), None
     names = ", ".join(place.entries[:5]) + (", .." if len(place.entries) > 5 else "")
     text = f"{copy.target} is not empty, and nothing in it is replaced"
     mend = f"look whose it is; to make room: sudo mv {copy.target} {copy.target}.before, then the same command"
@@ -129,7 +129,8 @@ def _exists(found: Belongings, path: str) -> bool:
     return isinstance(place, Place) and bool(place.kind)
 
 
-def _spare(found: Belongings, target: str) -> str:
+def spare(found: Belongings, target: str) -> str:
+    """The first of these names that is free."""
     names = spare_names(target)
     return next((name for name in names if not _exists(found, name)), names[-1])
 

@@ -21,7 +21,7 @@ from pantheon.takeover import after, copies, data, moves, neighbours, settings, 
 from pantheon.takeover.copies import Copy, owner_of
 from pantheon.takeover.data import Datum, Piece, Source
 from pantheon.takeover.old import Found, Old
-from pantheon.takeover.record import Kept, Moved, Record
+from pantheon.takeover.record import FILE_SUFFIX, Kept, Moved, Record
 from pantheon.takeover.record import Place as Noted
 
 NAME = "takeover"
@@ -65,8 +65,8 @@ def ask(host: Host, facts: Facts, olds: tuple[Old, ...]) -> dict[str, object]:
     files = [path for old in olds for path in neighbours.compose_files(old.container)]
     targets = [piece.target for _, piece in pieces(host, facts, olds)]
     kept = [f"{layout.openwebui_data(host)}/{name}" for name in DATABASE]
-    more = [*files, *kept, *(f"{path}.before-pantheon" for path in [*files, *kept])]
-    more += [name for target in targets for name in copies.spare_names(target)]
+    more = [*files, *kept, *(f"{path}{FILE_SUFFIX}" for path in files)]
+    more += [name for target in [*targets, *kept] for name in copies.spare_names(target)]
     asked = data.ask(host, (), more)
     paths, layers, volumes = set(more), dict[str, list[str]](), set()
     for container, piece in pieces(host, facts, olds):
@@ -207,7 +207,9 @@ def _record(
             data=tuple(dict.fromkeys((*begun.data, *_noted(judged)))),
             left=tuple(sorted({*begun.left, *found.left})),
         )
-    del before
+    # What an earlier takeover keeps stays known, if only as nothing to worry about.
+    earlier = before.kept_ids() if before and before.stage == "ready" else set()
+    stamp = "".join(filter(str.isdigit, when))
     in_place = [d for d in judged if d.way == "in place"]
     return Record(
         kind=kind,
@@ -218,12 +220,12 @@ def _record(
         aside=tuple(copy.aside for copy in made if copy.aside),
         databases=_databases(host, in_place, seen, olds),
         owners=tuple(
-            Moved(d.target, f"{NOTES}/{d.target.strip('/').replace('/', '-')}.gz")
+            Moved(d.target, f"{NOTES}/{d.target.strip('/').replace('/', '-')}-{stamp}.gz")
             for d in in_place
             if _is_of_others(host, d)
         ),
         data=_noted(judged),
-        left=found.left,
+        left=tuple(sorted({*found.left, *earlier})),
     )
 
 
@@ -250,7 +252,9 @@ def _kept(old: Old) -> Kept:
 
 def _noted(judged: list[Datum]) -> tuple[Noted, ...]:
     return tuple(
-        Noted(d.piece.service, str(d.piece.source), d.target, d.way) for d in judged if d.way in ("in place", "copied")
+        Noted(d.piece.service, str(d.piece.source), d.target, d.way)
+        for d in judged
+        if d.way in ("in place", "copied") or (d.way == "nothing" and not d.piece.source.container)
     )
 
 
@@ -265,9 +269,10 @@ def _databases(host: Host, in_place: list[Datum], seen: Belongings, olds: tuple[
     top = layout.openwebui_data(host)
     if not any(d.target == top for d in in_place) or not any(o.service == "openwebui" for o in olds):
         return ()
-    found = [f"{top}/{name}" for name in DATABASE]
-    there = [path for path in found if isinstance(place := seen.places.get(path), Place) and place.kind == "file"]
-    return tuple(Moved(path, f"{path}.before-pantheon") for path in there)
+    files = [f"{top}/{name}" for name in DATABASE]
+    there = [path for path in files if isinstance(place := seen.places.get(path), Place) and place.kind == "file"]
+    number = max((copies.spare_names(path).index(copies.spare(seen, path)) for path in there), default=0)
+    return tuple(Moved(path, copies.spare_names(path)[number]) for path in there)
 
 
 # ---- the sections

@@ -21,7 +21,7 @@ SCHEMA = 1
 STAGES = ("begun", "ready", "undoing", "undone")
 SUFFIX = "-before-pantheon"  # of a container that is kept
 FILE_SUFFIX = ".before-pantheon"  # of a file or directory that is kept
-LISTS = "/var/lib/pantheon/takeover"  # who owned what
+LISTS = "/var/lib/pantheon/takeover"  # records of earlier takeovers
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,8 @@ class Moved:
 @dataclass(frozen=True)
 class Place:
     """Where a datum was, and where it is now. `source` is a path, or `container:ID:/path` for one in a container's own
-    layer or a volume that only the engine can read. `way`: "copied" or "in place"."""
+    layer or a volume that only the engine can read. `way`: "copied", "in place", or "nothing" where
+    nothing was there to be copied."""
 
     service: str
     source: str

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pantheon.inventory import Host
 from pantheon.takeover import steps
-from pantheon.takeover.copies import Copy, minutes, size
+from pantheon.takeover.copies import Copy, minutes, owner_of, size
 from pantheon.takeover.data import Datum, Piece
 from pantheon.takeover.old import Old
 
@@ -22,7 +22,7 @@ def lines(
         old = next((one for one in olds if one.service == service), None)
         said.append(_title(old, service))
         own = sorted(groups.get(service, ()), key=lambda datum: datum.piece.inside)
-        said += [f"  {line}" for datum in own if (line := _line(datum, free))]
+        said += [f"  {line}" for datum in own if (line := _line(host, datum, free))]
     said += [f"{copy.target} makes room: set aside as {copy.aside.new}" for copy in made if copy.aside]
     total = sum(copy.bytes for copy in made)
     up = [old.name for old in to_stop if old.is_up]
@@ -44,14 +44,17 @@ def _title(old: Old | None, service: str) -> str:
     return f"{old.name} ({by}) → {service}; kept as {old.kept}"
 
 
-def _line(datum: Datum, free: dict[Piece, int]) -> str:
+def _line(host: Host, datum: Datum, free: dict[Piece, int]) -> str:
     piece = datum.piece
     source = f"{piece.inside} in the container" if piece.source.container else piece.source.path
     if piece.via == "volume":  # by the name that its owner knows
         source = f"{piece.inside} in volume {piece.volume[:20]}"
     least = "" if datum.complete else "at least "
     if datum.way == "in place":
-        return f"{datum.target}: used in place"
+        owner = owner_of(host, datum.target)
+        others = ", ".join(sorted(set(datum.owners) - {f"{owner[0]}:{owner[1]}"})) if owner else ""
+        change = f"; owner {others} → {owner[0]}:{owner[1]}" if owner and others else ""
+        return f"{datum.target}: used in place{change}"
     if datum.way == "copied":
         most = "at most " if piece.via == "layer" else least
         return f"{source} → {datum.target}: copied ({most}{size(datum.bytes)}, {size(free.get(piece, 0))} free)"
