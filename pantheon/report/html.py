@@ -20,7 +20,7 @@ STYLE = """
   --pass: #6fd38a; --fail: #ff8f8a; --unknown: #d9a3f2; --waived: #eabf62; --other: #a3adb8; } }
 * { box-sizing: border-box; }
 html { -webkit-text-size-adjust: 100%; text-size-adjust: 100%; }
-body { margin: 0; background: var(--page); color: var(--ink); font: 16px/1.5 system-ui, sans-serif; }
+body { margin: 0; background: var(--page); color: var(--ink); font: 1rem/1.5 system-ui, sans-serif; }
 main { max-width: 62rem; margin: 0 auto; padding: 1.5rem 1rem 4rem; }
 h1 { font-size: 1.6rem; line-height: 1.2; margin: 0 0 .25rem; }
 h2 { font-size: 1.15rem; margin: 2.25rem 0 .75rem; }
@@ -47,7 +47,7 @@ caption { text-align: left; color: var(--soft); padding: 0 0 .4rem; }
 th, td { text-align: left; vertical-align: top; padding: .45rem .7rem; border-top: 1px solid var(--line);
   overflow-wrap: anywhere; font-weight: normal; }
 thead th { font-size: .85rem; color: var(--soft); border-top: 0; }
-tbody th { width: 15rem; } td.told { width: 42%; color: var(--soft); font-size: .9rem; white-space: pre-line; }
+tbody th { width: 26%; } td.told { width: 42%; color: var(--soft); font-size: .9rem; white-space: pre-line; }
 @media (max-width: 600px) {
   main { padding: 1rem .75rem 3rem; }
   thead { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); }
@@ -57,7 +57,7 @@ tbody th { width: 15rem; } td.told { width: 42%; color: var(--soft); font-size: 
 @media print {
   :root { color-scheme: light; --page: #fff; --card: #fff; --ink: #000; --soft: #444; --line: #999; --code: #fff;
     --pass: #17692f; --fail: #b3181f; --unknown: #7a2e9e; --waived: #7d5300; --other: #444; }
-  body { font-size: 10pt; } main { max-width: none; padding: 0; }
+  html { font-size: 9pt; } main { max-width: none; padding: 0; }
   pre { border: 1px solid var(--line); } h2 { break-after: avoid; }
   article, tr, .sum { break-inside: avoid; } thead { display: table-header-group; }
   @page { margin: 15mm; } }
@@ -104,7 +104,7 @@ def _head(audit: Audit) -> str:
     ]
     good = audit.is_good
     least = "" if audit.fail_on == SEVERITIES[0] else f" of severity {audit.fail_on} or above"
-    verdict = f"Every control{least} holds." if good else f"Not as it should be: {_by_severity(audit)}."
+    verdict = f"Every control{least} that can be checked here holds." if good else f"Not as it should be: {_by_severity(audit)}."
     notes = "".join(f"<p>{safe(note)}</p>" for note in audit.notes)
     return (
         f'<header>\n<h1>Audit of {safe(audit.host)}</h1>\n<p class="soft">{about}</p>\n'

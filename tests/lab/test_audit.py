@@ -81,16 +81,16 @@ def baseline(world: World) -> dict[str, Any]:
 
 class TestWell:
     def test_what_is_wrong_on_a_lab_that_is_well(self, well: World) -> None:
-        """Nothing but what its kernel cannot tell, being the workstation's."""
+        """Nothing; and an audit ends with 0."""
         wrong = [name for name, one in baseline(well).items() if one["status"] in ("fail", "unknown")]
-        assert wrong == ["hw.gpu-errors"], [baseline(well)[name] for name in wrong]
+        assert wrong == [], [baseline(well)[name] for name in wrong]
 
     def test_it_reads_only_and_takes_a_second_or_two(self, well: World) -> None:
         """Or not much more than a bring-up that finds nothing to do, where others keep the processors busy."""
         baseline(well)
         with well.unchanged():
             done = well.invoke("audit")
-        assert done.code == 2, done.seen
+        assert done.code == 0, done.seen
         assert done.err == ""
         assert "AUDIT lab (ops@127.0.0.1)" in done.out
         assert done.out.count("\n✓ ") > 80, done.seen
@@ -122,7 +122,7 @@ class TestWell:
         """In a real browser: nothing is asked for but the page itself, and nothing is wider than the screen."""
         if not browsers.find():
             pytest.skip("NOT RUN: no browser on this machine. Next: python -m lab.browser")
-        done = well.invoke("audit", "--format", "html", "--fail-on", "critical")
+        done = well.invoke("audit", "--format", "html")
         assert (done.code, done.err) == (0, ""), done.seen
         (tmp_path / "audit.html").write_text(done.out, encoding="utf-8")
         with Browser() as browser:
@@ -138,7 +138,7 @@ class TestWell:
             assert {url.partition(":")[0] for url in page.requests.values()} <= {"file", "data"}
             assert page.evaluate("document.title").startswith("Audit of lab, 20")
         junit = well.invoke("audit", "--format", "junit")
-        assert (junit.code, junit.err) == (2, ""), junit.seen
+        assert (junit.code, junit.err) == (0, ""), junit.seen
         cases = list(ElementTree.fromstring(junit.out.encode()).iter("testcase"))
         assert len(cases) == len(controls.every())
         key = well.sh("cat /opt/stacks/ai/secrets/webui_secret_key")
