@@ -35,7 +35,7 @@ class TestPrerequisites:
         with faults.card(untouched.lab, driver="580.95.05"):
             done = refused(untouched)
             assert "driver is 580.95.05, not 590.x" in done.out, done.seen
-            assert "nvidia-driver-590" in done.out, done.seen
+            assert "invoke prereqs --install --reboot --host lab" in done.out, done.seen
         with faults.card(untouched.lab, name="NVIDIA RTX A4000", total="16376"):
             done = refused(untouched)
             assert "GPU is NVIDIA RTX A4000, not NVIDIA RTX 4000 Ada Generation" in done.out, done.seen
