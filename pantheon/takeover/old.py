@@ -60,11 +60,11 @@ def find(host: Host, facts: Facts, record: Record | None, *, adopt: bool, take: 
     begun = {kept.id: kept for kept in record.containers} if record and record.is_open else {}
     done = record.kept_ids() if record and record.stage == "ready" else set()
     of: dict[str, list[Container]] = {name: [] for name in SERVICES}
-    blocked, left = [], set(record.left) if record and record.stage != "undone" else set()
+    blocked, left = [], set(record.left) if record else set()
     for container in containers:
         if container.id in begun:
             of[begun[container.id].service].append(container)
-        elif container.id in done or container.id in left:
+        elif (container.id in done or container.id in left) and container.name not in take:
             continue
         elif stack.OURS in container.labels:
             if (service := container.labels.get("pantheon.service", "")) in of:
@@ -80,6 +80,7 @@ def find(host: Host, facts: Facts, record: Record | None, *, adopt: bool, take: 
         blocked += [why for other in others if (why := _in_the_way(host, other, chosen))]
         left |= {other.id for other in others}
         if chosen is not None:
+            left.discard(chosen.id)
             kind: Kind = _kind(host, chosen)
             kept = (
                 "" if kind == "ours" else _kept_name(facts, chosen, begun[chosen.id].kept if chosen.id in begun else "")

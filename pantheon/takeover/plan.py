@@ -208,7 +208,7 @@ def _record(
             left=tuple(sorted({*begun.left, *found.left})),
         )
     # What an earlier takeover keeps stays known, if only as nothing to worry about.
-    earlier = before.kept_ids() if before and before.stage == "ready" else set()
+    earlier = before.kept_ids() if before else set()
     stamp = "".join(filter(str.isdigit, when))
     in_place = [d for d in judged if d.way == "in place"]
     return Record(
@@ -225,7 +225,7 @@ def _record(
             if _is_of_others(host, d)
         ),
         data=_noted(judged),
-        left=tuple(sorted({*found.left, *earlier})),
+        left=tuple(sorted({*found.left, *earlier} - {old.container.id for old in olds})),
     )
 
 

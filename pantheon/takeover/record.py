@@ -88,9 +88,8 @@ class Record:
 
     def kept_ids(self) -> set[str]:
         """Containers that are no strangers: they are kept for the way back, or stay on somebody's word."""
-        if self.stage == "undone":
-            return set()
-        return {*(kept.id for kept in self.containers if kept.kept), *self.left}
+        kept = () if self.stage == "undone" else (kept.id for kept in self.containers if kept.kept)
+        return {*kept, *self.left}
 
     def at(self, stage: str) -> Record:
         return replace(self, stage=stage)

@@ -333,6 +333,32 @@ def test_the_one_that_is_chosen_is_taken_and_the_other_left() -> None:
     assert not whole(facts, it).blocked
 
 
+def test_the_other_one_may_be_chosen_after_an_undo() -> None:
+    other = hand_made("comfy", bind("/z", "/comfy/mnt"), name="comfy-test", state="exited", ports=())
+    facts = seen(comfy(), other)
+    undone = cut(taking(facts, *HAD, take=("comfyui",)), facts, "undone")
+    assert taking(undone, *HAD).record.containers[0].name == "comfyui"
+    again = taking(
+        replace(undone, containers=(replace(comfy(), state="exited"), other)), comfy_source("/z"), take=("comfy-test",)
+    )
+    assert not again.blocked, why_not(again)
+    assert [kept.name for kept in again.record.containers] == ["comfy-test"]
+    assert again.record.left == (comfy().id,)
+
+
+def test_what_an_earlier_takeover_keeps_stays_known() -> None:
+    kept = replace(comfy(), name="comfyui-before-pantheon", state="exited", restart_policy="no")
+    first = taking(seen(comfy()), *HAD)
+    for stage in ("ready", "undone"):
+        it = replace(first.record, left=("x" * 64,)).at(stage)
+        assert "x" * 64 in it.kept_ids()
+    after = cut(first, having(finished(), comfyui_before_pantheon=kept), "ready")
+    again = taking(having(after, ollama=ollama(name="ollama")), *HAD)
+    assert not again.blocked, why_not(again)
+    assert kept.id in again.record.left
+    assert f"write {record.LISTS}/" in told(again)
+
+
 def test_a_name_from_an_earlier_day_is_not_taken_twice() -> None:
     before = hand_made(
         "comfy", name="comfyui-before-pantheon", image="busybox", image_id="sha256:b", ports=(), state="exited"
