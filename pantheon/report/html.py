@@ -104,7 +104,8 @@ def _head(audit: Audit) -> str:
     ]
     good = audit.is_good
     least = "" if audit.fail_on == SEVERITIES[0] else f" of severity {audit.fail_on} or above"
-    verdict = f"Every control{least} that can be checked here holds." if good else f"Not as it should be: {_by_severity(audit)}."
+    verdict = f"Every control{least} that can be checked here holds."
+    verdict = verdict if good else f"Not as it should be: {_by_severity(audit)}."
     notes = "".join(f"<p>{safe(note)}</p>" for note in audit.notes)
     return (
         f'<header>\n<h1>Audit of {safe(audit.host)}</h1>\n<p class="soft">{about}</p>\n'
