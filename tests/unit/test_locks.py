@@ -15,8 +15,9 @@ PINNED = re.compile(r"([a-z0-9-]+)==(\S+)((?: --hash=sha256:[0-9a-f]{64})+)")
 # Addresses of places that serve packages or images, the paths that mirrors of them usually have, and the options that
 # point to one.
 HOSTS = r"files\.pythonhosted|pypi\.org/simple|(?:[\w-]+\.)*debian\.org/debian|(?:archive|ports|security)\.ubuntu\.com"
+OURS = r"docs\.|download\.docker\.com/"  # documentation, and a vendor whose packages a host is given
 SOURCES = re.compile(
-    rf"https?://(?:{HOSTS}|registry\.(?:npmjs|yarnpkg)|(?!docs\.)[\w.:@-]+/(?:[\w-]+/)*(?:simple|pypi|debian|ubuntu)/)"
+    rf"https?://(?:{HOSTS}|registry\.(?:npmjs|yarnpkg)|(?!{OURS})[\w.:@-]+/(?:[\w-]+/)*(?:simple|pypi|debian|ubuntu)/)"
     r"|^\s*--(?:extra-)?index-url|^\s*--find-links",
     re.MULTILINE,
 )
