@@ -30,6 +30,7 @@ import sys
 import tarfile
 import time
 import urllib.parse
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -331,6 +332,7 @@ class Copy:
         self.say = say
         self.tally = Tally()
         self.last = self.began = time.monotonic()
+        self.recent = deque([(self.began, 0)], maxlen=20)  # when how much was written, of the last seconds
         self.total = self.done = self.before_layer = 0
         self.counted = (0, 0, 0)
         self.can_clone = True
@@ -530,7 +532,9 @@ class Copy:
         if line:
             self.say(line)
             return
-        rate = self.tally.written / max(0.001, now - self.began)
+        self.recent.append((now, self.tally.written))
+        since, before = self.recent[0]
+        rate = (self.tally.written - before) / max(0.001, now - since)
         left = max(0, self.total - self.done)
         share = f" ({100 * self.done / self.total:.0f} %)" if self.total and self.done <= self.total else ""
         eta = f", {time_text(left / rate)} left" if rate and left else ""
@@ -714,7 +718,9 @@ class Copy:
         digest = Digest()
         for at, data in pieces(fd, size):
             digest.feed(at, data)
-            self.tell()
+            self.tell(
+                f"{size_text(self.done)} of {size_text(max(self.total, self.done))}, reading back what was written"
+            )
         return digest.value()
 
     def written(self, folder: int, name: str, target: int, as_name: str) -> None:

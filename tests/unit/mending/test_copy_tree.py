@@ -369,6 +369,40 @@ def test_a_disk_that_lies(source: Path, tmp_path: Path, monkeypatch: pytest.Monk
     assert not (tmp_path / "target").exists()
 
 
+def test_into_a_mount_point(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing can be renamed over one: it is filled from inside, and taken up again where it was left."""
+    target = tmp_path / "disk"
+    (target / "lost+found").mkdir(parents=True)
+    number = target.stat().st_ino
+    monkeypatch.setattr(copy_tree, "mount_of", lambda fd: "disk" if os.fstat(fd).st_ino == number else "root")
+    real, count = os.rename, 0
+
+    def cut(*told: Any, **more: Any) -> None:
+        nonlocal count
+        if more.get("dst_dir_fd") is not None and os.fstat(more["dst_dir_fd"]).st_ino == number:
+            count += 1
+            if count == 4:
+                raise OSError(5, "Input/output error")
+        real(*told, **more)
+
+    monkeypatch.setattr(os, "rename", cut)
+    assert run(target, source)[0] == 1
+    assert (target / ".pantheon-copy").is_dir()
+    good(target, source)
+    assert not (target / ".pantheon-copy").exists()
+    found = {name: about for name, about in snapshot(target).items() if name != "lost+found"}
+    assert found == snapshot(source)
+    assert "is complete" in good(target, source)[0]
+
+
+def test_deep_trees(tmp_path: Path) -> None:
+    source = tmp_path / "deep"
+    (source / "/".join(["d"] * 700)).mkdir(parents=True)
+    (source / "/".join(["d"] * 700) / "end").write_text("x")
+    good(tmp_path / "target", source)
+    assert (tmp_path / "target" / "/".join(["d"] * 700) / "end").read_text() == "x"
+
+
 # ---- killed
 
 SLOW = """
