@@ -17,14 +17,16 @@ import sys
 import time
 from typing import Any
 
-import fusepy as fuse
+import fusepy as fuse  # type: ignore[import-not-found]  # a package of the lab host's
 
 LIBRARY = max(glob.glob("/usr/lib/*/libnfs.so.1[0-9]"))
 LIBNFS = ctypes.CDLL(LIBRARY)
 BUFFER_FIRST = not LIBRARY.endswith((".13", ".14"))  # libnfs 6 has its arguments in another order
 NFS_V4 = 4
-STAT = ("dev", "ino", "mode", "nlink", "uid", "gid", "rdev", "size", "blksize", "blocks")
-STAT += ("atime", "mtime", "ctime", "atime_nsec", "mtime_nsec", "ctime_nsec", "used")
+STAT = (
+    *("dev", "ino", "mode", "nlink", "uid", "gid", "rdev", "size", "blksize", "blocks"),
+    *("atime", "mtime", "ctime", "atime_nsec", "mtime_nsec", "ctime_nsec", "used"),
+)
 
 
 class Stat(ctypes.Structure):
@@ -238,7 +240,7 @@ def main(arguments: list[str]) -> int:
         return refused(
             "Connection timed out" if error.errno in (errno.EIO, errno.ETIMEDOUT) else os.strerror(error.errno)
         )
-    more = {name: True for name in ("ro", "nosuid", "nodev", "noexec") if name in options}
+    more: dict[str, Any] = {name: True for name in ("ro", "nosuid", "nodev", "noexec") if name in options}
     more |= {"nonempty": True, "allow_other": True, "use_ino": True, "attr_timeout": 0, "entry_timeout": 0}
     fuse.FUSE(Files(server, export, wait_ms), directory, nothreads=True, fsname=source, subtype="nfs4", **more)
     return 0
