@@ -6,6 +6,7 @@ Exit codes as in engine.py; what is to be seen goes to its Report.
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -16,8 +17,9 @@ from pantheon.facts import Facts, Unknown
 from pantheon.finding import Finding
 from pantheon.inventory import Host
 from pantheon.options import Options
-from pantheon.plan import Plan
-from pantheon.takeover import kept, moves, old, plan, record, undo
+from pantheon.plan import Change, Plan, SectionPlan
+from pantheon.takeover import kept as remains
+from pantheon.takeover import moves, old, plan, record, undo
 from pantheon.takeover.plan import Taking
 
 STARTED_S = 60.0
@@ -47,6 +49,19 @@ def prepare(connection: Any, host: Host, facts: Facts, options: Options) -> Taki
     return plan.plan(host, facts, found, seen, record=before, kind=kind, when=when)
 
 
+def wait_for_jobs(connection: Any, host: Host, facts: Facts, whole: Plan, report: Any) -> None:
+    """Until a ComfyUI that is about to be stopped, whoever made it, has finished what it works on: it keeps its queue
+    in memory alone. Raises Interrupted, and NotAsItShouldBe when that takes too long."""
+    from pantheon import repair
+
+    containers = facts.containers if isinstance(facts.containers, tuple) else ()
+    stopped = [c for c in containers if c.name in whole.stops and foreign.service_of(host, facts, c) == "comfy"]
+    for port in {port.port for container in stopped for port in container.ports if port.container_port == "8188/tcp"}:
+        there = replace(host, comfy=replace(host.comfy, port=port))
+        stops = SectionPlan(plan.NAME, (Change("", "", (), stops=("comfy",)),))
+        repair.wait_for_jobs(connection, there, Plan(host.name, (stops,)), report)
+
+
 def _count(connection: Any, host: Host, asked: dict[str, object]) -> Belongings:
     from pantheon.remote import gather
 
@@ -56,7 +71,7 @@ def _count(connection: Any, host: Host, asked: dict[str, object]) -> Belongings:
 def is_back(host: Host, facts: Facts, before: record.Record) -> list[Finding]:
     """A finding for each container that was to be back, as it is."""
     findings = []
-    for one in before.containers:
+    for one in (kept for kept in before.containers if kept.kept):
         container = foreign.named(facts, one.name)
         if container is None or foreign.is_ours(host, container):
             findings.append(Finding(f"undo.{one.name}", "fail", f"{one.name} is not there", one.image))
@@ -92,6 +107,8 @@ def go_back(connection: Any, host: Host, facts: Facts, *, options: Options, repo
     engine.free(host, facts)
     report.plan(host, whole, [], took_s=took, details=options.details, final=False)
     engine.agree(host, whole, [], options, report)
+    if not options.now:
+        wait_for_jobs(connection, host, facts, whole, report)
     there = {one.name: one.old for one in moves.undone(host, before)}
     engine.apply(connection, host, whole, facts, what="bringup --undo", report=report, there=there)
     deadline = time.monotonic() + STARTED_S
@@ -107,5 +124,5 @@ def go_back(connection: Any, host: Host, facts: Facts, *, options: Options, repo
             details=[f"{finding.text} {finding.evidence}".rstrip() for finding in findings if not finding.is_good],
             next_commands=[finding.mend for finding in findings if finding.mend][:1],
         )
-    report.done(host, whole, [*findings, *kept.after_undo(host, before)], took_s=time.monotonic() - began)
+    report.done(host, whole, [*findings, *remains.after_undo(host, before)], took_s=time.monotonic() - began)
     return 0

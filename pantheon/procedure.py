@@ -10,6 +10,7 @@ from pantheon.finding import Finding
 from pantheon.inventory import SERVICES, Host
 from pantheon.plan import Plan, SectionPlan
 from pantheon.sections import comfy, ollama, openwebui, prereqs, storage
+from pantheon.takeover import moves
 from pantheon.takeover.plan import Taking
 
 # The order of the work: what others need first; ComfyUI last, because its first run takes longest (§7).
@@ -34,7 +35,8 @@ def plan(host: Host, facts: Facts, names: tuple[str, ...], *, taking: Taking | N
             sections += [] if taking else [storage.plan(host, facts)]
         elif name in SERVICES:
             if not set(done) & set(SERVICES):
-                sections += _storage_first(host, facts, names) if "storage" not in names else []
+                first = "storage" not in names and not moves.is_pending(host, facts)
+                sections += _storage_first(host, facts, names) if first else []
                 sections.append(service.common(host, facts))
             after = names[names.index(name) + 1 :]
             sections.append(_SERVICE[name].plan(host, facts, before=done, after=after))

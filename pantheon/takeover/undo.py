@@ -208,6 +208,11 @@ def _made_again(one: Kept, record: Record, seen: Belongings) -> Change | None:
 
 def _notes(host: Host, record: Record, gone: list[Kept]) -> tuple[str, ...]:
     lines = [f"{kept.name}: as it was, on the data that it had" for kept in record.containers if kept.kept]
+    lines += [
+        f"{kept.name}: ours, stays where it is until hosts.toml is as before"
+        for kept in record.containers
+        if not kept.kept
+    ]
     lines += [f"{one.name} is made again: what lay in the container itself is gone" for one in gone]
     copied = [place.target for place in record.data if place.way == "copied"]
     lines += [f"{target}: the copy stays, with what was written since" for target in dict.fromkeys(copied)]

@@ -33,7 +33,7 @@ PURE_FILES = [
     "memory",
     "plan",
 ]
-PURE_FILES += ["circumstances"]
+PURE_FILES += ["belongings", "circumstances"]
 PURE_FILES += ["atlas", "attaching", "nfs", "sources"]
 PURE_FILES += ["options", "owners", "procedure", "questions", "record", "service", "stack", "starting"]
 PURE_FILES += ["kernels", "packages", "survival", "tunnel", "watched"]
@@ -41,6 +41,7 @@ PURE_FILES += ["audit", "comparison", "control", "upkeep"]
 PURE = [
     *(PACKAGE / f"{name}.py" for name in PURE_FILES),
     *sorted((PACKAGE / "sections").glob("*.py")),
+    *sorted((PACKAGE / "takeover").glob("*.py")),
     *sorted((PACKAGE / "fixes").glob("*.py")),
     *sorted((PACKAGE / "install").glob("*.py")),
     *sorted((PACKAGE / "controls").glob("*.py")),

@@ -1,0 +1,107 @@
+"""Counting what a takeover would copy, on real directories."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pantheon import belongings as typed
+from pantheon.collecting import belongings
+from pantheon.facts import decode
+from pantheon.looks.files import Ground
+
+MOUNTS = "20 1 8:1 / / rw - ext4 /dev/sda1 rw\n"
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    (tmp_path / "proc/self").mkdir(parents=True)
+    (tmp_path / "proc/self/mountinfo").write_text(MOUNTS)
+    return tmp_path
+
+
+def counted(root: Path, *paths: str, **asked: Any) -> typed.Belongings:
+    found = belongings.belongings({"belongings": {"paths": list(paths), **asked}}, str(root))
+    made = decode(typed.Belongings, found, "belongings")
+    assert isinstance(made, typed.Belongings)
+    return made
+
+
+def place(root: Path, path: str) -> typed.Place:
+    found = counted(root, path).places[path]
+    assert isinstance(found, typed.Place)
+    return found
+
+
+def test_a_directory(root: Path) -> None:
+    (root / "data/deep").mkdir(parents=True)
+    (root / "data/deep/large").write_bytes(b"x" * 100_000)
+    os.link(root / "data/deep/large", root / "data/twin")
+    with (root / "data/sparse").open("wb") as file:
+        file.truncate(1 << 30)
+    found = place(root, "/data")
+    assert (found.kind, found.entries, found.complete) == ("dir", ("deep", "sparse", "twin"), True)
+    assert 100_000 <= found.bytes < 200_000, "a file of two names once, holes not at all"
+    assert found.owners == {f"{os.getuid()}:{os.getgid()}": 5}
+    assert found.free_bytes > 0
+    assert found.reading.startswith("dir ")
+
+
+def test_what_is_not_there_has_room_where_it_would_be(root: Path) -> None:
+    found = place(root, "/not/there/yet")
+    assert (found.kind, found.reading, found.is_empty) == ("", "missing", True)
+    assert found.disk == str((root).stat().st_dev)
+
+
+def test_empty_is_empty_whatever_a_copy_has_left_beside(root: Path) -> None:
+    (root / "t").mkdir()
+    (root / "t.pantheon-copy/tree").mkdir(parents=True)
+    (root / "t.pantheon-copy/tree/half").write_bytes(b"x" * 50_000)
+    found = place(root, "/t")
+    assert found.is_empty
+    assert found.staged_bytes >= 50_000
+
+
+def test_links_are_told_and_where_they_lead(root: Path) -> None:
+    (root / "real").mkdir()
+    (root / "real/file").write_text("x")
+    (root / "link").symlink_to("/real")
+    found = place(root, "/link")
+    assert (found.kind, found.real, found.reading) == ("dir", "/real", "symlink -> /real")
+    assert found.entries == ("file",)
+    inside = place(root, "/link/file")
+    assert (inside.kind, inside.real, inside.reading) == ("file", "/real/file", "elsewhere: /real/file")
+
+
+def test_a_network_mount_is_not_touched(root: Path) -> None:
+    (root / "proc/self/mountinfo").write_text(MOUNTS + "21 20 0:9 / /nas rw - nfs4 atlas:/x rw\n")
+    (root / "nas").mkdir()
+    found = counted(root, "/nas/models").places["/nas/models"]
+    assert "network mount /nas" in getattr(found, "reason", "")
+
+
+def test_hostile_names(root: Path) -> None:
+    name = "a b\n\"'$(x)ü"
+    (root / name).mkdir()
+    (root / name / "f").write_bytes(b"x" * 9000)
+    assert place(root, f"/{name}").bytes >= 9000
+
+
+def test_time_is_up(root: Path) -> None:
+    (root / "data").mkdir()
+    found = belongings.place(Ground(str(root)), "/data", time.monotonic() - 1)
+    assert found["complete"] is False
+
+
+def test_finished_copies_by_target(root: Path) -> None:
+    file = root / "var/lib/pantheon/copies.json"
+    file.parent.mkdir(parents=True)
+    file.write_text('{"/t": {"parts": [{"source": "/a"}, {"source": "/b", "container": "cc"}]}}')
+    assert counted(root).copied == {"/t": ("/a", "container:cc:/b")}
+    for text in ("", "[]", "{", '{"/t": 3}', '{"/t": {"parts": [{}]}}'):
+        file.write_text(text)
+        assert counted(root).copied == {}
