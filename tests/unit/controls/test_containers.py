@@ -9,8 +9,9 @@ import pytest
 
 from pantheon.control import Status, Verdict
 from pantheon.controls import containers
-from pantheon.facts import ContainerMount, Docker, Image, Unknown
+from pantheon.facts import Container, ContainerMount, Docker, Image, Unknown
 from pantheon.incident import Case
+from pantheon.inventory import Host
 from pantheon.upkeep import Namespaces
 from tests.unit.world import HOST, case, container, finished, having
 
@@ -21,10 +22,14 @@ def judged(name: str, given: Case) -> Verdict:
     return next(c for c in containers.CONTROLS if c.id == f"containers.{name}").judge(given)
 
 
+def other(name: str, **changes: Any) -> Container:
+    """One of somebody's, safe by itself."""
+    return replace(container(HOST, "ollama", labels={}, mounts=(), **changes), name=name)
+
+
 def theirs(**changes: Any) -> Case:
     """Ours as they should be, and one of somebody's."""
-    made = container(HOST, "ollama", name="grafana", image="grafana/grafana:11.4.0", labels={}, mounts=(), **changes)
-    return case(having(finished(), grafana=made), namespaces=())
+    return case(having(finished(), grafana=other("grafana", image="grafana/grafana:11.4.0", **changes)), namespaces=())
 
 
 NAMES = [c.id.partition(".")[2] for c in containers.CONTROLS if c.id != "containers.image-pinned"]
@@ -100,9 +105,7 @@ def test_somebody_s(name: str, changes: dict[str, Any], status: Status, says: st
     ],
 )  # fmt: skip
 def test_the_engine_s_socket(source: str, status: Status) -> None:
-    made = container(
-        HOST, "ollama", name="portainer", labels={}, mounts=(ContainerMount("bind", source, "/s", False, ""),)
-    )
+    made = replace(other("portainer"), mounts=(ContainerMount("bind", source, "/s", False, ""),))
     assert judged("docker-socket", case(having(finished(), portainer=made))).status == status
 
 
@@ -171,9 +174,13 @@ def test_what_is_pinned(reference: str, pinned: bool) -> None:
     assert containers.is_pinned(reference) is pinned
 
 
-def pinned() -> Any:
-    services = {name: replace(HOST.service(name), image=f"a/{name}:1.0") for name in ("comfy", "ollama", "openwebui")}
-    return replace(HOST, **services)
+def pinned() -> Host:
+    return replace(
+        HOST,
+        comfy=replace(HOST.comfy, image="a/comfy:1.0"),
+        ollama=replace(HOST.ollama, image="a/ollama:1.0"),
+        openwebui=replace(HOST.openwebui, image="a/openwebui:1.0"),
+    )
 
 
 def test_images_as_shipped_are_not() -> None:
@@ -193,15 +200,15 @@ def test_images_as_shipped_are_not() -> None:
 def test_pinned_images_and_somebody_s_that_is_not() -> None:
     host = pinned()
     assert judged("image-pinned", case(finished(host), host=host)).status == "pass"
-    other = container(host, "ollama", name="grafana", image="grafana/grafana", labels={})
-    verdict = judged("image-pinned", case(having(finished(host), grafana=other), host=host))
+    made = other("grafana", image="grafana/grafana")
+    verdict = judged("image-pinned", case(having(finished(host), grafana=made), host=host))
     assert (verdict.status, verdict.evidence) == ("fail", "grafana: grafana/grafana is another image tomorrow")
 
 
 def test_ours_come_first_then_by_name() -> None:
     facts = finished()
     for name in ("zeta", "alpha"):
-        facts = having(facts, **{name: container(HOST, "ollama", name=name, labels={}, privileged=True)})
+        facts = having(facts, **{name: other(name, privileged=True)})
     facts = having(facts, openwebui=container(HOST, "openwebui", privileged=True))
     lines = judged("privileged", case(facts)).evidence.splitlines()
     assert [line.partition(":")[0] for line in lines] == ["openwebui", "alpha", "zeta"]
