@@ -26,7 +26,9 @@ COMFY, OLLAMA = f"{NVME}/services/comfy-mnt", f"{NVME}/services/ollama"
 OUTPUTS, WEBUI = f"{SSD}/outputs/comfy", f"{SSD}/projects/openwebui"
 PARTS = ("models", "input", "user", "custom_nodes")
 # What a service itself writes when it starts: pip's and git's, a database, the shared models' links, markers.
-LIVE = re.compile(r"(venv|HF)(/|$)|ComfyUI/\.git(/|$)|(.*/)?__manager(/|$)|.*webui\.db.*|cache/.*")
+LIVE = re.compile(
+    r"(venv|HF)(/|$)|ComfyUI/\.git(/|$)|(.*/)?__manager(/|$)|(.*/)?models/[^/]+/shared$|.*webui\.db.*|cache/.*"
+)
 AT_WORK = "pgrep -af 'dict[(]frame=' || true"
 
 Tree = dict[str, Entry]
