@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Iterable
 from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 
+from pantheon import foreign
 from pantheon.circumstances import Address
 from pantheon.control import Status, Verdict
 from pantheon.facts import Container, Unknown
@@ -81,8 +82,11 @@ def command(case: Case, name: str, *options: str) -> str:
 
 
 def containers(case: Case) -> tuple[Container, ...] | None:
-    """All containers; None where they are not known."""
-    return case.facts.containers if isinstance(case.facts.containers, tuple) else None
+    """All containers but those that are kept, stopped, from a takeover; None where they are not known."""
+    if not isinstance(case.facts.containers, tuple):
+        return None
+    kept = foreign.kept(case.facts)
+    return tuple(one for one in case.facts.containers if one.id not in kept)
 
 
 def container(case: Case, name: str) -> Container | Verdict:

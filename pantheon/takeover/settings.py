@@ -87,7 +87,8 @@ def _others(facts: Facts, container: Container, want: stack.Wanted, pieces: tupl
     found = []
     insides = [piece.inside for piece in pieces]
     for mount in container.mounts:
-        if mount.target not in OWN_MOUNTS[1:] and not any(within(mount.target, inside) for inside in insides):
+        used = any(within(mount.target, inside) or within(inside, mount.target) for inside in insides)
+        if mount.target not in OWN_MOUNTS[1:] and not used:
             source = mount.name or mount.source or "memory"
             found.append(f"mount {source} on {mount.target}")
     for port in container.ports:
