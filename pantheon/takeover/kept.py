@@ -29,6 +29,12 @@ def after(host: Host, facts: Facts, record: Record | None) -> list[Finding]:
         )
         remove = host.ssh(f"docker rm {shlex.join(names)}") + "   (when you are sure)"
         found.append(Finding("takeover.kept", "warn", text, evidence, remove))
+    projects = {one.project for one in record.containers if one.kept in names and one.project}
+    if record.kind == "move" and projects - {host.project}:
+        networks = [f"{project}_{name}" for project in sorted(projects) for name in ("comfy", "llm")]
+        text = f"the networks of the old project stay with them: {', '.join(networks)}"
+        remove = host.ssh(f"docker network rm {shlex.join(networks)}") + "   (after the containers)"
+        found.append(Finding("takeover.networks", "warn", text, mend=remove))
     if sources:
         text = f"copied, and still where it was: {', '.join(dict.fromkeys(sources))}"
         found.append(Finding("takeover.sources", "warn", text, "pantheon removes none of it"))
@@ -38,9 +44,8 @@ def after(host: Host, facts: Facts, record: Record | None) -> list[Finding]:
 def after_undo(host: Host, record: Record) -> list[Finding]:
     """What the takeover has left, once the old stack is back."""
     del host
-    copied = list(dict.fromkeys(place.target for place in record.data if place.way == "copied"))
-    if not copied:
+    if not record.targets:
         return []
-    text = f"the copies are still there: {', '.join(copied)}"
-    evidence = "with what was written while ours ran; the next --adopt sets them aside"
+    text = f"the copies are still there: {', '.join(record.targets)}"
+    evidence = "with what was written while ours ran; the next bringup that takes over sets them aside"
     return [Finding("takeover.copies", "warn", text, evidence)]

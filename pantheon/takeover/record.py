@@ -86,6 +86,12 @@ class Record:
         """Begun in one direction or the other, and not at its end."""
         return self.stage in ("begun", "undoing")
 
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """Where copies were made, without what lies in another of them."""
+        copied = list(dict.fromkeys(place.target for place in self.data if place.way == "copied"))
+        return tuple(one for one in copied if not any(one.startswith(f"{other}/") for other in copied))
+
     def kept_ids(self) -> set[str]:
         """Containers that are no strangers: they are kept for the way back, or stay on somebody's word."""
         kept = () if self.stage == "undone" else (kept.id for kept in self.containers if kept.kept)

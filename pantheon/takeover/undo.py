@@ -15,7 +15,7 @@ from pantheon.finding import Finding
 from pantheon.inventory import Host
 from pantheon.plan import Change, Guard, Mend, Run, SectionPlan, Step, Write
 from pantheon.takeover.old import UP
-from pantheon.takeover.record import Kept, Moved, Record
+from pantheon.takeover.record import FILE_SUFFIX, Kept, Moved, Record
 from pantheon.takeover.steps import rename, stop
 
 NAME = "undo"
@@ -27,6 +27,8 @@ def ask(record: Record) -> dict[str, object]:
     """What the host is to say for `plan`, JSON-ready."""
     moved = [*record.files, *record.databases]
     paths = [path for one in moved for path in (one.old, one.new, one.old + OURS_ASIDE)]
+    files = {path for kept in record.containers for path in kept.files.split(",") if path.startswith("/")}
+    paths += [name for path in files for name in (path, path + FILE_SUFFIX)]
     return {"paths": sorted(paths), "layers": {}, "volumes": []}
 
 
@@ -92,7 +94,7 @@ def _cannot(gone: list[Kept], seen: Belongings) -> list[Finding]:
 def _files_of(one: Kept, seen: Belongings) -> tuple[str, ...]:
     """The Compose files of a container, where all of them are on the host, under this name or the one they had."""
     files = tuple(path for path in one.files.split(",") if path.startswith("/"))
-    there = [path for path in files if _is_there(seen, path) or _is_there(seen, f"{path}.before-pantheon")]
+    there = [path for path in files if _is_there(seen, path) or _is_there(seen, path + FILE_SUFFIX)]
     return files if files and len(there) == len(files) else ()
 
 
@@ -207,15 +209,18 @@ def _made_again(one: Kept, record: Record, seen: Belongings) -> Change | None:
 
 
 def _notes(host: Host, record: Record, gone: list[Kept]) -> tuple[str, ...]:
-    lines = [f"{kept.name}: as it was, on the data that it had" for kept in record.containers if kept.kept]
+    lines = [
+        f"{kept.name}: as it was, on the data that it had"
+        for kept in record.containers
+        if kept.kept and kept not in gone
+    ]
     lines += [
         f"{kept.name}: ours, stays where it is until hosts.toml is as before"
         for kept in record.containers
         if not kept.kept
     ]
     lines += [f"{one.name} is made again: what lay in the container itself is gone" for one in gone]
-    copied = [place.target for place in record.data if place.way == "copied"]
-    lines += [f"{target}: the copy stays, with what was written since" for target in dict.fromkeys(copied)]
+    lines += [f"{target}: the copy stays, with what was written since" for target in record.targets]
     lines += [f"{moved.new}: stays" for moved in record.aside]
     if record.kind == "move":
         lines.append("hosts.toml still says the new place: change it back, or the next bringup moves again")

@@ -115,6 +115,13 @@ def test_pruned_containers_are_made_again_by_their_file() -> None:
     assert "comfyui is made again: what lay in the container itself is gone" in section.notes
 
 
+def test_pruned_ones_of_a_file_that_kept_its_name_too() -> None:
+    it = noted(files=())
+    assert FILE in undo.ask(it)["paths"]  # type: ignore[operator]
+    section = undo.plan(HOST, there(it), it, answer(it, place(FILE, kind="file")))
+    assert "up -d --no-deps comfyui" in text(section)
+
+
 def test_pruned_ones_of_docker_run_cannot() -> None:
     it = noted(files=())
     it = replace(it, containers=(replace(it.containers[0], files="", project="", label=""),))
