@@ -76,6 +76,7 @@ def bring(host: Host, names: tuple[str, ...], *, what: str, options: Options, re
     should be and nothing was done about it. Raises Declined, Locked, HostChanged, StepFailed and the HostErrors."""
     from pantheon import adopting  # which asks, agrees and applies by what is here
 
+    adopting.check(options)
     began = began_at(options)
     report.connecting(host, what)
     with connected(host, options) as connection:

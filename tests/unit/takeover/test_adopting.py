@@ -10,7 +10,7 @@ import pytest
 
 from pantheon import engine, layout, memory, procedure
 from pantheon.belongings import Belongings
-from pantheon.errors import Declined, NotAsItShouldBe
+from pantheon.errors import Declined, NotAsItShouldBe, UsageError
 from pantheon.facts import Facts
 from pantheon.inventory import Host
 from pantheon.options import Options
@@ -175,6 +175,26 @@ def test_a_comfyui_of_somebodys_is_waited_for(monkeypatch: pytest.MonkeyPatch) -
     World(monkeypatch, seen(old), finished())
     assert bring(Recorder(), adopt=True, now=False) == 0
     assert asked == [8288]
+
+
+@pytest.mark.parametrize("options", [{"adopt": True, "undo": True}, {"take": ("comfyui",)}])
+def test_options_that_make_no_sense_together(options: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match="one of them|goes with --adopt"):
+        bring(Recorder(), **options)
+
+
+def test_notes_stand_under_their_section(capsys: pytest.CaptureFixture[str]) -> None:
+    from pantheon.plan import Plan
+    from pantheon.report.console import Console
+    from tests.unit.takeover.olds import taking
+
+    it = taking(seen(OLD), place("/srv/ollama", 1 << 30))
+    for details in (False, True):
+        Console().plan(HOST, Plan(HOST.name, it.sections), [], took_s=1.0, details=details, final=True)
+        shown = capsys.readouterr().out
+        assert "    my-ollama (docker run) → ollama; kept as my-ollama-before-pantheon\n" in shown
+        assert "      /srv/ollama → /mnt/local/nvme/ai/services/ollama: copied (1.0 GiB, 400.0 GiB free)\n" in shown
+        assert ("docker rename" in shown) is details
 
 
 def test_what_a_host_remembers_of_places() -> None:
