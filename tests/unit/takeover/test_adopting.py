@@ -179,7 +179,7 @@ def test_a_comfyui_of_somebodys_is_waited_for(monkeypatch: pytest.MonkeyPatch) -
 
 @pytest.mark.parametrize("options", [{"adopt": True, "undo": True}, {"take": ("comfyui",)}])
 def test_options_that_make_no_sense_together(options: dict[str, Any]) -> None:
-    with pytest.raises(UsageError, match="one of them|goes with --adopt"):
+    with pytest.raises(UsageError, match=r"one of them|goes with --adopt"):
         bring(Recorder(), **options)
 
 
