@@ -86,8 +86,6 @@ def _last_resort(case: Case, finding: Finding) -> Finding:
     this is, with what the service itself says."""
     follows = tuple(pattern for key, pattern in FOLLOWS if fnmatchcase(finding.id, key))
     finding = replace(finding, explains=(*finding.explains, *(p.format(*finding.id.split(".")) for p in follows)))
-    if finding.mend.startswith("sudo "):
-        return replace(finding, mend=f"on {case.host.name}: {finding.mend}")  # a diagnosis is read elsewhere
     name, mend = finding.id.partition(".")[0], f"invoke diagnose --host {case.host.name}"
     if finding.mend != mend:
         return finding

@@ -131,7 +131,7 @@ def roots(host: Host, facts: Facts) -> list[Finding]:
                     "fail",
                     f"{root} is mounted read-only",
                     entry.mount.options,
-                    f"sudo mount -o remount,rw {root}; look at `sudo dmesg` for disk errors",
+                    advice.fix(host.name, "mounts-missing"),
                     SOURCE,
                 )
             )

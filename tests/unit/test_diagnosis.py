@@ -93,9 +93,3 @@ def test_every_entry_has_its_words() -> None:
     for name, entry in zip(SYMPTOMS, fixes.entries(), strict=True):
         assert name == entry.ID
         assert all((entry.CAUSE, entry.RISK)), name
-
-
-def test_a_command_for_the_host_says_where_it_is_typed() -> None:
-    facts = replace(world.finished(), nvidia_smi=None)
-    [cause] = diagnosis.diagnose(world.case(facts)).causes
-    assert cause.finding.mend.startswith(f"on {world.HOST.name}: sudo ")

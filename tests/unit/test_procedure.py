@@ -267,7 +267,7 @@ STOPS: list[tuple[Callable[[], Facts], str]] = [
     (lambda: replace(fresh(), docker=None), "Docker Engine is not installed"),
     (lambda: replace(fresh(), docker=Unknown("denied")), "Docker: not known (denied)"),
     (lambda: replace(fresh(), nvml=Unknown("NVML: GPU is lost (code 15)")), "look for Xid on the host"),
-    (lambda: replace(fresh(), nvml=Unknown("NVML: Driver Not Loaded"), module_version=None), "install the driver and"),
+    (lambda: replace(fresh(), nvml=Unknown("NVML: Driver Not Loaded"), module_version=None), "invoke prereqs --install"),
     (lambda: replace(fresh(), docker=engine(Unknown("no answer within 5 s"))), "invoke fix.docker-down --host"),
     (lambda: replace(fresh(), docker=engine(Unknown("refused"))), "→ invoke fix.docker-down --host prometheus"),
     (lambda: replace(fresh(), toolkit=None), "NVIDIA Container Toolkit is not installed"),
