@@ -112,7 +112,8 @@ def _free(
     inner = any(d.way == "in place" and within(copy.target, d.target) for d in data)
     undone = record is not None and record.stage == "undone" and copy.target in {one.target for one in record.data}
     if (inner or undone) and not place.is_mount and place.kind == "dir":
-        return Moved(copy.target, spare(found, copy.target)), None
+        kept = spare(found, copy.target)
+        return (Moved(copy.target, kept), None) if kept else (None, _too_many(copy.target))
     names = ", ".join(place.entries[:5]) + (", .." if len(place.entries) > 5 else "")
     text = f"{copy.target} is not empty, and nothing in it is replaced"
     mend = f"look whose it is; to make room: sudo mv {copy.target} {copy.target}.before, then the same command"
@@ -121,7 +122,7 @@ def _free(
 
 def spare_names(target: str) -> tuple[str, ...]:
     """Names under which what is in the way may be kept: asked about beforehand."""
-    return tuple(f"{target}{FILE_SUFFIX}{number}" for number in ("", "-2", "-3", "-4"))
+    return (f"{target}{FILE_SUFFIX}", *(f"{target}{FILE_SUFFIX}-{number}" for number in range(2, 10)))
 
 
 def _exists(found: Belongings, path: str) -> bool:
@@ -130,9 +131,15 @@ def _exists(found: Belongings, path: str) -> bool:
 
 
 def spare(found: Belongings, target: str) -> str:
-    """The first of these names that is free."""
+    """The first of these names that is free; "" where none is."""
+    return next((name for name in spare_names(target) if not _exists(found, name)), "")
+
+
+def _too_many(target: str) -> Finding:
     names = spare_names(target)
-    return next((name for name in names if not _exists(found, name)), names[-1])
+    text = f"{target} was set aside {len(names)} times, and no name is left to keep this one under"
+    mend = f"look which of {target}{FILE_SUFFIX}* nobody needs any more, and move them away; then the same command"
+    return Finding(f"takeover.target.{target}", "fail", text, names[-1], mend, "procedure §3")
 
 
 def room(copies: list[Copy]) -> tuple[list[Copy], list[Datum], list[Finding]]:

@@ -271,7 +271,9 @@ def _databases(host: Host, in_place: list[Datum], seen: Belongings, olds: tuple[
         return ()
     files = [f"{top}/{name}" for name in DATABASE]
     there = [path for path in files if isinstance(place := seen.places.get(path), Place) and place.kind == "file"]
-    number = max((copies.spare_names(path).index(copies.spare(seen, path)) for path in there), default=0)
+    free = [copies.spare(seen, path) for path in there]
+    # Where no name is left, the last copy that was kept stands.
+    number = max((copies.spare_names(path).index(to) for path, to in zip(there, free, strict=True) if to), default=-1)
     return tuple(Moved(path, copies.spare_names(path)[number]) for path in there)
 
 

@@ -491,6 +491,20 @@ def test_after_an_undo_old_copies_make_room() -> None:
     assert "install -d" in room.steps[1].show()
 
 
+def test_the_tenth_takeover_finds_no_name_that_is_taken() -> None:
+    facts = seen(ollama())
+    undone = cut(taking(facts, *HAD), facts, "undone")
+    target = TARGETS["ollama"]
+    names = [f"{target}.before-pantheon", *(f"{target}.before-pantheon-{n}" for n in range(2, 10))]
+    for taken in range(len(names) + 1):
+        there = [place(name, GIB) for name in names[:taken]]
+        it = taking(undone, *HAD, place(target, GIB), *there, copied={target: ("/srv/ollama",)})
+        if taken < len(names):
+            assert it.record.aside == (record.Moved(target, names[taken]),)
+        else:
+            assert "no name is left" in why_not(it)
+
+
 def test_what_makes_room_is_not_mended_first() -> None:
     """Its mode is of no interest any more, and changing it would belie the plan."""
     facts = seen(ollama())
