@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 
 from pantheon import layout
@@ -11,6 +12,8 @@ from pantheon.finding import Finding
 from pantheon.inventory import Host
 from pantheon.takeover.old import UP, Old
 from pantheon.takeover.record import FILE_SUFFIX, Moved
+
+SERVICE = "com.docker.compose.service"
 
 
 @dataclass(frozen=True)
@@ -28,12 +31,12 @@ def compose_files(container: Container) -> tuple[str, ...]:
 
 
 def look(host: Host, facts: Facts, olds: tuple[Old, ...], seen: Belongings) -> Beside:
-    """A file that names other services, too, stays under its name, unless it stands where ours goes."""
+    """Every file gets another name, also one that names other services: `docker compose up` beside it would start the
+    old stack by habit. Those others run on, and are managed by that other name."""
     ids = {old.container.id for old in olds}
     everyone = facts.containers if isinstance(facts.containers, tuple) else ()
     others = [container for container in everyone if container.id not in ids]
     renamed, findings, blocked = list[Moved](), list[Finding](), list[Finding]()
-    ours = {layout.compose_file(host), *layout.other_compose_files(host), *layout.override_files(host)}
     for path in dict.fromkeys(path for old in olds for path in compose_files(old.container)):
         kinds = {old.kind for old in olds if path in compose_files(old.container)}
         if kinds != {"theirs"} and path == layout.compose_file(host):
@@ -41,35 +44,33 @@ def look(host: Host, facts: Facts, olds: tuple[Old, ...], seen: Belongings) -> B
         place = seen.places.get(path)
         kept = Moved(path, path + FILE_SUFFIX)
         before = seen.places.get(kept.new)
-        users = sorted({c.name for c in others if path in compose_files(c)})
+        users = sorted({(c.name, c.labels.get(SERVICE, "SERVICE")) for c in others if path in compose_files(c)})
         project = next(old.container.project for old in olds if path in compose_files(old.container))
         if not isinstance(place, Place) or not place.kind:
             continue  # gone, or renamed by now
         if isinstance(before, Place) and before.kind:
             text = f"{kept.new} is there already, from an earlier day"
             blocked.append(Finding(f"takeover.file.{path}", "fail", text, mend=f"sudo mv {kept.new} {kept.new}.old"))
-        elif users and path not in ours:
-            findings.append(_shared(path, users, project))
         else:
             renamed.append(kept)
-            findings += [_shared(kept.new, users, project)] if users else []
+            findings += [_shared(kept, users, project)] if users else []
     for old in olds:
         findings += _needing(old, others)
     return Beside(tuple(renamed), tuple(findings), tuple(blocked))
 
 
-def _shared(path: str, users: list[str], project: str) -> Finding:
-    names = ", ".join(users)
+def _shared(file: Moved, users: list[tuple[str, str]], project: str) -> Finding:
+    names, services = ", ".join(name for name, _ in users), sorted({service for _, service in users})
     text = f"{names} of the same Compose file keep{'s' if len(users) == 1 else ''} running"
-    evidence = f"{path} would start the old services, too: name those that you mean"
-    mend = f"docker compose -p {project} -f {path} up -d --no-deps SERVICE"
-    return Finding(f"takeover.shared.{path}", "warn", text, evidence, mend)
+    evidence = f"the file is called {file.new} then, and would start the old services, too: name those that you mean"
+    mend = shlex.join(["docker", "compose", "-p", project, "-f", file.new, "up", "-d", "--no-deps", *services])
+    return Finding(f"takeover.shared.{file.old}", "warn", text, evidence, mend)
 
 
 def _needing(old: Old, others: list[Container]) -> list[Finding]:
     """Others that would miss this one: they share its network, or were told to wait for it."""
     found = []
-    service = old.container.labels.get("com.docker.compose.service", "")
+    service = old.container.labels.get(SERVICE, "")
     for other in others:
         if other.state not in UP or old.kind == "ours":
             continue

@@ -299,7 +299,11 @@ class TestAnotherStyle:
         complete(world, stack, stopped)
         assert read(world, stack) == stopped, "the old data is as it was"
         assert started(world, stack.foreign) == notes
-        assert world.sh(f"test -e {stack.compose_file} && echo there") == "there", "another service is managed with it"
+        kept = f"{stack.compose_file}.before-pantheon"
+        assert world.sh(f"test -e {stack.compose_file} || ls {kept}") == kept
+        project = stack.foreign.rpartition("-notes")[0]
+        world.sh(f"docker compose -p {project} -f {kept} up -d --no-deps notes 2>&1")  # as the plan says
+        assert started(world, stack.foreign) == notes
         assert stack.key not in done.all
         assert stack.key not in world.sh("cat /var/log/pantheon/* /var/lib/pantheon/*.json")
         assert world.sh("stat -c %a:%u /opt/stacks/ai/secrets/webui_secret_key") == "600:0"

@@ -370,13 +370,13 @@ def test_a_name_from_an_earlier_day_is_not_taken_twice() -> None:
 # ---- the file, and the neighbours
 
 
-def test_a_file_with_other_services_stays_under_its_name() -> None:
+def test_a_file_with_other_services_is_kept_too_and_says_how_they_are_managed() -> None:
     other = hand_made("comfy", name="notes", image="notes:1", image_id="sha256:n", ports=(), compose=FILE)
     it = taking(seen(comfy(compose=FILE), other), *HAD, place(FILE, kind="file"))
-    assert not mends(it, "rename_path")
+    assert it.record.files == (record.Moved(FILE, f"{FILE}.before-pantheon"),)
     (said,) = [f for f in it.warnings if f.id.startswith("takeover.shared")]
     assert "notes of the same Compose file keeps running" in said.text
-    assert "--no-deps" in said.mend
+    assert f"-f {FILE}.before-pantheon up -d --no-deps notes" in said.mend
 
 
 def test_a_file_where_ours_goes_makes_room_whoever_uses_it() -> None:
