@@ -20,5 +20,5 @@ fi
 # Built before the tests, whose time limit is for what they test.
 .venv/bin/python -m lab.commands
 # In CI a lab test that skips is a failure (tests/conftest.py).
-# Three at a time: they mostly wait, and each has a lab host of its own. tests/lab/conftest.py keeps a file together.
-exec .venv/bin/python -m pytest -n 3 --dist loadgroup tests/lab "$@"
+# Four at a time: they mostly wait, and each has a lab host of its own. tests/lab/conftest.py keeps a file together.
+exec .venv/bin/python -m pytest -n 4 --dist loadgroup tests/lab "$@"

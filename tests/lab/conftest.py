@@ -59,7 +59,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if count and not version and not hasattr(config, "workerinput"):
         why = "a machine that runs CI must have one" if in_ci() else "the rest alone: make test-unit"
         pytest.exit(f"NOT RUN: {count} lab tests, since no Docker engine answers ({said}); {why}", returncode=1)
-    # With `-n 3 --dist loadgroup` a file stays with one worker, since its tests hand the host on to each other. A file
+    # With `-n 4 --dist loadgroup` a file stays with one worker, since its tests hand the host on to each other. A file
     # whose tests each make what they need says SPREAD = True.
     for item in items:
         if not getattr(getattr(item, "module", None), "SPREAD", False):
