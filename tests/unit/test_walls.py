@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 import pantheon
+from pantheon import runner
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "pantheon"
@@ -170,6 +171,7 @@ def test_what_runs_on_the_host_needs_nothing_there(path: Path) -> None:
     ast.parse(path.read_text(encoding="utf-8"), feature_version=(3, 10))
 
 
+ARGUMENT_BYTES = 100 << 10  # the kernel takes 128 KiB of one
 SHARED = within(set().union(*map(everywhere, MENDING)), {"pantheon.mending"})
 PROGRAMS = [path for path in MENDING if path.stem != "__init__" and f"pantheon.mending.{path.stem}" not in SHARED]
 
@@ -181,6 +183,8 @@ def test_work_on_the_host_is_a_program_of_its_own(path: Path) -> None:
     assert 'if __name__ == "__main__":' in text
     assert "sys.argv[1]" in text
     assert ast.get_docstring(tree(path))
+    argv = runner._program({"mend": path.stem, "arguments": {}})
+    assert max(len(word.encode()) for word in argv) < ARGUMENT_BYTES
 
 
 @pytest.mark.parametrize("path", COLLECTING, ids=name_of)

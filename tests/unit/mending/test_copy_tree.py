@@ -25,7 +25,8 @@ from typing import Any
 
 import pytest
 
-from pantheon.mending import copy_tree
+from pantheon.mending import content, copy_tree, directories, entries, progress
+from pantheon.mending import engine as docker_engine
 
 ROOT = os.geteuid() == 0
 DAY = 86_400 * 10**9
@@ -84,8 +85,8 @@ def source(tmp_path: Path) -> Path:
     (top / "ComfyUI" / "user" / "default" / "workflows" / "a b'c\n.json").write_text("{}")
     (top / "ComfyUI" / "output" / "é\x1b[31m.png").write_bytes(b"\x89PNG" * 1000)
     os.close(os.open(os.fsencode(top) + b"/not-utf8-\xff\xfe", os.O_CREAT | os.O_WRONLY, 0o600))
-    (top / "model").write_bytes(random.Random(1).randbytes(3 * copy_tree.BLOCK + 17))
-    (top / "zero").write_bytes(bytes(2 * copy_tree.BLOCK))
+    (top / "model").write_bytes(random.Random(1).randbytes(3 * content.BLOCK + 17))
+    (top / "zero").write_bytes(bytes(2 * content.BLOCK))
     (top / "none").touch()
     os.link(top / "model", top / "ComfyUI" / "model again")
     os.link(top / "model", top / "a third")
@@ -292,9 +293,9 @@ def test_a_change_that_neither_size_nor_time_show(source: Path, tmp_path: Path) 
 
 
 def test_nothing_is_read_twice(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(copy_tree, "RACY_NS", -DAY)  # what was made a moment ago counts as old
+    monkeypatch.setattr(directories, "RACY_NS", -DAY)  # what was made a moment ago counts as old
     good(tmp_path / "target", source, mode="ahead")
-    monkeypatch.setattr(copy_tree.Copy, "digest", lambda *_: pytest.fail("read again"))
+    monkeypatch.setattr(entries.Maker, "digest", lambda *_: pytest.fail("read again"))
     good(tmp_path / "target", source)
     assert snapshot(tmp_path / "target") == snapshot(source)
 
@@ -302,7 +303,7 @@ def test_nothing_is_read_twice(source: Path, tmp_path: Path, monkeypatch: pytest
 def test_after_a_power_cut_everything_is_compared(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(copy_tree, "RACY_NS", -DAY)
+    monkeypatch.setattr(directories, "RACY_NS", -DAY)
     good(tmp_path / "target", source, mode="ahead")
     staging = tmp_path / "target.pantheon-copy"
     about = json.loads((staging / "about.json").read_text())
@@ -339,15 +340,15 @@ def test_the_record(source: Path, tmp_path: Path) -> None:
 
 def test_a_source_that_is_written_to(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ahead it is left for later, in the end it is said."""
-    real, path = copy_tree.Copy.fill, source / "model"
+    real, path = entries.Maker.fill, source / "model"
 
-    def fill(self: copy_tree.Copy, origin: int, fd: int, size: int) -> None:
+    def fill(self: entries.Maker, origin: int, fd: int, size: int) -> None:
         real(self, origin, fd, size)
         if os.fstat(origin).st_ino == path.stat().st_ino:
             with path.open("ab") as file:
                 file.write(b"more")
 
-    monkeypatch.setattr(copy_tree.Copy, "fill", fill)
+    monkeypatch.setattr(entries.Maker, "fill", fill)
     monkeypatch.setattr(time, "sleep", lambda _: None)
     said = good(tmp_path / "target", source, mode="ahead")
     assert any(line.startswith("written to while they were copied") for line in said)
@@ -355,14 +356,14 @@ def test_a_source_that_is_written_to(source: Path, tmp_path: Path, monkeypatch: 
     assert status == 1
     assert "is being written to while it is copied: stop what uses it" in said[-1]
     assert not (tmp_path / "target").exists()
-    monkeypatch.setattr(copy_tree.Copy, "fill", real)
+    monkeypatch.setattr(entries.Maker, "fill", real)
     good(tmp_path / "target", source)
     assert snapshot(tmp_path / "target") == snapshot(source)
 
 
 def test_a_disk_that_lies(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(copy_tree.Copy, "clone", lambda *_: False)
-    monkeypatch.setattr(copy_tree, "pwrite_all", lambda fd, data, at: os.pwrite(fd, b"?" + data[1:], at))
+    monkeypatch.setattr(entries.Maker, "clones", lambda *_: False)
+    monkeypatch.setattr(entries, "pwrite_all", lambda fd, data, at: os.pwrite(fd, b"?" + data[1:], at))
     status, said = run(tmp_path / "target", source)
     assert status == 1
     assert "reads back differently" in said[-1]
@@ -415,7 +416,7 @@ for name in ("rename", "link", "mkdir", "chown", "utime", "open"):
         time.sleep(0.0004)
         return _real(*a, **k)
     setattr(os, name, slow)
-sys.exit(copy_tree.main(sys.argv[1], copy_tree.write))
+sys.exit(copy_tree.main(sys.argv[1], copy_tree.say))
 """
 
 
@@ -477,24 +478,24 @@ def test_memory_does_not_grow_with_the_tree(tmp_path: Path) -> None:
 
 
 def test_holes_do_not_count() -> None:
-    whole, holes = copy_tree.Digest(), copy_tree.Digest()
-    data = b"x" * 100 + bytes(copy_tree.BLOCK - 100)
+    whole, holes = content.Digest(), content.Digest()
+    data = b"x" * 100 + bytes(content.BLOCK - 100)
     whole.feed(0, data)
-    whole.feed(copy_tree.BLOCK, copy_tree.ZEROS)
-    whole.feed(2 * copy_tree.BLOCK, bytes(5000) + b"y")
+    whole.feed(content.BLOCK, content.ZEROS)
+    whole.feed(2 * content.BLOCK, bytes(5000) + b"y")
     holes.feed(0, b"x" * 50)
     holes.feed(50, b"x" * 50)
-    holes.feed(2 * copy_tree.BLOCK + 5000, b"y")
+    holes.feed(2 * content.BLOCK + 5000, b"y")
     assert whole.value() == holes.value()
-    other = copy_tree.Digest()
+    other = content.Digest()
     other.feed(0, b"x" * 100)
-    other.feed(3 * copy_tree.BLOCK, bytes(5000) + b"y")
+    other.feed(3 * content.BLOCK, bytes(5000) + b"y")
     assert other.value() != whole.value()
 
 
 def test_progress(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(copy_tree, "PROGRESS_S", 0)
-    monkeypatch.setattr(copy_tree.Copy, "clone", lambda *_: False)
+    monkeypatch.setattr(progress, "PROGRESS_S", 0)
+    monkeypatch.setattr(entries.Maker, "clones", lambda *_: False)
     said = good(tmp_path / "target", source)
     lines = [line for line in said if "/s" in line]
     assert lines
@@ -561,7 +562,7 @@ class Engine:
 def engine(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[Engine]:
     path = f"/tmp/pantheon-engine-{os.getpid()}"
     Path(path).unlink(missing_ok=True)
-    monkeypatch.setattr(copy_tree, "SOCKET", path)
+    monkeypatch.setattr(docker_engine, "SOCKET", path)
     made = Engine(path)
     yield made
     made.server.shutdown()
