@@ -15,6 +15,7 @@ from pantheon.finding import Finding
 from pantheon.inventory import SERVICES, Host
 from pantheon.takeover import record
 
+UP = ("running", "restarting", "paused")
 # Repositories by which a hand-made container is known, whatever it is called.
 REPOSITORIES = {
     "mmartial/comfyui-nvidia-docker": "comfy",
@@ -156,20 +157,28 @@ def _looks_like_ours(host: Host, facts: Facts, container: Container) -> str:
     by_id = re.fullmatch(r"(sha256:)?[0-9a-f]{12,64}", container.image)
     images = facts.images.items() if by_id else ()
     same = [name for name, image in images if isinstance(image, Image) and image.id == container.image_id]
-    mounted = [m.source for m in container.mounts if f"{m.source}/".startswith(roots)]
+    # Models and results are there for others, too.
+    shared = (f"{layout.models(host)}/", f"{host.storage.ssd}/ai/outputs/")
+    writable = [f"{m.source}/" for m in container.mounts if m.writable]
+    mounted = [path[:-1] for path in writable if path.startswith(roots) and not path.startswith(shared)]
     ports = [port.port for port in container.ports if port.port in ours]
+    # One that does not run and is none of the services holds nothing but its name.
+    alive = container.state in UP or bool(service_of(host, facts, container))
     other = container.labels.get(stack.OURS)
     checks = (
         (other is not None, f"a stack of ours under the project name {other}"),
         (container.name in SERVICES, "it has the name of one of our services"),
         (repository(container.image) in known, f"it runs {container.image}"),
         (bool(same), f"it runs {same[0] if same else ''}"),
-        (bool(_NAMES.fullmatch(label) or _NAMES.fullmatch(container.name)), "its name is that of such a service"),
-        (bool(ports), f"it publishes port {ports[0] if ports else ''}"),
-        (bool(mounted), f"it mounts {mounted[0] if mounted else ''}"),
+        (
+            alive and bool(_NAMES.fullmatch(label) or _NAMES.fullmatch(container.name)),
+            "its name is that of such a service",
+        ),
+        (alive and bool(ports), f"it publishes port {ports[0] if ports else ''}"),
+        (alive and bool(mounted), f"it mounts {mounted[0] if mounted else ''}"),
         (container.project == host.project, f"it is in the Compose project {host.project}"),
         (
-            any(f"{path}".startswith(f"{host.stack_dir}/") for path in container.compose_files.split(",")),
+            alive and any(path.startswith(f"{host.stack_dir}/") for path in container.compose_files.split(",")),
             f"its Compose file lies in {host.stack_dir}",
         ),
     )
@@ -184,10 +193,16 @@ def _container_finding(host: Host, container: Container, why: str, service: str)
         text = f"container {container.name} is ours under the project name {container.labels[stack.OURS]}"
         mend = f"invoke bringup --host {host.name}   (moves it to {host.project})"
         return Finding(f"stack.foreign.{container.name}", "fail", text, evidence, mend, "procedure §5")
+    name = shlex.quote(container.name)
     if service:
         mend = f"take it over, with its data: invoke bringup --adopt --host {host.name}"
+    elif container.project == host.project:
+        mend = 'give ours another name in hosts.toml (project = "..."): Compose would take it for an orphan'
+    elif container.state in UP:
+        evidence += "; its image is none whose data --adopt knows"
+        mend = f"leave it, and let it make room: {host.ssh(f'docker stop {name}')}"
     else:
-        mend = f"leave it, and let it make room: {host.ssh(f'docker stop {shlex.quote(container.name)}')}"
+        mend = f"give it another name: {host.ssh(f'docker rename {name} {name}-old')}"
     return Finding(f"stack.foreign.{container.name}", "fail", text, evidence, mend, "procedure §5")
 
 
@@ -228,7 +243,7 @@ def port_holder(host: Host, facts: Facts, name: str) -> Container | None:
     port = host.service(name).port
     for container in facts.containers if isinstance(facts.containers, tuple) else ():
         other = container.labels.get("pantheon.service")
-        is_up = container.state in ("running", "restarting", "paused")
+        is_up = container.state in UP
         if is_ours(host, container) and other != name and is_up and any(p.port == port for p in container.ports):
             return container
     return None

@@ -15,7 +15,7 @@ from pantheon.finding import Finding
 from pantheon.inventory import SERVICES, Host
 from pantheon.takeover.record import SUFFIX, Record
 
-UP = ("running", "restarting", "paused")
+UP = foreign.UP
 MANAGED_BY = {
     "com.docker.swarm.service.name": "Docker Swarm",
     "io.kubernetes.pod.name": "Kubernetes",

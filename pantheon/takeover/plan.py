@@ -310,8 +310,8 @@ def _planned(
     changes = [
         *steps.note(facts, record, "note what is there", "so that it can all be brought back"),
         *steps.ahead(host, made, to_stop),
-        *(change for old in to_stop if (change := steps.put_away(old))),
         *steps.keep_files(beside.renamed, seen),
+        *(change for old in to_stop if (change := steps.put_away(old))),
         *steps.make_room(host, facts, made),
         *steps.own(host, own, record),
         *(c for c in storage.plan(host, mine, settled=services).changes if c.sign != "+"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 
 from pantheon import layout, owners
 from pantheon.belongings import Belongings, Place
@@ -72,7 +73,8 @@ def stop(container: Container, service: str) -> Run:
 
 
 def put_away(old: Old) -> Change | None:
-    """Its restart policy noted and off, stopped, under another name: it stays so through any restart of the engine."""
+    """Its restart policy noted and off, under another name, stopped: it stays so through any restart of the engine. The
+    name first: a unit or a script that keeps it running would start it again the moment it stops, or remove it."""
     c, steps = old.container, list[Step]()
     guard = (Guard("container", c.name, c.id),)
     if old.kind == "ours":
@@ -82,13 +84,13 @@ def put_away(old: Old) -> Change | None:
         return Change(f"stop {c.name}", why, (stop(c, old.service),), stops=(c.name,))
     if c.restart_policy not in ("no", ""):
         steps.append(Run(("docker", "update", "--restart=no", c.id), guards=guard))
-    if c.state == "paused":
-        steps.append(Run(("docker", "unpause", c.id), guards=guard))
-    if old.is_up:
-        steps.append(stop(c, old.service))
     if c.name != old.kept:
         free = Guard("container", old.kept, "missing")
         steps.append(Run(("docker", "rename", c.id, old.kept), guards=(*guard, free)))
+    if c.state == "paused":
+        steps.append(Run(("docker", "unpause", c.id)))
+    if old.is_up:
+        steps.append(stop(replace(c, name=old.kept), old.service))
     if not steps:
         return None
     did = "stop and keep" if old.is_up else "keep"

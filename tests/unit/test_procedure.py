@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from pantheon import layout, procedure, stack
-from pantheon.facts import Docker, Facts, Image, Listener, Port, Space, Tree, Unknown
+from pantheon.facts import ContainerMount, Docker, Facts, Image, Listener, Port, Space, Tree, Unknown
 from pantheon.inventory import Host
 from pantheon.plan import MakeSecret, Plan, Run, Write
 from pantheon.sections import validate
@@ -319,6 +319,31 @@ def test_our_image_under_another_name_is_no_concern_of_ours() -> None:
     facts = foreign(name="x", image="tools/unrelated:1", image_id="sha256:1", ports=(), mounts=())
     facts = replace(facts, images={**facts.images, HOST.ollama.image: Image("sha256:1", (), 1, "")})
     assert not procedure.plan(HOST, facts, ALL).blocked
+
+
+def test_others_may_have_models_and_results() -> None:
+    shared = tuple(
+        ContainerMount("bind", path, "/srv", path != "/mnt/local/nvme/ai", "")
+        for path in ("/mnt/local/ssd/ai/outputs", layout.models(HOST), "/mnt/local/nvme/ai")
+    )
+    facts = foreign(name="files", image="busybox", image_id="sha256:2", ports=(), mounts=shared)
+    assert not procedure.plan(HOST, facts, ALL).blocked
+
+
+@pytest.mark.parametrize(
+    ("name", "labels", "mends"),
+    [
+        ("comfyui", {}, ["docker stop comfyui", ""]),
+        ("comfy", {}, ["docker stop comfy", "docker rename comfy comfy-old"]),
+        ("x", OURS, ["hosts.toml (project", "hosts.toml (project"]),
+    ],
+)
+def test_what_is_told_to_do_about_a_stranger_helps(name: str, labels: dict[str, str], mends: list[str]) -> None:
+    for state, mend in zip(("running", "exited"), mends, strict=True):
+        other = replace(container(HOST, "comfy"), name=name, labels=labels, image="yanwk/comfyui-boot:cu130", mounts=(),
+                        image_id="sha256:3", state=state)  # fmt: skip
+        found = [f for f in procedure.plan(HOST, having(fresh(), other=other), ALL).blocked if "foreign" in f.id]
+        assert (mend in found[0].mend) if mend else not found, found
 
 
 def test_each_finding_is_shown_once() -> None:

@@ -84,9 +84,10 @@ def test_everything_in_order() -> None:
     it = taking(facts, *HAD, place(FILE, kind="file", reading="file 0:0 0644"))
     assert not it.blocked, why_not(it)
     text = told(it)
-    order = ["install -d", "write /var/lib/pantheon/takeover.json", "begin to copy", "docker update --restart=no",
-             "docker stop -t 120", "open-webui-before-pantheon", "comfyui-before-pantheon", "my-ollama-before-pantheon",
-             f"rename {FILE} → {FILE}.before-pantheon", "copy, and compare", "login key"]  # fmt: skip
+    order = ["install -d", "write /var/lib/pantheon/takeover.json", "begin to copy",
+             f"rename {FILE} → {FILE}.before-pantheon", "docker update --restart=no", "open-webui-before-pantheon",
+             "docker stop -t 120", "comfyui-before-pantheon", "my-ollama-before-pantheon", "copy, and compare",
+             "login key"]  # fmt: skip
     places = [text.index(part) for part in order]
     assert places == sorted(places), text
     last = changes(it)[-1].steps[0]
@@ -112,16 +113,18 @@ def test_the_services_behind_it_are_planned_on_what_it_leaves() -> None:
 
 
 def test_guards_hold_step_by_step() -> None:
-    """Each guard of a stop reads what the steps before it leave."""
+    """Each guard of a stop reads what the steps before it leave. The name goes first: whoever keeps it running by that
+    name finds it no more."""
     facts = seen(comfy())
     it = taking(facts, *HAD)
     stop = next(change for change in changes(it) if change.what.startswith("stop and keep"))
-    assert [step.argv[1] for step in stop.steps if isinstance(step, Run)] == ["update", "stop", "rename"]
-    rename = stop.steps[-1]
+    assert [step.argv[1] for step in stop.steps if isinstance(step, Run)] == ["update", "rename", "stop"]
+    rename, end = stop.steps[1:]
     assert [(g.kind, g.target, g.reading) for g in rename.guards] == [
         ("container", "comfyui", comfy().id),
         ("container", "comfyui-before-pantheon", "missing"),
     ]
+    assert [(g.kind, g.target, g.reading) for g in end.guards] == [("container", "comfyui-before-pantheon", comfy().id)]
 
 
 def test_without_adopt_a_strangers_stack_is_nobodys_to_touch() -> None:
