@@ -190,7 +190,7 @@ def _blocked(host: Host, seen: Atlas) -> tuple[Finding, ...]:
         found.append(Finding(f"{NAME}.client", "unknown", text, seen.client.reason, "", SOURCE))
     if not seen.autofs:
         text = "this kernel has no automounts: without them a dead server could hold up a boot"
-        mend = host.ssh("'sudo apt install linux-modules-extra-$(uname -r)'")
+        mend = host.ssh("sudo apt install linux-modules-extra-$(uname -r)")
         found.append(Finding(f"{NAME}.autofs", "fail", text, "there is no /dev/autofs", mend, SOURCE))
     return tuple(found)
 
@@ -500,7 +500,7 @@ def _mounted(host: Host, want: AtlasMount, share: Share, seen: Atlas) -> list[Fi
         text = f"{path} is stale: what is mounted there is dead" if is_stale(share) else f"{path} cannot be read"
         mend = None
         if by.by in ("fstab", "unit"):
-            mend = host.ssh(f"'sudo umount -l {shlex.quote(path)}; sudo mount {shlex.quote(path)}'")
+            mend = host.ssh(f"sudo umount -l {shlex.quote(path)}; sudo mount {shlex.quote(path)}")
         return [*out, _finding(host, path, "", "fail", text, share.answers.output, mend)]
     wrong = []
     if row.fstype not in REALLY_NFS:

@@ -232,7 +232,7 @@ def _not_loaded(host: Host, why: str) -> NotAsItShouldBe:
         f"{host.name}: it was rebooted, and the driver is still not loaded: {why}",
         details=["Secure Boot refuses a module whose key is not enrolled; nouveau may hold the card"],
         next_commands=[
-            host.ssh("'sudo modprobe nvidia; sudo dmesg | tail -n 20'"),
+            host.ssh("sudo modprobe nvidia; sudo dmesg | tail -n 20"),
             f"invoke diagnose --host {host.name}",
         ],
     )

@@ -16,6 +16,8 @@ from typing import Any, Literal
 
 from pantheon.errors import UsageError
 
+WORDS = re.compile(r"[\w@%+=:,./ -]*")  # a line without anything that a shell would read another way
+
 
 @dataclass(frozen=True)
 class Os:
@@ -157,12 +159,23 @@ class Host:
 
     def ssh(self, command: str) -> str:
         """What to type on the workstation to run `command` on the host: on a terminal where sudo may ask for a
-        password, or an editor is opened."""
+        password, or an editor is opened. `command` is a line for the host's shell, as it would be typed there; it is
+        quoted here for the workstation's, which reads it first."""
         options = (("-p", str(self.port or "")), ("-i", self.identity), ("-J", self.gateway))
         given = [part for name, value in options if value for part in (name, value)]
         target = f"{self.user}@{self.address}" if self.user else self.address
         terminal = ["-t"] if "sudo" in command else []
-        return f"{shlex.join(['ssh', *terminal, *given, target])} {command}"
+        return f"{shlex.join(['ssh', *terminal, *given, target])} {_for_one_more_shell(command)}"
+
+
+def _for_one_more_shell(line: str) -> str:
+    """A shell's line as one more shell has to be given it: as it is where it has words alone, else in the quotes that
+    leave it readable."""
+    if WORDS.fullmatch(line):
+        return line
+    if "'" in line and not set(line) & set('"$`\\!'):
+        return f'"{line}"'
+    return shlex.quote(line)
 
 
 SERVICES = ("comfy", "ollama", "openwebui")

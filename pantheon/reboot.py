@@ -6,6 +6,7 @@ for a moment ahead, so that the run that asked ends in order.
 
 from __future__ import annotations
 
+import shlex
 import time
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -90,7 +91,7 @@ def _unlisted(host: Host, facts: Facts, fstab: tuple[FstabLine, ...]) -> list[st
 
 def _not_in_fstab(host: Host, path: str, prefix: str) -> Finding:
     text = f"{path} is mounted and has no line in /etc/fstab: unless a unit mounts it, it is gone after a reboot"
-    return Finding(f"{prefix}.fstab", "warn", text, "", host.ssh(f"findmnt {path}"))
+    return Finding(f"{prefix}.fstab", "warn", text, "", host.ssh(f"findmnt {shlex.quote(path)}"))
 
 
 def obstacles(host: Host, evidence: Evidence, *, prefix: str) -> list[Finding]:
@@ -138,7 +139,7 @@ def _wait_for_boot(connection: Any, host: Host, before: str, report: Report, end
         if now == before and not gone and time.monotonic() > began + GOING_S:
             raise ApplyError(
                 f"{host.name}: it has not gone down within {GOING_S / 60:.0f} minutes of the order to reboot",
-                next_commands=[host.ssh("'systemctl list-jobs; systemd-inhibit --list'")],
+                next_commands=[host.ssh("systemctl list-jobs; systemd-inhibit --list")],
             )
         # Seen twice: on its way down a host may answer once more, and strangely.
         pause = AGAIN_S if now and now != before else min(MOST_S, pause * 1.3)

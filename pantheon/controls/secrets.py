@@ -77,7 +77,7 @@ def _files(case: Case, kind: str, is_open: object, why: str, wanted: str) -> Ver
         return Verdict("fail", said, on(case, "sudo", "chmod", wanted, *(one.path for one in wrong)))
     if not these:
         return Verdict("not applicable", f"none is where a {kind} usually lies")
-    return Verdict("pass", "\n".join(f"{one.path}: {one.mode:04o}" for one in these))
+    return Verdict("pass", "\n".join(f"{one.path} is mode {one.mode:04o}" for one in these))
 
 
 def _owner(one: SecretFile) -> str:

@@ -37,10 +37,11 @@ def _server(case: Case) -> SshServer | Verdict:
 
 
 def _set(case: Case, *lines: str) -> str:
-    """What to type to have sshd say so, and to be sure of it before it is reloaded."""
+    """What to type to have sshd say so, and to be sure of it before it is reloaded. Added to what another control has
+    had written there."""
     text = "\\n".join(lines)
-    todo = f"printf '{text}\\n' | sudo tee {OURS} && sudo sshd -t && sudo systemctl reload ssh"
-    return case.host.ssh(shlex.quote(todo))
+    todo = f'printf "{text}\\n" | sudo tee -a {OURS} && sudo sshd -t && sudo systemctl reload ssh'
+    return case.host.ssh(todo)
 
 
 def _matched(server: SshServer, keyword: str, good: tuple[str, ...]) -> list[str]:
@@ -67,7 +68,6 @@ def root_login(case: Case) -> Verdict:
         return server
     values = {one.get("permitrootlogin", "") for one in (server.settings, server.root)}
     mend = _set(case, "PermitRootLogin no")
-    # In brackets: what follows on "password " is taken for one, and masked.
     by_key = ("without-password", "prohibit-password")
     wrong = [f"root logs in{' with a key' if value in by_key else ''} (PermitRootLogin {value})"
              for value in sorted(values - {"no", ""})]  # fmt: skip

@@ -67,9 +67,8 @@ def on_host(case: Case, mend: str) -> str:
 
 
 def on(case: Case, *argv: str) -> str:
-    """What to type to run that on the host by ssh: quoted for both shells that read it."""
-    remote = shlex.join(argv)
-    return case.host.ssh(remote if remote == " ".join(argv) else shlex.quote(remote))
+    """What to type to run that on the host by ssh."""
+    return case.host.ssh(shlex.join(argv))
 
 
 def diagnose(case: Case) -> str:

@@ -216,7 +216,7 @@ def _forwarding_by_hand(case: Case, finding: Finding) -> list[Finding]:
         wanted = {"disableforwarding": "DisableForwarding no", "permitopen": _permitted(case, line)}
         setting = wanted.get(line.keyword, "AllowTcpForwarding local")
         edit = shlex.join(["sudo", "sed", "-i", f"{line.line}s/.*/{setting}/", line.path])
-        mend = host.ssh(shlex.quote(f"{edit} && sudo sshd -t && sudo systemctl reload ssh"))
+        mend = host.ssh(f"{edit} && sudo sshd -t && sudo systemctl reload ssh")
         text = f"{line.path}, line {line.line}, must allow it; a file of ours cannot, since the first value counts"
     elif isinstance(sshd, Sshd) and sshd.keys and _allows(sshd):
         text = f"the key of {sshd.user} must be allowed to forward"
@@ -224,7 +224,7 @@ def _forwarding_by_hand(case: Case, finding: Finding) -> list[Finding]:
         mend = f"take the restriction out at {place} on the host, or add port-forwarding behind `restrict`"
     else:
         text = "sshd must be told to allow it, or to read its files again"
-        mend = host.ssh(shlex.quote("sudo sshd -t && sudo systemctl reload ssh"))
+        mend = host.ssh("sudo sshd -t && sudo systemctl reload ssh")
     return [Finding(finding.id, "fail", text, "", mend, SOURCE)]
 
 

@@ -230,7 +230,7 @@ def _by_hand(case: Case, pressed: Pressed) -> Finding:
     count = "du -x --inodes" if pressed.room.free_bytes > pressed.room.total_bytes * TIGHT_SHARE else "du -xah"
     sort = "sort -n" if "inodes" in count else "sort -h"
     look = f"sudo {count} --max-depth=3 {shlex.quote(pressed.room.mount)} | {sort} | tail"
-    look = case.host.ssh(shlex.quote(look))
+    look = case.host.ssh(look)
     mend = "; ".join(dict.fromkeys([look, *hints, "or a larger disk"]))
     return Finding(f"{ID}.{pressed.name}-by-hand", "fail", text, ", ".join(lines) or pressed.said, mend, SOURCE)
 

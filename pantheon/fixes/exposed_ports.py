@@ -210,7 +210,7 @@ def _process(case: Case, key: str, one: Listener, name: str) -> Finding:
 
 def _stop_it(case: Case, finding: Finding) -> Finding:
     port = finding.id.rpartition("-")[2]
-    look = shlex.quote(f"sudo ss -ltnp 'sport = :{port}'")
+    look = f"sudo ss -ltnp 'sport = :{port}'"
     mend = f"stop what {case.host.ssh(look)} shows, or have it listen on 127.0.0.1"
     return Finding(finding.id, "fail", "that is no container of ours, and is left alone", "", mend, SOURCE)
 
@@ -320,7 +320,7 @@ def _close_api(case: Case) -> tuple[tuple[Change, ...], list[Finding]]:
         return (), [_unit_by_hand(case, elsewhere)]
     remove = [address for address, place in tcp if place == DAEMON_JSON]
     if remove and _daemon_json(case.facts.docker) is None:
-        mend = case.host.ssh(shlex.quote(f"sudoedit {DAEMON_JSON}"))
+        mend = case.host.ssh(f"sudoedit {DAEMON_JSON}")
         return (), [Finding(f"{ID}.docker-api", "fail", f"{DAEMON_JSON} is not plain JSON", "", mend, SOURCE)]
     dockerd = case.evidence.dockerd
     flags = dockerd.argv if isinstance(dockerd, Dockerd) else ()
@@ -330,7 +330,7 @@ def _close_api(case: Case) -> tuple[tuple[Change, ...], list[Finding]]:
             "systemctl cat docker.service docker.socket; systemctl show docker -p Environment; cat /etc/default/docker"
         )
         text = "what tells dockerd to listen is neither in daemon.json nor in its unit"
-        mend = f"find it: {case.host.ssh(shlex.quote(look))}"
+        mend = f"find it: {case.host.ssh(look)}"
         return (), [Finding(f"{ID}.docker-api", "fail", text, " ".join(flags), mend, SOURCE)]
     return (_restart(case, remove),), []
 
@@ -346,7 +346,7 @@ def _unit_by_hand(case: Case, places: list[str]) -> Finding:
     paths = dict.fromkeys(line.split(":")[0] for line in lines) or dict.fromkeys(places)
     units = "docker.socket docker.service" if any("docker.socket" in path for path in paths) else "docker.service"
     restart = f"sudo systemctl daemon-reload && sudo systemctl restart {units}"
-    mend = case.host.ssh(shlex.quote(f"{shlex.join(['sudoedit', *paths])} && {restart}"))
+    mend = case.host.ssh(f"{shlex.join(['sudoedit', *paths])} && {restart}")
     text = "a systemd unit tells dockerd so, and is left alone: take the address out of the line shown"
     return Finding(f"{ID}.docker-api", "fail", text, where, mend, SOURCE)
 

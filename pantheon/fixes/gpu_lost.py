@@ -28,8 +28,6 @@ RISK = (
     "models and containers of others are never touched."
 )
 SOURCE = "DOMAIN.md, NVIDIA"
-TOOLKIT_DOCS = "https://docs.nvidia.com/datacenter/cloud-native/container-toolkit/latest/install-guide.html"
-DOCKER_DOCS = "https://docs.docker.com/engine/install/ubuntu/"
 PREVENT = "CDI, or Docker's cgroupfs driver, prevents it (invoke runbook fix.gpu-lost)"
 
 SELECT = "could not select device driver"
@@ -171,12 +169,9 @@ def _host_cause(case: Case, evidence: str) -> str:
 def _host_mend(case: Case, finding: Finding) -> str:
     host = case.host
     if "driver is not loaded" in finding.text:
-        load = host.ssh("'sudo modprobe nvidia && nvidia-smi'")
-        branch = host.gpu.driver
-        return (
-            f"{load}; if that fails, the driver has no module for this kernel: sudo apt install --reinstall "
-            f"nvidia-driver-{branch}-server linux-headers-$(uname -r), then reboot"
-        )
+        load = host.ssh("sudo modprobe nvidia && nvidia-smi")
+        install = f"invoke prereqs --install --reboot --host {host.name}"
+        return f"{load}; if that fails, the driver has no module for this kernel: {install}"
     return f"{host.ssh('sudo reboot')}  (and if the card is not back then, power the host off and on)"
 
 
@@ -389,22 +384,17 @@ def _by_its_owner(case: Case, one: _Lost) -> str:
 
 
 def _engine_mend(case: Case) -> str:
-    facts = case.facts
-    configure = "sudo nvidia-ctk runtime configure --runtime=docker && sudo systemctl restart docker"
-    install = f"sudo apt-get install -y nvidia-container-toolkit && {configure}"
+    """The command that installs what is missing; "" where Docker only has to be started again. What a package has
+    lost, and apt thinks there, comes back by its being installed again."""
+    facts, install = case.facts, "invoke prereqs --install"
     if isinstance(facts.docker, Docker) and isinstance(facts.docker.snap, str):
-        return (
-            f"sudo snap remove docker, then Docker from its own repository ({DOCKER_DOCS}), "
-            f"then the toolkit ({TOOLKIT_DOCS}): {install}"
-        )
-    if facts.hook is None and facts.toolkit is None:
-        return f"on the host, its repository first ({TOOLKIT_DOCS}): {install}"
-    if facts.hook is None:
-        return (
-            "on the host: sudo apt-get install --reinstall -y nvidia-container-toolkit nvidia-container-toolkit-base "
-            "&& sudo systemctl restart docker"
-        )
-    return ""
+        return f"{install} --remove-snap --host {case.host.name}"
+    if facts.hook is not None:
+        return ""
+    if facts.toolkit is None:
+        return f"{install} --host {case.host.name}"
+    packages = "nvidia-container-toolkit nvidia-container-toolkit-base"
+    return case.host.ssh(f"sudo apt-get install --reinstall -y {packages} && sudo systemctl restart docker")
 
 
 def _wanted_cuda(said: str) -> str:

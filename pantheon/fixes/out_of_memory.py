@@ -162,7 +162,7 @@ def _others(case: Case) -> list[Finding]:
     who = ", ".join(f"{name} ({times}x)" if times > 1 else name for name, times in names.most_common(3))
     text = f"the host ran out of memory, and the kernel killed {who}"
     said = "; ".join(filter(None, (_told(kills[-1]), _host_memory(case))))
-    return [Finding(f"{ID}.host", "warn", text, said, case.host.ssh("'ps aux --sort=-rss | head'"), SOURCE)]
+    return [Finding(f"{ID}.host", "warn", text, said, case.host.ssh("ps aux --sort=-rss | head"), SOURCE)]
 
 
 def _raise_limit(case: Case, name: str, found: _Kills) -> str:
@@ -172,7 +172,7 @@ def _raise_limit(case: Case, name: str, found: _Kills) -> str:
     if found.limit and not found.set_by_hand:
         line = f'[hosts.{case.host.name}.{name}] memory = "{now}"'
         return f"in hosts.toml, raise {line}, then invoke {name} --host {case.host.name}"
-    look = case.host.ssh("'ps aux --sort=-rss | head'")
+    look = case.host.ssh("ps aux --sort=-rss | head")
     line = f'[hosts.{case.host.name}.{name}] memory = "16g"'
     return f"in hosts.toml, limit what may eat it ({line}), or give the host more memory or swap; who has it: {look}"
 

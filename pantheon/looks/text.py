@@ -27,7 +27,7 @@ SECRET_NAME = re.compile(rf"(?i){SECRETIVE}")
 MASKS = (  # user:password@, NAME=value, --name value, and a header's Name: value
     (re.compile(r"(?<=://)[^/@\s:]*:[^/@\s]+(?=@)"), "***"),
     (re.compile(rf"(?i)([\w.-]*{SECRETIVE}[\w.-]*=)(?:\"[^\"]*\"|'[^']*'|[^\s;&|]+)"), r"\1***"),
-    (re.compile(rf"(?i)(--?[\w-]*{SECRETIVE}[\w-]*\s+)[^\s-]\S*"), r"\1***"),
+    (re.compile(rf"(?i)(?<![\w-])(--?[\w-]*{SECRETIVE}[\w-]*\s+)[^\s-]\S*"), r"\1***"),
     (re.compile(rf"(?i)([\w-]*{SECRETIVE}[\w-]*:\s+)[^\"'\n]+"), r"\1***"),
 )
 

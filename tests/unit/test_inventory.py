@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import subprocess
 import time
 import tomllib
 from collections.abc import Callable
@@ -364,3 +365,26 @@ def test_secret_names(name: str, secret: bool) -> None:
 )
 def test_memory_in_bytes(memory: str, size: int) -> None:
     assert grammar.memory_bytes(memory) == size
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "docker ps",
+        "cat '/srv/a b/c'",
+        "printf '%s\\n' '/srv/it'\"'\"'s here' | tr a-z A-Z",
+        'printf "a\\nb\\n" | tail -n 1 && echo "$((1 + 1))"',
+        "echo one; echo 'two  three' >&2; echo $0 `echo four` \\! *.nothing",
+        "ss -ltnp 'sport = :8188'",
+    ],
+)
+def test_a_line_for_the_host_arrives_there_as_it_is(line: str, tmp_path: Path) -> None:
+    """Through the workstation's shell, as it is typed; ssh joins its words with blanks and gives them to another."""
+    host = Host("h", "10.0.99.10", user="ops")
+    ssh = tmp_path / "ssh"
+    ssh.write_text('#!/bin/sh\n[ "$1" = -t ] && shift\nshift\nprintf %s "$*"\n', encoding="utf-8")
+    ssh.chmod(0o755)
+    typed = subprocess.run(
+        ["/bin/sh", "-c", host.ssh(line)], env={"PATH": f"{tmp_path}:/usr/bin:/bin"}, capture_output=True, text=True
+    )
+    assert (typed.stdout, typed.stderr) == (line, "")

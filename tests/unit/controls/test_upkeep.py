@@ -98,7 +98,7 @@ class TestJournal:
         verdict = judged("journal", journal=Journal(most, at if most else "", storage, 100 * GIB))
         assert verdict.status == status
         if status == "fail" and most:
-            assert verdict.mend == f"ssh -t ops@10.0.99.10 {shlex.quote(shlex.join(['sudoedit', at]))}"
+            assert verdict.mend == f"ssh -t ops@10.0.99.10 \"sudoedit '{at}'\""
 
     def test_four_gib_are_never_too_much(self) -> None:
         assert judged("journal", journal=Journal("4G", "/etc/x", "auto", 8 * GIB)).status == "pass"

@@ -158,9 +158,9 @@ def test_docker_that_has_the_toolkit_by_now_only_starts_the_container() -> None:
 @pytest.mark.parametrize(
     ("made", "says"),
     [
-        (select(None, toolkit=None), "sudo apt-get install -y nvidia-container-toolkit && sudo nvidia-ctk runtime"),
-        (select(None), "apt-get install --reinstall -y nvidia-container-toolkit"),
-        (select(None, snap="/snap/bin/docker"), "sudo snap remove docker"),
+        (select(None, toolkit=None), "invoke prereqs --install --host prometheus"),
+        (select(None), "ssh -t ops@10.0.99.10 'sudo apt-get install --reinstall -y nvidia-container-toolkit "),
+        (select(None, snap="/snap/bin/docker"), "invoke prereqs --install --remove-snap --host prometheus"),
     ],
     ids=["none", "no hook", "snap"],
 )

@@ -7,7 +7,7 @@ import random
 import pytest
 
 from pantheon.looks.engine import LogLines
-from pantheon.looks.text import masked_argv, seconds
+from pantheon.looks.text import masked, masked_argv, seconds
 from tests.unit.looks.fakes import (
     cases,
     framed,
@@ -24,6 +24,22 @@ def test_log_lines_are_shown_plain(raw: str, expect: str) -> None:
 @pytest.mark.parametrize(("argv", "expect"), [pytest.param(*case[1:], id=case[0]) for case in cases("argv")])
 def test_secrets_in_command_lines_are_masked(argv: list[str], expect: list[str]) -> None:
     assert masked_argv(argv) == expect
+
+
+@pytest.mark.parametrize(
+    ("text", "expect"),
+    [
+        ("x --password hunter2 -p 1", "x --password *** -p 1"),
+        ("(--token hf_abc)", "(--token ***"),
+        ("-auth-key k8", "-auth-key ***"),
+        ("PermitRootLogin without-password\nPasswordAuthentication yes", None),
+        ("root logs in with a key: prohibit-password said so", None),
+        ("a pre-auth check and no-secret here", None),
+        ("/root/.cache/huggingface/token is mode 0600", None),
+    ],
+)
+def test_what_looks_like_a_secret_is_masked_and_nothing_else(text: str, expect: str | None) -> None:
+    assert masked(text) == (text if expect is None else expect)
 
 
 @pytest.mark.parametrize(
