@@ -18,6 +18,7 @@ INSTALLED = {
     "runtime.py": "usr/bin/nvidia-container-runtime",
     "ctk.py": "usr/bin/nvidia-ctk",
     "cli.sh": "usr/bin/nvidia-container-cli",
+    "nvidia-cdi-refresh.service": "usr/lib/systemd/system/nvidia-cdi-refresh.service",
     "plant.sh": "usr/lib/lab/gpu/plant.sh",
 }
 LIBRARY_SOURCES = ("nvml.c", "state.c")
@@ -28,7 +29,7 @@ FLAGS = ("-std=c11", "-D_POSIX_C_SOURCE=200809L", "-O2", "-Wall", "-Wextra")
 
 def inputs() -> list[Path]:
     """The files that decide what `build` makes."""
-    return sorted([Path(__file__).resolve(), *SOURCE.glob("*.[ch]"), *TOOLKIT.glob("*.[ps][yh]")])
+    return sorted([Path(__file__).resolve(), *SOURCE.glob("*.[ch]"), *(TOOLKIT / name for name in INSTALLED)])
 
 
 def commands(source: str, out: str, version: str = VERSION) -> list[list[str]]:
@@ -61,7 +62,7 @@ def build(out: Path, base_image: str, version: str = VERSION) -> None:
     for name, target in INSTALLED.items():
         (out / target).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(TOOLKIT / name, out / target)
-        (out / target).chmod(0o755)
+        (out / target).chmod(0o755 if "bin/" in target or target.endswith(".sh") else 0o644)
     if platform.system() == "Linux" and platform.machine() == "x86_64" and shutil.which("gcc"):
         for command in commands(str(SOURCE), str(out), version):
             subprocess.run(command, check=True, capture_output=True, text=True)

@@ -79,20 +79,7 @@ FORGET_MODULE = """#!/bin/sh
 set -e
 if [ "$1" = remove ]; then /usr/lib/lab/kernel forget; fi
 """
-CDI_SERVICE = """[Unit]
-Description=Refresh NVIDIA CDI specification file
-After=lab-gpu.service
-ConditionPathExists=/usr/bin/nvidia-smi
-ConditionPathExists=/usr/bin/nvidia-ctk
-
-[Service]
-Type=oneshot
-ExecCondition=/usr/bin/grep -qE '/nvidia.ko' /lib/modules/%v/modules.dep
-ExecStart=/usr/bin/nvidia-ctk cdi generate --output=/var/run/cdi/nvidia.yaml
-
-[Install]
-WantedBy=multi-user.target
-"""
+CDI_UNIT = "usr/lib/systemd/system/nvidia-cdi-refresh.service"
 
 
 @dataclass
@@ -274,8 +261,8 @@ def toolkit_packages(gpu: Path) -> list[Package]:
             TOOLKIT_VERSION,
             "python3",
             scripts=service("nvidia-cdi-refresh.service", action="restart"),
-            files={f"usr/bin/{name}": programs[name] for name in ("nvidia-ctk", "nvidia-container-runtime")},
-            texts={"usr/lib/systemd/system/nvidia-cdi-refresh.service": CDI_SERVICE},
+            files={f"usr/bin/{name}": programs[name] for name in ("nvidia-ctk", "nvidia-container-runtime")}
+            | {CDI_UNIT: gpu / CDI_UNIT},
         ),
         Package(
             "nvidia-container-toolkit",

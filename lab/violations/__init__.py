@@ -86,12 +86,6 @@ def inventory(lab: Lab) -> dict[str, Any]:
     return found
 
 
-def prepare(lab: Lab) -> None:
-    """What a careful operator has done besides, on a host that is brought up: the functions of that name."""
-    for name in modules():
-        getattr(importlib.import_module(f"lab.violations.{name}"), "prepare", nothing)(lab)
-
-
 def merged(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
     """Two tables as one; of two values the second's, of two tables both."""
     out = dict(first)

@@ -9,7 +9,7 @@ from lab.planting import sh
 from lab.violations import Violation
 
 CTK = "/usr/bin/nvidia-ctk"
-CDI = "/etc/cdi/nvidia.yaml"
+CDI = "/run/cdi/nvidia.yaml"  # nvidia-cdi-refresh makes it at each boot
 
 
 def lose(name: str) -> Callable[[Lab], None]:
@@ -33,8 +33,3 @@ VIOLATIONS = (
     Violation("toolkit.cdi", "no CDI specification", sh(f"mv {CDI} {CDI}.away"),
               sh(f"[ ! -e {CDI}.away ] || mv {CDI}.away {CDI}")),
 )  # fmt: skip
-
-
-def prepare(lab: Lab) -> None:
-    """A careful operator has a CDI specification: as NVIDIA's own guide makes it."""
-    lab.sh(f"[ -e {CDI} ] || nvidia-ctk cdi generate --output={CDI} 2>/dev/null")

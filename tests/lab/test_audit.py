@@ -63,7 +63,6 @@ def well(world: World, request: pytest.FixtureRequest) -> Iterator[World]:
         BASELINE["inventory"] = violations.inventory(world.lab)
         declare(world)
         world.bring_up()
-        violations.prepare(world.lab)
     world.state = "dirty"
     declare(world)
     yield world
