@@ -127,7 +127,10 @@ class Console:
             else:
                 self.line("✓", host.name, "nothing to do")
             return
-        stops = f"Stops {', '.join(plan.stops)} for a moment." if plan.stops else "Stops nothing."
+        for_good = any(section.changes for section in plan.sections if section.name in ("takeover", "undo"))
+        stops = (
+            f"Stops {', '.join(plan.stops)}{'' if for_good else ' for a moment'}." if plan.stops else "Stops nothing."
+        )
         removed = [change for change in plan.changes if change.sign == "-"]
         deletes = f"Removes {count(len(removed), 'thing')} that can be made again; no data." if removed else ""
         deletes = deletes or "Deletes nothing."

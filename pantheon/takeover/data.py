@@ -63,6 +63,16 @@ def pieces(host: Host, old: Old) -> tuple[Piece, ...]:
     return _cut(host, old, _places(host, old))
 
 
+def bundled(host: Host, old: Old) -> tuple[Piece, ...]:
+    """The data of the Ollama that some images of Open WebUI bring along; none for the others."""
+    container = old.container
+    data = next((m.target for m in container.mounts if m.target.endswith("/.ollama")), "")
+    has_one = data or _env(container, "USE_OLLAMA_DOCKER").lower() == "true"
+    if old.service != "openwebui" or old.kind != "theirs" or not has_one:
+        return ()
+    return pieces(host, replace(old, service="ollama"))
+
+
 def _places(host: Host, old: Old) -> dict[str, str]:
     """Directories inside the old container that have a place in ours, and that place."""
     container = old.container
@@ -235,7 +245,10 @@ def judge(piece: Piece, found: Belongings, *, container: str = "") -> Datum | st
             return Datum(replace(piece, source=Source(piece.inside, container)), "copied", complete=False)
     place = found.places.get(piece.source.path)
     if not isinstance(place, Place):
-        return f"{piece.source.path}: {getattr(place, 'reason', 'not looked at')}"
+        reason = getattr(place, "reason", "not looked at")
+        if piece.may_stay:
+            return Datum(piece, "stays", why=reason)
+        return f"{piece.source.path}: {reason}"
     target = found.places.get(piece.target)
     same = isinstance(target, Place) and bool(target.kind) and target.real == place.real
     owners = tuple(sorted(place.owners))

@@ -56,6 +56,7 @@ def look(host: Host, facts: Facts, olds: tuple[Old, ...], seen: Belongings) -> B
             findings += [_shared(kept, users, project)] if users else []
     for old in olds:
         findings += _needing(old, others)
+    findings += _on_their_networks(olds, others, {finding.id for finding in findings})
     return Beside(tuple(renamed), tuple(findings), tuple(blocked))
 
 
@@ -88,5 +89,18 @@ def _needing(old: Old, others: list[Container]) -> list[Finding]:
         elif waits:
             text = f"{other.name} depends on {old.name}: it keeps running, and finds it under that name no more"
             evidence = f"the new one is {old.service}, on a network of its own and on 127.0.0.1"
+            found.append(Finding(f"takeover.needs.{other.name}", "warn", text, evidence))
+    return found
+
+
+def _on_their_networks(olds: tuple[Old, ...], others: list[Container], said: set[str]) -> list[Finding]:
+    """Others, such as a proxy, that may reach the old ones by a network which they share."""
+    found = []
+    for other in others:
+        own = set(other.networks) - {"bridge", "host", "none"}
+        names = [old.name for old in olds if old.kind == "theirs" and own & set(old.container.networks)]
+        if other.state in UP and names and f"takeover.needs.{other.name}" not in said:
+            text = f"{other.name} shares a network with {', '.join(names)}: it keeps running, and reaches them no more"
+            evidence = "ours are on networks of their own, and on 127.0.0.1"
             found.append(Finding(f"takeover.needs.{other.name}", "warn", text, evidence))
     return found

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from pantheon import layout
+from pantheon import foreign, layout
 from pantheon.belongings import Belongings, Place
 from pantheon.facts import Facts
 from pantheon.finding import Finding
@@ -50,7 +50,11 @@ def pieces(host: Host, facts: Facts, olds: Iterable[Old]) -> list[tuple[str, Pie
     """All data that is concerned, with the id of the container that has it ("": none has it any more)."""
     moved = {(one.service, one.old) for one in moves.elsewhere(host, facts)}
     found = []
+    everyone = facts.containers if isinstance(facts.containers, tuple) else ()
+    alone = not any(foreign.service_of(host, facts, container) == "ollama" for container in everyone)
     for old in olds:
+        if alone:
+            found += [(old.container.id, piece) for piece in data.bundled(host, old)]
         for piece in data.pieces(host, old):
             if old.kind == "theirs" or (old.service, piece.source.path) in moved:
                 found.append((old.container.id, piece))
@@ -94,7 +98,11 @@ def plan(
         if isinstance(datum, Datum):
             judged.append(datum)
         else:
-            blocked.append(Finding(f"takeover.data.{piece.target}", "unknown", "not known what there is", datum))
+            text, mend = "not known what there is", ""
+            if "network mount" in datum:
+                text = f"{piece.inside} of {piece.service} lies on another machine, and is not copied from there"
+                mend = "copy it to a disk of the host and start the old one on that, then the same command"
+            blocked.append(Finding(f"takeover.data.{piece.target}", "unknown", text, datum, mend))
     judged, problems = _sorted_out(host, judged, seen, olds)
     blocked += problems
     made, problems = copies.group(judged, seen, record)

@@ -50,7 +50,7 @@ def plan(host: Host, facts: Facts, record: Record | None, seen: Belongings) -> S
         return SectionPlan(NAME, blocked=tuple(blocked))
     changes = [
         *_note(facts, record, "undoing", "note that the old stack is on its way back"),
-        *_ours_away(host, facts, {one.service for one in kept if one.kept}, {one.id for one in kept}),
+        *_ours_away(host, facts, _taken(record), {one.id for one in kept}),
         *_files_back(host, facts, record.files, seen),
         *_owners_back(record),
         *_databases_back(host, facts, record, seen),
@@ -101,6 +101,12 @@ def _files_of(one: Kept, seen: Belongings) -> tuple[str, ...]:
 def _is_there(seen: Belongings, path: str) -> bool:
     place = seen.places.get(path)
     return isinstance(place, Place) and bool(place.kind)
+
+
+def _taken(record: Record) -> set[str]:
+    """Services whose container, or whose data out of another one's, was taken over."""
+    found = {one.service for one in record.containers if one.kept}
+    return found | {place.service for place in record.data} if record.kind == "adopt" else found
 
 
 def _note(facts: Facts, record: Record, stage: str, what: str) -> list[Change]:
@@ -224,7 +230,8 @@ def _notes(host: Host, record: Record, gone: list[Kept]) -> tuple[str, ...]:
     lines += [f"{moved.new}: stays" for moved in record.aside]
     if record.kind == "move":
         lines.append("hosts.toml still says the new place: change it back, or the next bringup moves again")
-    others = [name for name in ("comfy", "ollama", "openwebui") if name not in {k.service for k in record.containers}]
+    concerned = _taken(record) | {kept.service for kept in record.containers}
+    others = [name for name in ORDER if name not in concerned]
     lines += [f"{name}: ours from the beginning, stays as it is" for name in others]
     del host
     return tuple(lines)

@@ -52,7 +52,15 @@ def hand_made(
             "com.docker.compose.project.config_files": compose,
             "com.docker.compose.project.working_dir": compose.split(",")[0].rpartition("/")[0],
         }
-    plain = ("BASE_DIRECTORY", "OLLAMA_MODELS", "DATA_DIR", "COMFY_CMDLINE_EXTRA", "OLLAMA_KEEP_ALIVE", "TZ")
+    plain = (
+        "BASE_DIRECTORY",
+        "OLLAMA_MODELS",
+        "DATA_DIR",
+        "COMFY_CMDLINE_EXTRA",
+        "OLLAMA_KEEP_ALIVE",
+        "TZ",
+        "USE_OLLAMA_DOCKER",
+    )
     values = {n: EnvValue(v if n in plain else None, digest(NONCE, v), False) for n, v in (env or {}).items()}
     made = world.container(HOST, service)
     defaults: dict[str, Any] = {

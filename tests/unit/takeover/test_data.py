@@ -101,6 +101,36 @@ def test_a_volume_that_only_a_container_can_mount_is_read_through_the_engine() -
     assert (datum.way, datum.piece.source) == ("copied", data.Source("/root/.ollama", container.id))
 
 
+@pytest.mark.parametrize(
+    ("mounts", "env", "expected"),
+    [
+        ([volume("w", "/app/backend/data"), volume("o", "/root/.ollama")], {}, [(f"{DOCKER}/o/_data", OLLAMA)]),
+        ([volume("w", "/app/backend/data")], {"USE_OLLAMA_DOCKER": "true"}, [("/root/.ollama", OLLAMA)]),
+        ([volume("w", "/app/backend/data")], {"USE_OLLAMA_DOCKER": "false"}, []),
+    ],
+)
+def test_an_ollama_inside_open_webui(
+    mounts: list[ContainerMount], env: dict[str, str], expected: list[tuple[str, str]]
+) -> None:
+    container = hand_made("openwebui", *mounts, env=env)
+    found = data.bundled(HOST, Old(container, "openwebui", "theirs", "x"))
+    assert [(piece.source.path, piece.target) for piece in found] == expected
+    assert {piece.service for piece in found} <= {"ollama"}
+
+
+def test_a_library_on_another_machine_stays_there() -> None:
+    from pantheon.belongings import Belongings
+    from pantheon.facts import Unknown
+
+    container = hand_made("comfy", bind("/srv/run", "/comfy/mnt"), bind("/mnt/atlas/models", "/models", ro=True))
+    found = data.pieces(HOST, Old(container, "comfy", "theirs", "x"))
+    piece = next(piece for piece in found if piece.inside == "/models")
+    away = Belongings(places={"/mnt/atlas/models": Unknown("/mnt/atlas/models lies on the network mount /mnt/atlas")})
+    datum = data.judge(piece, away, container=container.id)
+    assert isinstance(datum, data.Datum)
+    assert (datum.way, "network mount" in datum.why) == ("stays", True)
+
+
 def test_what_could_not_be_looked_at_is_not_nothing() -> None:
     from pantheon.belongings import Belongings
     from pantheon.facts import Unknown

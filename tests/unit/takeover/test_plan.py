@@ -151,7 +151,7 @@ BLOCKED: dict[str, tuple[list[Container], tuple[Place, ...], dict[str, Any], str
     "the other holds our port": ([comfy(), hand_made("comfy", bind("/z", "/comfy/mnt"), name="comfy-2")], HAD,
                                  {"take": ("comfyui",)}, "comfy-2 is to stay, and holds port 8188"),
     "a source on the network": ([comfy()], (), {"places": {"/srv/run": Unknown("lies on the network mount /srv")}},
-                                "not known what there is (/srv/run: lies on the network mount /srv)"),
+                                "lies on another machine, and is not copied from there (/srv/run: lies on the network mount /srv)"),
     "a target that cannot be read": ([comfy()], HAD, {"places": {MNT: Unknown("I/O error")}}, "I/O error"),
     "a database elsewhere": ([webui(env={"DATABASE_URL": "postgres://x"})], HAD, {}, "keeps its data elsewhere (DATABASE_URL)"),
     "an old name in the way": ([comfy(compose=FILE)], (*HAD, place(FILE, kind="file"), place(f"{FILE}.before-pantheon", kind="file")),
@@ -414,6 +414,28 @@ def test_who_needs_an_old_one_is_named(more: dict[str, Any], said: str) -> None:
     other = hand_made("comfy", name="vpn", image="vpn:1", image_id="sha256:v", ports=(), **more)
     it = taking(seen(comfy(compose=FILE), other), *HAD)
     assert said in " ".join(f.text for f in it.warnings)
+
+
+def test_a_proxy_on_their_network_is_named() -> None:
+    proxy = hand_made("comfy", name="nginx", image="nginx:1", image_id="sha256:n", networks=("ai_web",),
+                      ports=(Port("80/tcp", "0.0.0.0", 80),))  # fmt: skip
+    alone = replace(proxy, id="f" * 64, name="other", networks=("bridge",))
+    it = taking(seen(comfy(networks=("ai_web",)), ollama(), proxy, alone), *HAD)
+    (said,) = [f.text for f in it.warnings if f.id.startswith("takeover.needs")]
+    assert said.startswith("nginx shares a network with comfyui:")
+
+
+def test_an_ollama_inside_open_webui_is_taken_along_unless_there_is_another() -> None:
+    both = (volume("w", "/app/backend/data"), volume("o", "/root/.ollama"))
+    old = hand_made("openwebui", *both)
+    source = "/var/lib/docker/volumes/o/_data"
+    it = taking(seen(old), *HAD, place(source, 4 * GIB))
+    assert source in told(it)
+    assert "ollama" in it.settled
+    assert not [f for f in it.warnings if "/root/.ollama" in f.evidence]
+    it = taking(seen(old, ollama()), *HAD, place(source, 4 * GIB))
+    assert source not in told(it)
+    assert [f for f in it.warnings if "/root/.ollama" in f.evidence]
 
 
 def test_settings_that_do_not_come_along_are_listed_and_secrets_are_not_shown() -> None:

@@ -181,3 +181,11 @@ def test_steps_on_containers_are_guarded() -> None:
     runs = [s for c in section.changes for s in c.steps if isinstance(s, Run) and s.argv[1] in ("rm", "stop", "rename")]
     assert runs
     assert all(run.guards for run in runs)
+
+
+def test_a_service_that_was_inside_another_container_goes_with_it() -> None:
+    inside = record.Place("ollama", "/srv/o", TARGETS["ollama"], "copied")
+    it = noted(data=(*noted().data, inside))
+    section = undo.plan(HOST, there(it, KEPT), it, answer(it, HERE))
+    assert f"docker rm -f {world.container(HOST, 'ollama').id}" in text(section)
+    assert not [note for note in section.notes if note.startswith("ollama: ours")]
