@@ -372,7 +372,7 @@ def _start(step: dict[str, Any]) -> subprocess.Popen[bytes]:
     )
 
 
-_SHARED = re.compile(r"^from (pantheon\.mending\.\w+) import", re.MULTILINE)
+_SHARED = re.compile(r"^from (pantheon\.(?:mending|collecting)\.\w+) import", re.MULTILINE)
 _START = """\
 import json, sys, types
 *shared, (_, program) = json.loads(sys.argv.pop())
@@ -384,7 +384,7 @@ exec(compile(program, "<pantheon>", "exec"))
 
 
 def _program(step: dict[str, Any]) -> list[str]:
-    """A mending module as a program of its own, with those of its folder that it imports: it needs nothing else of
+    """A mending module as a program of its own, with those that it imports: it needs nothing else of
     ours, and ends with its process group."""
     texts = json.dumps(_texts(f"pantheon.mending.{step['mend']}"))
     return [sys.executable, "-IBS", "-c", _START, json.dumps(step["arguments"]), texts]

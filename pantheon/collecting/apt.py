@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import re
-import struct
-import time
 
 from pantheon.collecting import openpgp
+from pantheon.collecting.dpkg import HALF_WAY, holder
 from pantheon.looks import docker
 from pantheon.looks.files import read_bytes, read_text
 from pantheon.looks.text import Json, Object, Unread, plain
@@ -19,11 +17,6 @@ STATUS = "/var/lib/dpkg/status"
 STATUS_BYTES = 64 << 20
 KEY_BYTES = 1 << 20
 MOST_BROKEN = 50
-LOCKS = (
-    *("/var/lib/dpkg/lock-frontend", "/var/lib/dpkg/lock"),
-    *("/var/lib/apt/lists/lock", "/var/cache/apt/archives/lock"),
-)
-HALF_WAY = ("half-installed", "unpacked", "half-configured", "triggers-awaited", "triggers-pending")
 # What concerns the stack: engines, the toolkit, the driver, kernels and what builds modules for them.
 LIKE = re.compile(
     r"(?:docker|containerd|podman-docker|runc|nvidia|libnvidia|linux-(?:modules-nvidia|objects-nvidia|signatures-nvidia|"
@@ -87,49 +80,6 @@ def _installed(record: bytes) -> tuple[Object, list[str]]:
 def _field(stanza: bytes, name: bytes) -> str:
     _, found, rest = (b"\n" + stanza).partition(b"\n" + name + b": ")
     return plain(rest.partition(b"\n")[0].decode("utf-8", "replace").strip()) if found else ""
-
-
-# ---- who works on packages now
-
-
-def holder(root: str) -> str | None:
-    """The process that has one of apt's or dpkg's locks; None: nobody. The kernel is asked who would be in the way."""
-    for path in LOCKS:
-        try:
-            fd = os.open(root + path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW)
-        except (FileNotFoundError, NotADirectoryError):
-            continue
-        try:
-            asked = struct.pack("hhqqi", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
-            kind, _, _, _, pid = struct.unpack("hhqqi", fcntl.fcntl(fd, fcntl.F_GETLK, asked))
-        finally:
-            os.close(fd)
-        if kind != fcntl.F_UNLCK:
-            return _who(pid) if pid > 0 else "a process in another container"
-    return None
-
-
-def _who(pid: int) -> str:
-    argv = (read_bytes(f"/proc/{pid}/cmdline", 4096) or b"").decode("utf-8", "replace").split("\0")
-    name = program(argv, (read_text(f"/proc/{pid}/comm") or "").strip())
-    words = (read_text(f"/proc/{pid}/stat") or "").rpartition(")")[2].split()
-    uptime = (read_text("/proc/uptime") or "0").split()[0]
-    since = ""
-    if len(words) > 19:
-        began = time.time() - float(uptime) + int(words[19]) / os.sysconf("SC_CLK_TCK")
-        since = time.strftime(", since %H:%M:%S UTC", time.gmtime(began))
-    return f"{plain(name)} (pid {pid}{since})"
-
-
-def program(argv: list[str], comm: str) -> str:
-    """What people call a process: the kernel's name for it, which is cut at 15 characters, made whole; a script by its
-    own name."""
-    words = [os.path.basename(word) for word in argv if word and not word.startswith("-")]
-    words = [word for word in words if re.fullmatch(r"[\w.+-]{1,60}", word)]
-    name = next((word for word in words if comm and word.startswith(comm)), comm)
-    if re.match(r"(?:python|perl)[\d.]*$|(?:ba|da)?sh$", name):
-        name = next((word for word in words if word != name), name)
-    return name or "a process"
 
 
 # ---- where packages come from

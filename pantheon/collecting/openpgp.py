@@ -1,7 +1,6 @@
 """Keys in a file, armored or not, without gpg, which writes into a home directory even to read (RFC 9580).
 
-`dearmored` and `keys` stand in pantheon/mending/apt_key.py as well, whose programs are sent alone; a test holds the two
-equal."""
+Goes with the programs that mend as well, and so needs nothing of ours."""
 
 from __future__ import annotations
 

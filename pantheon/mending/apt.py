@@ -14,12 +14,10 @@ do.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import re
 import signal
-import struct
 import subprocess
 import sys
 import tempfile
@@ -27,11 +25,11 @@ import time
 from fnmatch import fnmatchcase
 from typing import Any
 
+from pantheon.collecting.dpkg import HALF_WAY, holder
+from pantheon.mending.commands import run as run_quietly
+from pantheon.mending.words import Failed, say
+
 ROOT = os.environ.get("DPKG_ROOT", "")  # dpkg's own variable
-LOCKS = (
-    *("/var/lib/dpkg/lock-frontend", "/var/lib/dpkg/lock"),
-    *("/var/lib/apt/lists/lock", "/var/cache/apt/archives/lock"),
-)
 LOG = "/var/log/pantheon/apt.log"
 LOG_BYTES = 4 << 20
 PREFERENCES = "/run/pantheon/apt-preferences"
@@ -50,7 +48,6 @@ OPTIONS = (
     *("Dpkg::Use-Pty=0", "DPkg::Lock::Timeout=20", *(f"Dpkg::Options::={option}" for option in KEEP)),
     *("Acquire::Retries=2", "Acquire::http::Timeout=30", "Acquire::https::Timeout=30"),
 )
-HALF_WAY = ("half-installed", "unpacked", "half-configured", "triggers-awaited", "triggers-pending")
 DOING = (  # how apt's reports of dpkg's work begin
     ("removing", re.compile(r"Preparing (?:for removal|to completely)|Remov|Completely")),
     ("setting up", re.compile(r"Preparing to configure|Configuring|Installed")),
@@ -60,16 +57,8 @@ DOING = (  # how apt's reports of dpkg's work begin
 FETCHING = re.compile(r"E: |Err:|W: (?:.*Failed to fetch|.*GPG error|An error occurred)")
 
 
-class Failed(Exception):
-    """Lines for people: what went wrong, and what mends it."""
-
-
 class Busy(Exception):
     """Somebody took the lock just before us."""
-
-
-def say(line: str) -> None:
-    print(line, flush=True)
 
 
 def main() -> int:
@@ -103,7 +92,7 @@ def main() -> int:
 def wait(end: float) -> None:
     """Returns when nobody has a lock of apt's or dpkg's. Raises Failed at `end` (of time.monotonic)."""
     began = last = 0.0
-    while who := holder():
+    while who := holder(ROOT):
         now = time.monotonic()
         began = began or now
         if now > end:
@@ -118,51 +107,12 @@ def wait(end: float) -> None:
         time.sleep(0.2)
 
 
-def holder() -> str:
-    """The process that has one of the locks; "" for nobody. The kernel says who would be in the way."""
-    for path in LOCKS:
-        try:
-            fd = os.open(ROOT + path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        except OSError:
-            continue
-        try:
-            asked = struct.pack("hhqqi", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
-            kind, _, _, _, pid = struct.unpack("hhqqi", fcntl.fcntl(fd, fcntl.F_GETLK, asked))
-        finally:
-            os.close(fd)
-        if kind != fcntl.F_UNLCK:
-            return named(pid) if pid > 0 else "a process in another container"
-    return ""
-
-
 def read(path: str) -> str:
     try:
         with open(path, encoding="utf-8", errors="replace") as file:
             return file.read(65536)
     except OSError:
         return ""
-
-
-def named(pid: int) -> str:
-    """`unattended-upgrade (pid 812, since 05:10:11 UTC)`"""
-    name = program(read(f"/proc/{pid}/cmdline").split("\0"), read(f"/proc/{pid}/comm").strip())
-    words = read(f"/proc/{pid}/stat").rpartition(")")[2].split()
-    since = ""
-    if len(words) > 19:
-        up = float(read("/proc/uptime").split()[0]) - int(words[19]) / os.sysconf("SC_CLK_TCK")
-        since = time.strftime(", since %H:%M:%S UTC", time.gmtime(time.time() - up))
-    return f"{name} (pid {pid}{since})"
-
-
-def program(argv: list[str], comm: str) -> str:
-    """What people call a process: the kernel's name for it, which is cut at 15 characters, made whole; a script by its
-    own name."""
-    words = [os.path.basename(word) for word in argv if word and not word.startswith("-")]
-    words = [word for word in words if re.fullmatch(r"[\w.+-]{1,60}", word)]
-    name = next((word for word in words if comm and word.startswith(comm)), comm)
-    if re.match(r"(?:python|perl)[\d.]*$|(?:ba|da)?sh$", name):
-        name = next((word for word in words if word != name), name)
-    return name or "a process"
 
 
 # ---- what is there
@@ -177,16 +127,7 @@ def query(*names: str) -> dict[str, tuple[str, str, str]]:
 
 
 def quiet(argv: list[str], deadline_s: float = 120) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        argv,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        errors="replace",
-        timeout=deadline_s,
-        check=False,
-        env=os.environ | ENVIRONMENT,
-    )
+    return run_quietly(argv, deadline_s, os.environ | ENVIRONMENT)
 
 
 def half_way() -> list[str]:

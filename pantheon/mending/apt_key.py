@@ -8,7 +8,6 @@ written: apt trusts every key in the file. It is fetched by apt's own program, t
 from __future__ import annotations
 
 import base64
-import hashlib
 import json
 import os
 import re
@@ -16,25 +15,25 @@ import subprocess
 import sys
 import tempfile
 
+from pantheon.collecting.openpgp import dearmored, keys
+from pantheon.mending.commands import run
+from pantheon.mending.words import Failed, say
+
 HELPER = "/usr/lib/apt/apt-helper"
 MOST_BYTES = 1 << 20
 KEPT = ".before-pantheon"
-
-
-class Refused(Exception):
-    """Lines for people: why nothing was written."""
 
 
 def main() -> int:
     told = json.loads(sys.argv[1])
     try:
         key = chosen(fetched(told["url"], told["fetch_s"]), told)
-        print(put(told["path"], key), flush=True)
-    except Refused as refused:
-        print("\n".join((*refused.args, f"{told['path']} was not written")), flush=True)
+        say(put(told["path"], key))
+    except Failed as refused:
+        say("\n".join((*refused.args, f"{told['path']} was not written")))
         return 1
     except OSError as error:
-        print(f"{told['path']} was not written: {error}", flush=True)
+        say(f"{told['path']} was not written: {error}")
         return 1
     return 0
 
@@ -51,51 +50,42 @@ def fetched(url: str, deadline_s: float) -> bytes:
             path,
         ]
         try:
-            done = subprocess.run(
-                argv,
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                text=True,
-                errors="replace",
-                timeout=deadline_s,
-                check=False,
-                env=os.environ | {"LC_ALL": "C.UTF-8"},
-            )
+            done = run(argv, deadline_s, os.environ | {"LC_ALL": "C.UTF-8"})
         except subprocess.TimeoutExpired:
-            raise Refused(f"{url}: no answer within {deadline_s:.0f} s") from None
+            raise Failed(f"{url}: no answer within {deadline_s:.0f} s") from None
         if done.returncode or not os.path.isfile(path):
             said = [
                 line.strip() for line in (done.stdout + done.stderr).splitlines() if re.match(r"\s*(E:|Err:)", line)
             ]
-            raise Refused(f"{url} could not be had", *said[-4:])
+            raise Failed(f"{url} could not be had", *said[-4:])
         with open(path, "rb") as file:
             data = file.read(MOST_BYTES + 1)
         if len(data) > MOST_BYTES:
-            raise Refused(f"{url}: larger than any key")
+            raise Failed(f"{url}: larger than any key")
         return data
 
 
 def chosen(data: bytes, told: dict[str, str]) -> bytes:
-    """The packets of the key that has the fingerprint. Raises Refused."""
+    """The packets of the key that has the fingerprint. Raises Failed."""
     try:
         found = keys(dearmored(data))
     except (ValueError, IndexError) as error:
-        raise Refused(f"{told['url']} gave no OpenPGP key: {error}") from None
+        raise Failed(f"{told['url']} gave no OpenPGP key: {error}") from None
     if not found:
-        raise Refused(f"{told['url']} gave no OpenPGP key")
+        raise Failed(f"{told['url']} gave no OpenPGP key")
     wanted = told["fingerprint"]
     mine = [packets for name, _, packets in found if name == wanted]
     if mine:
         others = [name for name, _, _ in found if name != wanted]
         if others:
-            print(f"left out: {', '.join(others)}, which {told['url']} has as well", flush=True)
+            say(f"left out: {', '.join(others)}, which {told['url']} has as well")
         return mine[0]
     lines = [f"{told['vendor']}'s key has another fingerprint than hosts.toml says ({told['setting']})"]
     lines += [f"  hosts.toml: {wanted}", *(f"  fetched:    {name}" for name, _, _ in found[:4])]
     if any(wanted in subkeys for _, subkeys, _ in found):
         lines.append("hosts.toml has that of a subkey; it must be the key's own")
     lines.append(f"nothing was trusted; compare with what the vendor says: {told['docs']}")
-    raise Refused(*lines)
+    raise Failed(*lines)
 
 
 def put(path: str, packets: bytes) -> str:
@@ -140,56 +130,6 @@ def armored(packets: bytes) -> bytes:
     lines.append("=" + base64.b64encode((check & 0xFFFFFF).to_bytes(3, "big")).decode())
     begin, end = (f"-----{word} PGP PUBLIC KEY BLOCK-----" for word in ("BEGIN", "END"))
     return ("\n".join((begin, "", *lines, end)) + "\n").encode()
-
-
-# ---- as in pantheon/collecting/openpgp.py
-
-
-def dearmored(data: bytes) -> bytes:
-    """The packets of a key file. Raises ValueError."""
-    if b"-----BEGIN PGP" not in data:
-        return data
-    found = b""
-    block = rb"-----BEGIN PGP PUBLIC KEY BLOCK-----[ \t\r]*\n(.*?)-----END PGP PUBLIC KEY BLOCK-----"
-    for text in re.findall(block, data, re.DOTALL):
-        lines = re.sub(rb"[ \t\r]", b"", b"\n" + text).partition(b"\n\n")[2].split(b"\n")
-        found += base64.b64decode(b"".join(line for line in lines if not line.startswith(b"=")), validate=True)
-    return found
-
-
-def keys(data: bytes) -> list[tuple[str, list[str], bytes]]:
-    """Of each key in these packets: its fingerprint, those of its subkeys, and its own packets. A key of a version
-    other than 4 has "version N" in place of a fingerprint. Raises ValueError."""
-    found: list[tuple[str, list[str], bytes]] = []
-    at = 0
-    while at < len(data):
-        start, head, at = at, data[at], at + 1
-        if not head & 0x80:
-            raise ValueError("these are no OpenPGP packets")
-        first = data[at] if at < len(data) else 0
-        if head & 0x40:
-            tag = head & 0x3F
-            if 224 <= first < 255:
-                raise ValueError("a packet without a length")
-            wide = 1 if first < 192 else 2 if first < 224 else 5
-            size = first if wide == 1 else (first - 192 << 8) + data[at + 1] + 192 if wide == 2 else -1
-            size = int.from_bytes(data[at + 1 : at + 5], "big") if size < 0 else size
-        else:
-            tag, wide = head >> 2 & 0xF, (1, 2, 4, 0)[head & 3]
-            size = int.from_bytes(data[at : at + wide], "big") if wide else len(data) - at
-        body, at = data[at + wide : at + wide + size], at + wide + size
-        if at > len(data) or not wide + len(body):
-            raise ValueError("it ends in the middle of a packet")
-        if tag in (6, 14):
-            digest = hashlib.sha1(b"\x99" + len(body).to_bytes(2, "big") + body, usedforsecurity=False)
-            name = digest.hexdigest().upper() if body[:1] == b"\x04" else f"version {body[0] if body else 0}"
-            if tag == 6:
-                found.append((name, [], b""))
-            elif found:
-                found[-1][1].append(name)
-        if found:
-            found[-1] = (*found[-1][:2], found[-1][2] + data[start:at])
-    return found
 
 
 if __name__ == "__main__":

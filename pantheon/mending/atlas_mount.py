@@ -21,6 +21,9 @@ import os
 import subprocess
 import sys
 
+from pantheon.mending.folders import mounts
+from pantheon.mending.words import say
+
 HEADER = "# Written by pantheon"
 PLACE = "/etc/systemd/system"
 CALL_S = 20.0
@@ -52,18 +55,9 @@ def run(*argv: str, timeout_s: float = CALL_S) -> tuple[int, str]:
     return child.returncode, lines[-1] if lines else ""
 
 
-def say(text: str) -> None:
-    print(text, flush=True)
-
-
 def mounted(path: str) -> bool:
-    """Whether something other than a waiting automount lies there. Only the kernel's table is read."""
-    with open("/proc/self/mountinfo", "rb") as table:
-        rows = [line.split() for line in table]
-    escaped = path.encode("utf-8", "surrogateescape")
-    for plain, octal in ((b"\\", b"\\134"), (b" ", b"\\040"), (b"\t", b"\\011"), (b"\n", b"\\012")):
-        escaped = escaped.replace(plain, octal)
-    return any(row[4] == escaped and row[row.index(b"-") + 1] != b"autofs" for row in rows if b"-" in row)
+    """Whether something other than a waiting automount lies there."""
+    return any(mount.target == path and mount.kind != "autofs" for mount in mounts())
 
 
 def unmount(path: str, unit: str) -> bool:

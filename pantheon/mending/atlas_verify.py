@@ -18,23 +18,18 @@ import stat
 import sys
 import time
 
+from pantheon.mending.folders import mounts
+from pantheon.mending.words import say
+
 KEPT = "/run/pantheon/atlas.json"
 NAME = ".pantheon-verify-"
 TEXT = b"written by `invoke atlas --verify`; to be removed\n"
 
 
 def row_of(path: str) -> tuple[str, str]:
-    """The device number and source of what is mounted there, by the kernel's table; "" for nothing."""
-    escaped = path.encode("utf-8", "surrogateescape")
-    for plain, octal in ((b"\\", b"\\134"), (b" ", b"\\040"), (b"\t", b"\\011"), (b"\n", b"\\012")):
-        escaped = escaped.replace(plain, octal)
-    found = "", ""
-    with open("/proc/self/mountinfo", "rb") as table:
-        for line in table:
-            row = line.split()
-            if b"-" in row and row[4] == escaped and row[row.index(b"-") + 1] != b"autofs":
-                found = row[2].decode(), os.fsdecode(row[row.index(b"-") + 2])
-    return found
+    """The device number and source of what is mounted there; "" for nothing."""
+    there = [mount for mount in mounts() if mount.target == path and mount.kind != "autofs"]
+    return (there[-1].device, there[-1].source) if there else ("", "")
 
 
 def attempt(share: dict[str, str], uid: int) -> dict[str, object]:
@@ -113,10 +108,6 @@ class Child:
             return dict(json.loads(data))
         except ValueError:
             return {**self.share, "uid": self.uid, "error": "stuck"}
-
-
-def say(text: str) -> None:
-    print(text, flush=True)
 
 
 def told(one: dict[str, object], patience_s: float) -> str:

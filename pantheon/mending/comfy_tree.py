@@ -21,12 +21,10 @@ import sys
 import time
 from collections.abc import Callable
 
-DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+from pantheon.mending.folders import DIRECTORY
+from pantheon.mending.words import Failed
+
 RECORD_BYTES = 64 * 1024
-
-
-class Failed(Exception):
-    """The message is for the operator."""
 
 
 class Tree:

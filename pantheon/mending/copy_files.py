@@ -12,14 +12,10 @@ import json
 import os
 import stat
 import sys
-from collections.abc import Callable
 from contextlib import suppress
 
-BLOCK = 1 << 20
-
-
-class Failed(Exception):
-    """The message is for the operator."""
+from pantheon.mending.content import BLOCK
+from pantheon.mending.words import Failed, Say, say, shown, tried
 
 
 def digest(fd: int) -> bytes:
@@ -67,28 +63,15 @@ def copy(old: str, new: str) -> str:
     return f"{shown(old)} is copied to {shown(new)}"
 
 
-def shown(name: str) -> str:
-    text = os.fsencode(name).decode("utf-8", "backslashreplace")
-    return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)
+def main(arguments: str, say: Say) -> int:
+    files = json.loads(arguments)["files"]
 
-
-def main(arguments: str, say: Callable[[str], None]) -> int:
-    try:
-        for file in json.loads(arguments)["files"]:
+    def work() -> None:
+        for file in files:
             say(copy(file["from"], file["to"]))
-    except Failed as failed:
-        say(str(failed))
-        return 1
-    except OSError as error:
-        say(f"{shown(str(error.filename or ''))}: {error.strerror or error}")
-        return 1
-    return 0
 
-
-def write(line: str) -> None:
-    sys.stdout.write(line + "\n")
-    sys.stdout.flush()
+    return tried(work, say)
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1], write))
+    sys.exit(main(sys.argv[1], say))

@@ -24,15 +24,14 @@ import tempfile
 import time
 from typing import Any
 
+from pantheon.mending.commands import run
+from pantheon.mending.dockerd import MOST_BYTES, refusal, rendered, staged
+from pantheon.mending.words import Failed
+
 KEPT = ".before-pantheon"
-MOST_BYTES = 1 << 20
-DOCKERD_S, CTK_S, RESTART_S = 30, 60, 150
+CTK_S, RESTART_S = 60, 150
 NO_SOCKET = "no sockets found via socket activation"
 ROTATION = {"max-size": "10m", "max-file": "5"}
-
-
-class Refused(Exception):
-    """Lines for people: why it is not as it should be."""
 
 
 def say(line: str) -> None:
@@ -44,7 +43,7 @@ def main() -> int:
     told = json.loads(sys.argv[1])
     try:
         mend(told)
-    except Refused as refused:
+    except Failed as refused:
         for line in refused.args:
             say(line)
         return 1
@@ -75,7 +74,7 @@ def mend(told: dict[str, Any]) -> None:
     else:
         beside = ""
     if apart(lambda: replace(path, beside, told["answer_s"])):
-        raise Refused()
+        raise Failed()
 
 
 # ---- the text
@@ -88,11 +87,11 @@ def current(path: str) -> str:
     except FileNotFoundError:
         return ""
     if not stat.S_ISREG(found.st_mode):
-        raise Refused(f"{path} is not a regular file, and is left alone")
+        raise Failed(f"{path} is not a regular file, and is left alone")
     with open(path, encoding="utf-8", newline="") as file:
         text = file.read(MOST_BYTES + 1)
     if len(text) > MOST_BYTES:
-        raise Refused(f"{path} is larger than any such file, and is left alone")
+        raise Failed(f"{path} is larger than any such file, and is left alone")
     return text
 
 
@@ -102,11 +101,11 @@ def parsed(text: str, path: str) -> dict[str, Any]:
     try:
         config = json.loads(text, object_pairs_hook=once)
     except json.JSONDecodeError as error:
-        raise Refused(f"{path}: line {error.lineno}, column {error.colno}: {error.msg}; it is left alone") from None
+        raise Failed(f"{path}: line {error.lineno}, column {error.colno}: {error.msg}; it is left alone") from None
     except ValueError as error:
-        raise Refused(f"{path}: {error}; it is left alone") from None
+        raise Failed(f"{path}: {error}; it is left alone") from None
     if not isinstance(config, dict):
-        raise Refused(f"{path} holds no object, and is left alone")
+        raise Failed(f"{path} holds no object, and is left alone")
     return config
 
 
@@ -139,20 +138,12 @@ def with_runtime(path: str, text: str) -> dict[str, Any]:
             file.write(text if text.strip() else "{}")
         argv = ["nvidia-ctk", "runtime", "configure", "--runtime=docker", f"--config={copy}"]
         try:
-            done = subprocess.run(
-                argv,
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                text=True,
-                errors="replace",
-                timeout=CTK_S,
-                check=False,
-            )
+            done = run(argv, CTK_S)
         except (OSError, subprocess.TimeoutExpired) as error:
-            raise Refused(f"nvidia-ctk could not be asked for the runtime: {error}") from None
+            raise Failed(f"nvidia-ctk could not be asked for the runtime: {error}") from None
         if done.returncode:
             said = (done.stdout + done.stderr).strip().splitlines()[-3:]
-            raise Refused("nvidia-ctk could not configure the runtime", *said)
+            raise Failed("nvidia-ctk could not configure the runtime", *said)
         return parsed(current(copy), path)
 
 
@@ -168,43 +159,13 @@ def merge(config: dict[str, Any], other: dict[str, Any], prefix: str = "") -> li
     return added
 
 
-def rendered(config: dict[str, Any], before: str) -> str:
-    indent = re.search(r"^([ \t]+)\"", before, re.MULTILINE)
-    return json.dumps(config, indent=indent[1] if indent else 4, ensure_ascii=False) + "\n"
-
-
-def staged(path: str, text: str) -> str:
-    """The path of a file beside it that holds the text, with its owner and mode."""
-    os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
-    handle, beside = tempfile.mkstemp(prefix=".daemon.json.", dir=os.path.dirname(path))
-    with open(handle, "w", encoding="utf-8") as file:
-        file.write(text)
-        os.fchmod(handle, 0o644)
-        with contextlib.suppress(FileNotFoundError):
-            found = os.stat(path)
-            os.fchown(handle, found.st_uid, found.st_gid)
-            os.fchmod(handle, stat.S_IMODE(found.st_mode))
-        file.flush()
-        os.fsync(handle)
-    return beside
-
-
 def validate(path: str) -> None:
     try:
-        done = subprocess.run(
-            ["dockerd", "--validate", "--config-file", path],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=DOCKERD_S,
-            check=False,
-        )
+        why = refusal(path)
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise Refused(f"dockerd could not check the new daemon.json: {error}; nothing was changed") from None
-    if done.returncode:
-        said = (done.stderr + done.stdout).strip().splitlines() or [f"exit {done.returncode}"]
-        raise Refused("dockerd does not take the new daemon.json; nothing was changed", *said[-3:])
+        raise Failed(f"dockerd could not check the new daemon.json: {error}; nothing was changed") from None
+    if why:
+        raise Failed("dockerd does not take the new daemon.json; nothing was changed", *why)
 
 
 # ---- the file and the engine
@@ -220,7 +181,7 @@ def apart(work: Any) -> int:
         os.setsid()
         work()
         status = 0
-    except Refused as refused:
+    except Failed as refused:
         for line in refused.args:
             say(line)
     except Exception as error:
@@ -244,7 +205,7 @@ def replace(path: str, beside: str, answer_s: float) -> None:
         return
     words = [f"the engine does not come up: {why}", *journal(began)]
     if not beside:
-        raise Refused(*words)
+        raise Failed(*words)
     os.rename(path, f"{path}.refused")
     if kept:
         copy(kept, f"{path}.part")
@@ -252,7 +213,7 @@ def replace(path: str, beside: str, answer_s: float) -> None:
     back = restart(answer_s)
     words.append(f"{path} is as it was before{'' if kept else ' (not there)'}; what was refused: {path}.refused")
     words.append("the engine runs again, as before" if not back else f"with that it does not come up either: {back}")
-    raise Refused(*words)
+    raise Failed(*words)
 
 
 def keep(path: str) -> str:
@@ -280,15 +241,7 @@ def restart(answer_s: float, *with_it: str, again: bool = True) -> str:
     # After some restarts in a row systemd refuses the next, unless told to forget them.
     for words in (["systemctl", "reset-failed", *units], ["systemctl", "restart", *with_it, units[0]]):
         try:
-            done = subprocess.run(
-                words,
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                text=True,
-                errors="replace",
-                timeout=RESTART_S,
-                check=False,
-            )
+            done = run(words, RESTART_S)
         except (OSError, subprocess.TimeoutExpired) as error:
             return str(error)
     if done.returncode:
@@ -299,15 +252,7 @@ def restart(answer_s: float, *with_it: str, again: bool = True) -> str:
     why = "it does not answer"
     while time.monotonic() < end:
         with contextlib.suppress(OSError, subprocess.TimeoutExpired):
-            asked = subprocess.run(
-                ["docker", "version", "--format", "{{.Server.Version}}"],
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                text=True,
-                errors="replace",
-                timeout=10,
-                check=False,
-            )
+            asked = run(["docker", "version", "--format", "{{.Server.Version}}"], 10)
             if asked.returncode == 0:
                 return ""
             why = asked.stderr.strip().partition("\n")[0] or why
@@ -330,9 +275,7 @@ def journal(since: float) -> list[str]:
         f"--since=@{since - 1:.0f}",
     ]
     try:
-        done = subprocess.run(
-            argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", timeout=20, check=False
-        )
+        done = run(argv, 20)
     except (OSError, subprocess.TimeoutExpired):
         return []
     told = [

@@ -17,12 +17,10 @@ import stat
 import subprocess
 import sys
 
+from pantheon.mending.words import Failed, say
+
 FSTAB = "/etc/fstab"
 KEPT = "before-pantheon"
-
-
-class Failed(Exception):
-    """One line that says why."""
 
 
 def faults(path: str) -> list[str]:
@@ -99,11 +97,11 @@ def main(arguments: dict[str, object]) -> int:
     lines = arguments.get("lines")
     try:
         asked = [str(line) for line in lines] if isinstance(lines, list) else []
-        print(put(asked, str(arguments.get("sha256"))), flush=True)
+        say(put(asked, str(arguments.get("sha256"))))
         # systemd makes its units of the file, and else goes by the old one.
         subprocess.run(["systemctl", "daemon-reload"], stdin=subprocess.DEVNULL, timeout=60, check=False)
     except (Failed, OSError, subprocess.TimeoutExpired) as error:
-        print(getattr(error, "strerror", None) or error, flush=True)
+        say(str(getattr(error, "strerror", None) or error))
         return 1
     return 0
 

@@ -14,36 +14,12 @@ import stat
 import sys
 import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
-DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-PROGRESS_S = 1.0
+from pantheon.mending.folders import DIRECTORY, Way
+from pantheon.mending.words import PROGRESS_S, Failed, Say, say, shown, tried
+
 KINDS = {stat.S_IFDIR: "d", stat.S_IFLNK: "l"}
-
-
-class Failed(Exception):
-    """The message is for the operator."""
-
-
-class Way:
-    """The directory that was used last, opened name by name below the top: the next record mostly lies in it too."""
-
-    def __init__(self, top: str) -> None:
-        self.names: list[str] = []
-        self.fds = [os.open(top, DIRECTORY)]
-
-    def to(self, names: list[str]) -> int:
-        while self.names != names[: len(self.names)]:
-            self.names.pop()
-            os.close(self.fds.pop())
-        for name in names[len(self.names) :]:
-            self.fds.append(os.open(name, DIRECTORY, dir_fd=self.fds[-1]))
-            self.names.append(name)
-        return self.fds[-1]
-
-    def close(self) -> None:
-        for fd in self.fds:
-            os.close(fd)
 
 
 def records(place: str) -> Iterator[tuple[int, int, int, str, str]]:
@@ -61,11 +37,11 @@ def records(place: str) -> Iterator[tuple[int, int, int, str, str]]:
         raise Failed(f"{shown(place)} is no list of owners") from None
 
 
-def give(path: str, place: str, say: Callable[[str], None]) -> None:
+def give(path: str, place: str, say: Say) -> None:
     if not os.path.lexists(place):
         say(f"no owners are noted in {shown(place)}: nothing to give back in {shown(path)}")
         return
-    way, changed, count, gone = Way(path), 0, 0, 0
+    way, changed, count, gone = Way(os.open(path, DIRECTORY)), 0, 0, 0
     last = time.monotonic()
     try:
         for uid, gid, mode, kind, name in records(place):
@@ -105,28 +81,10 @@ def give_one(folder: int, name: str, owner: tuple[int, int], mode: int, kind: st
     return changed
 
 
-def shown(name: str) -> str:
-    text = os.fsencode(name).decode("utf-8", "backslashreplace")
-    return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)
-
-
-def main(arguments: str, say: Callable[[str], None]) -> int:
+def main(arguments: str, say: Say) -> int:
     told = json.loads(arguments)
-    try:
-        give(os.path.normpath(told["path"]), told["list"], say)
-    except Failed as failed:
-        say(str(failed))
-        return 1
-    except OSError as error:
-        say(f"{shown(str(error.filename or told['path']))}: {error.strerror or error}")
-        return 1
-    return 0
-
-
-def write(line: str) -> None:
-    sys.stdout.write(line + "\n")
-    sys.stdout.flush()
+    return tried(lambda: give(os.path.normpath(told["path"]), told["list"], say), say, told["path"])
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1], write))
+    sys.exit(main(sys.argv[1], say))

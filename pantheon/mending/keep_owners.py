@@ -15,37 +15,15 @@ import os
 import stat
 import sys
 import time
-from collections.abc import Callable, Iterator
 from contextlib import suppress
 
-PROGRESS_S = 1.0
+from pantheon.mending.folders import walked
+from pantheon.mending.words import PROGRESS_S, Failed, Say, say, shown
+
 KINDS = {stat.S_IFDIR: "d", stat.S_IFLNK: "l"}
 
 
-def walked(top: str) -> Iterator[tuple[str, os.stat_result]]:
-    """Everything in a directory and the directory itself, names relative to it, links not followed."""
-    yield ".", os.lstat(top)
-    levels = [os.scandir(top)]
-    try:
-        while levels:
-            entry = next(levels[-1], None)
-            if entry is None:
-                levels.pop().close()
-                continue
-            try:
-                found = entry.stat(follow_symlinks=False)
-                inner = os.scandir(entry.path) if stat.S_ISDIR(found.st_mode) else None
-            except FileNotFoundError:
-                continue
-            yield entry.path[len(top) + 1 :], found
-            if inner:
-                levels.append(inner)
-    finally:
-        for level in levels:
-            level.close()
-
-
-def note(path: str, place: str, owner: tuple[int, int] | None, say: Callable[[str], None]) -> None:
+def note(path: str, place: str, owner: tuple[int, int] | None, say: Say) -> None:
     if os.path.lexists(place):
         say(f"the owners in {shown(path)} are noted already, in {shown(place)}")
         return
@@ -59,7 +37,8 @@ def note(path: str, place: str, owner: tuple[int, int] | None, say: Callable[[st
     fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     with os.fdopen(fd, "wb") as raw:
         with gzip.GzipFile(fileobj=raw, mode="wb", compresslevel=3, filename="", mtime=0) as out:
-            for name, found in walked(path):
+            for where, found in walked(path, ()):
+                name = where[len(path) + 1 :] or "."
                 count += 1
                 kind = KINDS.get(stat.S_IFMT(found.st_mode), "f")
                 if owner is None or kind == "d" or (found.st_uid, found.st_gid) != owner:
@@ -75,26 +54,17 @@ def note(path: str, place: str, owner: tuple[int, int] | None, say: Callable[[st
     say(f"the owners of {noted} of {count} entries in {shown(path)} are noted in {shown(place)}")
 
 
-def shown(name: str) -> str:
-    text = os.fsencode(name).decode("utf-8", "backslashreplace")
-    return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)
-
-
-def main(arguments: str, say: Callable[[str], None]) -> int:
+def main(arguments: str, say: Say) -> int:
     told = json.loads(arguments)
     owner = (int(told["uid"]), int(told["gid"])) if told.get("uid") is not None else None
     try:
         note(os.path.normpath(told["path"]), told["list"], owner, say)
-    except OSError as error:
-        say(f"{shown(str(error.filename or told['list']))}: {error.strerror or error}; no owner was noted")
+    except (Failed, OSError) as error:
+        why = error if isinstance(error, Failed) else f"{shown(str(error.filename or told['list']))}: {error.strerror}"
+        say(f"{why}; no owner was noted")
         return 1
     return 0
 
 
-def write(line: str) -> None:
-    sys.stdout.write(line + "\n")
-    sys.stdout.flush()
-
-
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1], write))
+    sys.exit(main(sys.argv[1], say))

@@ -13,32 +13,26 @@ from __future__ import annotations
 import errno
 import json
 import os
-import re
-import resource
 import stat
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
 from contextlib import suppress
 
-DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+from pantheon.mending.folders import DIRECTORY, allow_open_files, listing, mount_of, mounts, opened
+from pantheon.mending.words import PROGRESS_S, Failed, Say, say, shown
+
 DEEPEST = 200  # levels walked at a stretch; what lies deeper is walked by itself afterwards
 WAITING = 2000  # directories that may wait for that, each of them open
-PROGRESS_S = 1.0
 MOST_NAMES = 10_000
 HOPELESS = (errno.EROFS, errno.EOPNOTSUPP, errno.EIO, errno.ESTALE, errno.ENOSPC, errno.EDQUOT)
 IMMUTABLE = " (by attribute, probably: `lsattr -d` shows an i or a, and `sudo chattr -ia` takes it off)"
 
 
-class Failed(Exception):
-    """The message is for the operator."""
-
-
 class Walk:
     """What was seen and done. `say` gets a line about once a second."""
 
-    def __init__(self, uid: int, gid: int, usable: tuple[str, ...], say: Callable[[str], None]) -> None:
+    def __init__(self, uid: int, gid: int, usable: tuple[str, ...], say: Say) -> None:
         self.uid, self.gid, self.usable, self.say = uid, gid, usable, say
         self.entries = self.changed = self.refused = 0
         self.first = ""  # what was refused first, and why
@@ -174,60 +168,17 @@ class Walk:
         return f"{self.entries} entries, {self.changed} changed"
 
 
-def opened(path: str) -> int:
-    """The directory, opened from the root on without following a link anywhere."""
-    here = os.open("/", DIRECTORY)
-    for part in [part for part in path.split("/") if part]:
-        try:
-            below = os.open(part, DIRECTORY, dir_fd=here)
-        except OSError as error:
-            what = "a link" if error.errno in (errno.ELOOP, errno.ENOTDIR) else error.strerror
-            raise Failed(f"{shown(path)} is no directory of its own: {shown(part)}: {what}") from None
-        finally:
-            os.close(here)
-        here = below
-    return here
-
-
-def listing(folder: int) -> Iterator[os.DirEntry[str]]:
-    """Read as it is walked: a directory of a million files takes no more room than one of ten."""
-    with os.scandir(folder) as entries:
-        yield from entries
-
-
-def mount_of(fd: int) -> str:
-    """Device and mount of what is open: a bind mount of the same disk is another mount."""
-    with suppress(OSError), open(f"/proc/self/fdinfo/{fd}", encoding="ascii") as file:
-        for line in file:
-            if line.startswith("mnt_id:"):
-                return f"{os.fstat(fd).st_dev} {line.split()[1]}"
-    return str(os.fstat(fd).st_dev)
-
-
 def mounts_below(path: str) -> frozenset[str]:
-    """Mount points inside the tree: files can be some, too."""
-    found = set()
-    with suppress(OSError), open("/proc/self/mountinfo", "rb") as file:
-        for line in file:
-            fields = line.split(b" ")
-            target = re.sub(rb"\\([0-7]{3})", lambda octal: bytes([int(octal[1], 8) & 255]), fields[4])
-            found.add(os.fsdecode(target))
-    return frozenset(target for target in found if target.startswith(f"{path}/"))
+    """Mount points inside the tree."""
+    with suppress(OSError):
+        return frozenset(mount.target for mount in mounts() if mount.target.startswith(f"{path}/"))
+    return frozenset()
 
 
-def shown(name: str) -> str:
-    """A name as one line that a terminal may have."""
-    text = os.fsencode(name).decode("utf-8", "backslashreplace")
-    return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)
-
-
-def main(arguments: str, say: Callable[[str], None]) -> int:
+def main(arguments: str, say: Say) -> int:
     given = json.loads(arguments)
     path, uid, gid = os.path.normpath(given["path"]), int(given["uid"]), int(given["gid"])
-    with suppress(ValueError, OSError):  # two descriptors a level, and those that wait
-        hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-        enough = 4 * DEEPEST + WAITING if hard == resource.RLIM_INFINITY else min(hard, 4 * DEEPEST + WAITING)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (enough, hard))
+    allow_open_files(4 * DEEPEST + WAITING)  # two descriptors a level, and those that wait
     walk = Walk(uid, gid, tuple(given.get("usable") or ()), say)
     try:
         walk.run(path)
@@ -245,10 +196,5 @@ def main(arguments: str, say: Callable[[str], None]) -> int:
     return 0
 
 
-def write(line: str) -> None:
-    sys.stdout.write(line + "\n")
-    sys.stdout.flush()
-
-
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1], write))
+    sys.exit(main(sys.argv[1], say))

@@ -9,29 +9,10 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 
-
-class Failed(Exception):
-    """One line that says why."""
-
-
-def docker(*argv: str, timeout_s: float = 180) -> tuple[int, str]:
-    try:
-        done = subprocess.run(
-            ["docker", *argv],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            timeout=timeout_s,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        return 124, f"docker {argv[0]}: no answer within {timeout_s:g} s"
-    except OSError as error:
-        raise Failed(f"docker: {error.strerror}") from None
-    return done.returncode, done.stdout.decode("utf-8", "replace").strip()
+from pantheon.mending.commands import docker
+from pantheon.mending.words import Failed
 
 
 def inspected(name: str) -> dict[str, object]:

@@ -15,6 +15,8 @@ import sys
 import time
 from contextlib import suppress
 
+from pantheon.mending.folders import DIRECTORY, mounts
+
 OLD_S = 3600
 RULES = {
     "venv": re.compile(r"venv-[^/]+"),
@@ -25,7 +27,6 @@ OF_A_VENV = {
     *("bin", "etc", "include", "lib", "lib64", "man", "share", "pyvenv.cfg"),
     *(".build_base.txt", ".gitignore", ".lock", ".testfile"),
 }
-FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class Refused(Exception):
@@ -39,11 +40,11 @@ def open_folder(path: str, start: int | None = None) -> int:
         raise Refused(f"{path} is no place to remove anything from")
     if any(part in (".", "..") or (start is not None and not part) for part in parts):
         raise Refused(f"{path} is no plain path")
-    here = os.open("/", FOLDER) if start is None else os.dup(start)
+    here = os.open("/", DIRECTORY) if start is None else os.dup(start)
     device = None if start is None else os.fstat(start).st_dev
     for part in (part for part in parts if part):
         try:
-            inside = os.open(part, FOLDER, dir_fd=here)
+            inside = os.open(part, DIRECTORY, dir_fd=here)
         finally:
             os.close(here)
         here = inside
@@ -51,13 +52,6 @@ def open_folder(path: str, start: int | None = None) -> int:
             os.close(here)
             raise Refused(f"{path} lies on another disk")
     return here
-
-
-def mount_points() -> list[str]:
-    with open("/proc/self/mountinfo", "rb") as stream:
-        rows = [line.split(b" ") for line in stream]
-    unescaped = [re.sub(rb"\\([0-7]{3})", lambda m: bytes([int(m[1], 8)]), row[4]) for row in rows if len(row) > 4]
-    return [os.fsdecode(target) for target in unescaped]
 
 
 def in_use() -> set[tuple[int, int]]:
@@ -92,7 +86,7 @@ def inside(folder: int) -> list[tuple[int, int]]:
             raise Refused(f"{name} in it lies on another disk")
         out.append((found.st_dev, found.st_ino))
         if stat.S_ISDIR(found.st_mode):
-            below = os.open(name, FOLDER, dir_fd=folder)
+            below = os.open(name, DIRECTORY, dir_fd=folder)
             try:
                 out += inside(below)
             finally:
@@ -107,7 +101,7 @@ def empty(folder: int, *, last: str = "") -> None:
     for name in names:
         found = os.stat(name, dir_fd=folder, follow_symlinks=False)
         if stat.S_ISDIR(found.st_mode):
-            below = os.open(name, FOLDER, dir_fd=folder)
+            below = os.open(name, DIRECTORY, dir_fd=folder)
             try:
                 empty(below)
             finally:
@@ -185,11 +179,11 @@ def _remove_venv(folder: int, name: str, found: os.stat_result, busy: set[tuple[
 def main(arguments: dict[str, object]) -> int:
     rule, root, items = str(arguments["rule"]), str(arguments["root"]), arguments["items"]
     assert isinstance(items, list)
-    busy, mounts, refused = in_use(), mount_points(), []
+    busy, points, refused = in_use(), [mount.target for mount in mounts()], []
     for item in items:
         path = str(item["path"])
         try:
-            print(f"{root}/{path}: {remove(rule, root, path, int(item['mtime']), busy, mounts)}", flush=True)
+            print(f"{root}/{path}: {remove(rule, root, path, int(item['mtime']), busy, points)}", flush=True)
         except Refused as error:
             refused.append(f"{root}/{path}: {error}")
         except RecursionError:

@@ -14,75 +14,66 @@ import subprocess
 import sys
 import time
 
+from pantheon.mending.commands import run
+from pantheon.mending.words import Failed, say
+
 COMMAND_S = 600
 SPARE_BYTES = 2 << 30
 COUNT_S = 120.0
 DATA, SNAPSHOTS = "/var/snap", "/var/lib/snapd"
 
 
-class Refused(Exception):
-    """Lines for people: why it is still there."""
-
-
 def main() -> int:
     told = json.loads(sys.argv[1])
     try:
         remove(told["name"], told["save_s"])
-    except Refused as refused:
-        print("\n".join(refused.args), flush=True)
+    except Failed as refused:
+        say("\n".join(refused.args))
         return 1
     except (OSError, subprocess.SubprocessError) as error:
-        print(f"the snap {told['name']}: {error}", flush=True)
+        say(f"the snap {told['name']}: {error}")
         return 1
     return 0
 
 
 def remove(name: str, save_s: float) -> None:
     if snap("list", name, deadline_s=60).returncode:
-        print(f"there is no snap {name} any more", flush=True)
+        say(f"there is no snap {name} any more")
         return
     room(name)
     checked(snap("stop", name, deadline_s=COMMAND_S), f"the snap {name} could not be stopped")
-    print(f"saving the data of the snap {name}", flush=True)
+    say(f"saving the data of the snap {name}")
     try:
         saved = checked(snap("save", name, deadline_s=save_s), f"the data of the snap {name} could not be saved")
     except BaseException:
         snap("start", name, deadline_s=COMMAND_S)
-        print(f"the snap {name} was started again, and stays", flush=True)
+        say(f"the snap {name} was started again, and stays")
         raise
-    print("\n".join(saved), flush=True)
+    say("\n".join(saved))
     checked(snap("remove", "--purge", name, deadline_s=COMMAND_S), f"the snap {name} could not be removed")
-    print(f"removed; its data: snap saved; back with: snap install {name}, snap restore SET", flush=True)
+    say(f"removed; its data: snap saved; back with: snap install {name}, snap restore SET")
 
 
 def snap(*words: str, deadline_s: float) -> subprocess.CompletedProcess[str]:
     try:
-        return subprocess.run(
-            ["snap", *words],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=deadline_s,
-            check=False,
-        )
+        return run(["snap", *words], deadline_s)
     except subprocess.TimeoutExpired:
-        raise Refused(f"snap {' '.join(words)}: no end within {deadline_s:.0f} s") from None
+        raise Failed(f"snap {' '.join(words)}: no end within {deadline_s:.0f} s") from None
 
 
 def checked(done: subprocess.CompletedProcess[str], what: str) -> list[str]:
     lines = (done.stdout + done.stderr).strip().splitlines()
     if done.returncode:
-        raise Refused(what, *lines[-5:])
+        raise Failed(what, *lines[-5:])
     return lines
 
 
 def room(name: str) -> None:
-    """Raises Refused where its data, as it is, would not fit beside itself."""
+    """Raises Failed where its data, as it is, would not fit beside itself."""
     needed = size(f"{DATA}/{name}")
     free = shutil.disk_usage(SNAPSHOTS).free
     if needed + SPARE_BYTES > free:
-        raise Refused(
+        raise Failed(
             f"the data of the snap {name} ({needed / 2**30:.1f} GiB) does not fit into {SNAPSHOTS}"
             f" ({free / 2**30:.1f} GiB free): nothing was touched",
             f"make room; or save what is needed of it, and remove it by hand: sudo snap remove {name}",

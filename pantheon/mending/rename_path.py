@@ -12,16 +12,14 @@ import errno
 import json
 import os
 import sys
-from collections.abc import Callable
+from typing import Any
+
+from pantheon.mending.words import Failed, Say, say, shown, tried
 
 AT_FDCWD, NOREPLACE = -100, 1
 
 
-class Failed(Exception):
-    """The message is for the operator."""
-
-
-def state(move: dict[str, object]) -> str:
+def state(move: dict[str, Any]) -> str:
     """ "todo" or "done". Raises Failed when it can be neither."""
     old, new = str(move["from"]), str(move["to"])
     is_old, is_new = os.path.lexists(old), os.path.lexists(new)
@@ -55,34 +53,25 @@ def rename(old: str, new: str, *, over_empty: bool) -> None:
     os.rename(old, new)
 
 
-def shown(name: str) -> str:
-    text = os.fsencode(name).decode("utf-8", "backslashreplace")
-    return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)
+def make(moves: list[dict[str, Any]], say: Say) -> None:
+    for move, found in [(move, state(move)) for move in moves]:
+        old, new = move["from"], move["to"]
+        if found == "done":
+            say(f"{shown(new)} has its name already")
+            continue
+        try:
+            rename(old, new, over_empty=bool(move.get("over_empty")))
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+            raise Failed(f"{shown(new)}: lies on another file system") from None
+        say(f"{shown(old)} is {shown(new)} now")
 
 
-def main(arguments: str, say: Callable[[str], None]) -> int:
+def main(arguments: str, say: Say) -> int:
     moves = json.loads(arguments)["moves"]
-    try:
-        for move, found in [(move, state(move)) for move in moves]:
-            if found == "done":
-                say(f"{shown(move['to'])} has its name already")
-                continue
-            rename(move["from"], move["to"], over_empty=bool(move.get("over_empty")))
-            say(f"{shown(move['from'])} is {shown(move['to'])} now")
-    except Failed as failed:
-        say(str(failed))
-        return 1
-    except OSError as error:
-        why = "lies on another file system" if error.errno == errno.EXDEV else error.strerror or str(error)
-        say(f"{shown(str(error.filename or ''))}: {why}")
-        return 1
-    return 0
-
-
-def write(line: str) -> None:
-    sys.stdout.write(line + "\n")
-    sys.stdout.flush()
+    return tried(lambda: make(moves, say), say)
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1], write))
+    sys.exit(main(sys.argv[1], say))

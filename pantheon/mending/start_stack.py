@@ -8,34 +8,15 @@ the engine is just starting by itself, is left alone, and so is whatever has not
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 import time
+
+from pantheon.mending.commands import docker
+from pantheon.mending.words import Failed
 
 CALM_S = 2.0  # how long the engine is given to start its containers by itself
 POLL_S = 0.3
 ORDER = ("ollama", "comfy", "openwebui")  # Open WebUI asks Ollama
-
-
-class Failed(Exception):
-    """One line that says why."""
-
-
-def docker(*argv: str, timeout_s: float = 60) -> tuple[int, str]:
-    try:
-        done = subprocess.run(
-            ["docker", *argv],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            timeout=timeout_s,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        return 124, f"docker {argv[0]}: no answer within {timeout_s:g} s"
-    except OSError as error:
-        raise Failed(f"docker: {error.strerror}") from None
-    return done.returncode, done.stdout.decode("utf-8", "replace").strip()
 
 
 def wait(deadline_s: float) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import graphlib
+import json
 import re
 import subprocess
 import sys
@@ -60,7 +61,7 @@ SHIPPED = {"pantheon.looks", "pantheon.probe", "pantheon.writing", "pantheon.col
 KNOWS = {
     "looks": {"pantheon.looks"},
     "collecting": {"pantheon.looks", "pantheon.collecting"},
-    "mending": {"pantheon.mending"},
+    "mending": {"pantheon.mending", "pantheon.collecting.dpkg", "pantheon.collecting.openpgp"},
 }
 # Open WebUI's database, where nothing but a copy can be read while changes wait beside it: a folder of its own, gone
 # at the end.
@@ -185,6 +186,12 @@ def test_work_on_the_host_is_a_program_of_its_own(path: Path) -> None:
     assert ast.get_docstring(tree(path))
     argv = runner._program({"mend": path.stem, "arguments": {}})
     assert max(len(word.encode()) for word in argv) < ARGUMENT_BYTES
+    sent = dict(json.loads(argv[-1]))
+    for name, text in sent.items():  # and what it needs is sent
+        nodes = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Import | ast.ImportFrom)]
+        needed = {node.module for node in nodes if isinstance(node, ast.ImportFrom)}
+        needed |= {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+        assert within({each or "" for each in needed}, {"pantheon"}) <= sent.keys(), name
 
 
 @pytest.mark.parametrize("path", COLLECTING, ids=name_of)

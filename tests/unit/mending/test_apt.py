@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
-import json
 import os
 import signal
 import subprocess
@@ -17,8 +16,7 @@ from typing import Any
 import pytest
 
 from pantheon.mending import apt
-
-PROGRAM = Path(apt.__file__)
+from tests.unit import programs
 
 
 class Root:
@@ -84,7 +82,7 @@ class Root:
         told = {"do": do, "packages": packages, "lock_s": 20, "fetch_s": 30, "dpkg_s": 30, "update_s": 30, "need": []}
         told |= {"stop": [], "expect": {}, "may_remove": [], "pin": {}, "recommends": True, **more}
         return subprocess.Popen(
-            [sys.executable, "-IBS", "-c", PROGRAM.read_text(), json.dumps(told)],
+            programs.argv(apt, told),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import functools
 import http.server
-import inspect
-import json
 import os
 import ssl
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,8 +16,7 @@ import pytest
 
 from pantheon.collecting import openpgp
 from pantheon.mending import apt_key
-
-PROGRAM = Path(apt_key.__file__)
+from tests.unit import programs
 
 
 @dataclass
@@ -97,11 +93,6 @@ def test_other_versions_have_no_fingerprint_that_could_be_asked_for() -> None:
     assert openpgp.keys(b"") == []
 
 
-def test_the_reading_of_keys_is_the_same_where_it_is_looked_at_and_where_it_is_written() -> None:
-    for name in ("dearmored", "keys"):
-        assert inspect.getsource(getattr(openpgp, name)) == inspect.getsource(getattr(apt_key, name))
-
-
 def test_what_is_armored_again_is_what_gpg_reads(keys: Keys, tmp_path: Path) -> None:
     file = tmp_path / "key.asc"
     file.write_bytes(apt_key.armored(keys.files["binary"]))
@@ -153,7 +144,7 @@ class Site:
         told |= {"setting": "install.docker_key", "docs": "https://docs.example/", "fetch_s": 30}
         environment = dict(os.environ) | ({"APT_CONFIG": str(self.folder / "apt.conf")} if trusted else {})
         done = subprocess.run(
-            [sys.executable, "-IBS", "-c", PROGRAM.read_text(), json.dumps(told)],
+            programs.argv(apt_key, told),
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,

@@ -4,13 +4,13 @@ import json
 import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pantheon.mending import comfy_tree
+from tests.unit import programs
 
 ME = (os.getuid(), os.getgid())
 
@@ -129,8 +129,7 @@ def test_nothing_behind_a_link_is_touched(mnt: Path, tmp_path: Path, arguments: 
 
 
 def test_it_runs_alone(mnt: Path) -> None:
-    text = Path(comfy_tree.__file__).read_text()
-    given = json.dumps({"path": str(mnt), "uid": ME[0], "gid": ME[1], "venv": "aside"})
-    done = subprocess.run([sys.executable, "-IBS", "-c", text, given], capture_output=True, text=True, check=False)
+    argv = programs.argv(comfy_tree, {"path": str(mnt), "uid": ME[0], "gid": ME[1], "venv": "aside"})
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert re.fullmatch(r"venv is venv-broken-\d{8}-\d{6} now\n", done.stdout)

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from pantheon.mending import rejoin, start_stack
+from tests.unit import programs
 
 DOCKER = """#!{python}
 import json, os, sys
@@ -61,7 +62,7 @@ class Docker:
 
     def run(self, module: Any, arguments: dict[str, Any]) -> tuple[int, str]:
         done = subprocess.run(
-            [sys.executable, "-IBS", module.__file__, json.dumps(arguments)],
+            programs.argv(module, arguments),
             env={"PATH": f"{self.folder}:/usr/bin:/bin"},
             capture_output=True,
             timeout=30,
@@ -119,7 +120,7 @@ def test_an_engine_that_does_not_come(docker: Docker) -> None:
 def test_no_docker_at_all(tmp_path: Path) -> None:
     for module, arguments in ((start_stack, stack("a")), (rejoin, {"restart": ["a"]})):
         done = subprocess.run(
-            [sys.executable, "-IBS", str(module.__file__), json.dumps(arguments)],
+            programs.argv(module, arguments),
             env={"PATH": str(tmp_path)},
             capture_output=True,
             check=False,

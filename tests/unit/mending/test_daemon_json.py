@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from pantheon.mending import daemon_json
+from tests.unit import programs
 
-PROGRAM = Path(daemon_json.__file__)
 ROTATION = {"log-driver": "json-file", "log-opts": {"max-size": "10m", "max-file": "5"}}
 NVIDIA = {"nvidia": {"args": [], "path": "nvidia-container-runtime"}}
 STUBS = {
@@ -66,7 +66,7 @@ class Engine:
     def start(self, **more: Any) -> subprocess.Popen[str]:
         told = {"path": str(self.path), "log": True, "nvidia": True, "restart": False, "answer_s": 2, **more}
         return subprocess.Popen(
-            [sys.executable, "-IBS", "-c", PROGRAM.read_text(), json.dumps(told)],
+            programs.argv(daemon_json, told),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

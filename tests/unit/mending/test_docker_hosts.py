@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from pantheon.mending import docker_hosts
-from pantheon.mending.docker_hosts import Refused, without
+from pantheon.mending.docker_hosts import without
+from pantheon.mending.words import Failed
+from tests.unit import programs
 
 TCP = "tcp://0.0.0.0:2375"
 UNIX = "unix:///var/run/docker.sock"
@@ -38,7 +39,7 @@ def test_nothing_left_to_do(text: str) -> None:
 
 @pytest.mark.parametrize("text", ["", "{hosts", '{"hosts": "tcp://0.0.0.0:2375"}', '// a comment\n{"hosts": []}'])
 def test_what_is_odd_is_refused(text: str) -> None:
-    with pytest.raises(Refused):
+    with pytest.raises(Failed):
         without(text, [TCP])
 
 
@@ -60,8 +61,7 @@ def daemon_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def run(path: Path) -> subprocess.CompletedProcess[str]:
-    given = json.dumps({"path": str(path), "remove": [TCP]})
-    argv = [sys.executable, "-I", docker_hosts.__file__, given]
+    argv = programs.argv(docker_hosts, {"path": str(path), "remove": [TCP]})
     return subprocess.run(argv, capture_output=True, text=True, check=False, env={**os.environ})
 
 

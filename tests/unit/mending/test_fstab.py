@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from pantheon.mending import fstab
+from pantheon.mending.words import Failed
 
 LINE = "LABEL=nvme /mnt/local/nvme ext4 defaults,nofail,x-systemd.device-timeout=30s 0 2"
 OTHER = "UUID=bb /mnt/local/ssd ext4 defaults,nofail 0 2"
@@ -69,7 +70,7 @@ def test_none_at_all(tmp_path: Path, place: Path) -> None:
     ],
 )
 def test_what_is_refused(place: Path, line: str, expected: str, why: str) -> None:
-    with pytest.raises(fstab.Failed, match=why):
+    with pytest.raises(Failed, match=why):
         fstab.put([line], expected, str(place))
     assert place.read_text() == BEFORE
     assert [path.name for path in place.parent.iterdir()] == ["fstab"]
@@ -78,14 +79,14 @@ def test_what_is_refused(place: Path, line: str, expected: str, why: str) -> Non
 def test_a_link_is_left_alone(place: Path, tmp_path: Path) -> None:
     link = tmp_path / "link"
     link.symlink_to(place)
-    with pytest.raises(fstab.Failed, match="not a plain file"):
+    with pytest.raises(Failed, match="not a plain file"):
         fstab.put([LINE], "", str(link))
     assert place.read_text() == BEFORE
 
 
 def test_a_line_that_would_make_it_faulty(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fstab, "faults", lambda path: ["[E] unreachable"] if "new" in path else [])
-    with pytest.raises(fstab.Failed, match="would be faulty"):
+    with pytest.raises(Failed, match="would be faulty"):
         fstab.put([LINE], sha(BEFORE), str(place))
     assert place.read_text() == BEFORE
     monkeypatch.setattr(fstab, "faults", lambda path: ["[E] somebody's own, and an old one"])

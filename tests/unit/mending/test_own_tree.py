@@ -6,7 +6,6 @@ import errno
 import json
 import os
 import subprocess
-import sys
 import time
 import tracemalloc
 from collections.abc import Callable
@@ -16,6 +15,7 @@ from typing import Any
 import pytest
 
 from pantheon.mending import own_tree
+from tests.unit import programs
 
 ME = (os.getuid(), os.getgid())
 OTHER = (os.getuid() + 1024, os.getgid() + 1024)
@@ -203,9 +203,8 @@ def test_memory_does_not_grow_with_the_tree(tmp_path: Path, chowned: Chowned) ->
 
 
 def test_it_runs_alone(tmp_path: Path) -> None:
-    text = Path(own_tree.__file__).read_text()
-    given = json.dumps({"path": str(tmp_path), "uid": ME[0], "gid": ME[1]})
-    done = subprocess.run([sys.executable, "-IBS", "-c", text, given], capture_output=True, text=True, check=False)
+    argv = programs.argv(own_tree, {"path": str(tmp_path), "uid": ME[0], "gid": ME[1]})
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "1 entries, 0 changed\n", "")
 
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -13,6 +11,8 @@ from typing import Any
 import pytest
 
 from pantheon.mending import remove
+from pantheon.mending.folders import DIRECTORY
+from tests.unit import programs
 
 BLOB = f"models/blobs/sha256-{'0f' * 32}-partial"
 OLD = int(time.time()) - 7200
@@ -39,9 +39,7 @@ def item(root: Path, path: str, **changes: Any) -> dict[str, Any]:
 def run(root: Path | str, rule: str, *items: dict[str, Any]) -> tuple[int, str]:
     """As it runs on a host: a program of its own."""
     arguments = {"rule": rule, "root": str(root), "items": list(items)}
-    done = subprocess.run(
-        [sys.executable, "-IBS", remove.__file__, json.dumps(arguments)], capture_output=True, timeout=30, check=False
-    )
+    done = subprocess.run(programs.argv(remove, arguments), capture_output=True, timeout=30, check=False)
     assert done.stderr == b""
     return done.returncode, done.stdout.decode()
 
@@ -146,7 +144,7 @@ def test_one_that_was_cut_short_still_shows_what_it_is(tmp_path: Path, monkeypat
         real(name, dir_fd=dir_fd)
 
     monkeypatch.setattr(os, "unlink", unlink)
-    folder = os.open(old, remove.FOLDER)
+    folder = os.open(old, DIRECTORY)
     try:
         remove.empty(folder, last="pyvenv.cfg")
     finally:

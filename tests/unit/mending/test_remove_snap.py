@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from pantheon.mending import remove_snap
+from pantheon.mending.words import Failed
 
 STUB = """#!/bin/sh
 echo "$*" >>"$HOME/calls"
@@ -46,7 +47,7 @@ def test_it_is_saved_before_it_goes(home: Path) -> None:
 
 def test_what_cannot_be_saved_stays_and_runs(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (home / "full").touch()
-    with pytest.raises(remove_snap.Refused, match="could not be saved") as caught:
+    with pytest.raises(Failed, match="could not be saved") as caught:
         remove_snap.remove("docker", 10)
     assert "no space left on device" in caught.value.args[1]
     assert calls(home) == ["list docker", "stop docker", "save docker", "start docker"]
@@ -55,7 +56,7 @@ def test_what_cannot_be_saved_stays_and_runs(home: Path, capsys: pytest.CaptureF
 
 def test_without_room_nothing_is_touched(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(remove_snap, "SPARE_BYTES", 1 << 60)
-    with pytest.raises(remove_snap.Refused, match="does not fit"):
+    with pytest.raises(Failed, match="does not fit"):
         remove_snap.remove("docker", 10)
     assert calls(home) == ["list docker"]
 
