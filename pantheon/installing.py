@@ -39,7 +39,8 @@ def install(
         began = time.monotonic()
         evidence = _evidence(connection, host, facts)
         section = rooms.plan(host, facts, evidence, options)
-        plan = Plan(host.name, (section, *_then(host, facts, evidence, what=what, options=options)))
+        then = () if section.blocked else _then(host, facts, evidence, what=what, options=options)
+        plan = Plan(host.name, (section, *then))
         if section.blocked or (section.changes and options.plan_only):
             warnings = _warnings(host, facts, evidence, options)
             took = time.monotonic() - began
@@ -156,8 +157,9 @@ def _apply(
 def watch(
     connection: Any, host: Host, before: Facts, services: tuple[str, ...], *, what: str, report: engine.Report
 ) -> None:
-    """Follow those services of ours that ran `before` until they answer again."""
-    up = {container.name for container in reboot.running(before) if foreign.is_ours(host, container)}
+    """Follow those services of ours that ran `before`, and that Docker starts by itself, until they answer again."""
+    back = [container for container in reboot.running(before) if container.restart_policy in reboot.COMES_BACK]
+    up = {container.name for container in back if foreign.is_ours(host, container)}
     engine.watch(connection, host, tuple(n for n in SERVICES if n in services and n in up), what=what, report=report)
 
 
@@ -199,7 +201,7 @@ def _reboot(
     if not agreed:
         engine.agree(host, plan, [], options, report)
     with _goes_on(host, what, options):
-        return carry_out(connection, host, plan, facts, what=what, options=options, report=report)
+        return carry_out(connection, host, plan, facts, evidence, what=what, options=options, report=report)
 
 
 def _down(host: Host, facts: Facts) -> list[str]:
@@ -214,7 +216,15 @@ def _after(what: str) -> str:
 
 
 def carry_out(
-    connection: Any, host: Host, plan: Plan, facts: Facts, *, what: str, options: Options, report: engine.Report
+    connection: Any,
+    host: Host,
+    plan: Plan,
+    facts: Facts,
+    evidence: Evidence,
+    *,
+    what: str,
+    options: Options,
+    report: engine.Report,
 ) -> Facts:
     """A plan whose last change is a reboot, agreed to: jobs are waited for, the host goes and comes back, and those of
     its services that ran answer again. Returns the facts of the new boot."""
@@ -222,8 +232,8 @@ def carry_out(
         repair.wait_for_jobs(connection, host, plan, report)
     before = facts.os.boot_id if isinstance(facts.os, OsRelease) else ""
     engine.apply(connection, host, plan, facts, what=what, report=report)
-    reboot.wait(connection, host, before=before, report=report)
-    watch(connection, host, facts, plan.stops, what=what, report=report)
+    if reboot.wait(connection, host, before=before, report=report, engine=reboot.starts_engine(evidence)):
+        watch(connection, host, facts, plan.stops, what=what, report=report)
     return engine.look(connection, host)
 
 

@@ -27,6 +27,7 @@ GOING_S = 4 * 60.0  # until it must be down: services have 90 s each to stop
 FIRST_S, MOST_S = 0.5, 10.0  # between two attempts to reach it
 ENGINE_S = 180.0
 COMES_BACK = ("always", "unless-stopped")
+STARTED = ("enabled", "enabled-runtime", "static", "indirect")
 AGAIN_S = 1.0
 
 
@@ -63,6 +64,18 @@ def others(host: Host, facts: Facts, evidence: Evidence) -> list[str]:
     return lines
 
 
+def engine_units(evidence: Evidence) -> list[str]:
+    """What systemd says of the engine's units, as far as it is known: enabled, disabled, .."""
+    units = [evidence.units.get(name) for name in ("docker.service", "docker.socket")]
+    return [unit.enabled for unit in units if isinstance(unit, Unit)]
+
+
+def starts_engine(evidence: Evidence) -> bool:
+    """Whether a boot starts the engine; True where that is not known."""
+    known = engine_units(evidence)
+    return not known or any(each in STARTED for each in known)
+
+
 def losses(host: Host, facts: Facts, evidence: Evidence, *, prefix: str) -> list[Finding]:
     """What of the stack would not be there after a reboot, as warnings: said only of what is known."""
     found = []
@@ -71,11 +84,9 @@ def losses(host: Host, facts: Facts, evidence: Evidence, *, prefix: str) -> list
             text = f"{container.name} will not come back by itself after a reboot"
             said = f"restart policy: {container.restart_policy}"
             found.append(Finding(f"{prefix}.restart", "warn", text, said, f"invoke bringup --host {host.name}"))
-    units = [evidence.units.get(name) for name in ("docker.service", "docker.socket")]
-    known = [unit for unit in units if isinstance(unit, Unit)]
-    if known and all(unit.enabled not in ("enabled", "enabled-runtime", "static", "indirect") for unit in known):
+    if not starts_engine(evidence):
         mend = host.ssh("sudo systemctl enable docker.service docker.socket")
-        said = ", ".join(unit.enabled for unit in known)
+        said = ", ".join(engine_units(evidence))
         found.append(Finding(f"{prefix}.docker", "warn", "Docker is not started at boot", said, mend))
     if isinstance(evidence.fstab, tuple):
         found += [_not_in_fstab(host, path, prefix) for path in _unlisted(host, facts, evidence.fstab)]
@@ -104,15 +115,22 @@ def obstacles(host: Host, evidence: Evidence, *, prefix: str) -> list[Finding]:
 
 
 def wait(
-    connection: HostConnection, host: Host, *, before: str, report: Report, deadline_s: float = DEADLINE_S
-) -> None:
-    """Until `host` has gone down and answers in another boot than `before`, and its engine answers. The connection is
-    open anew then. Raises ApplyError when it does not go down, NotReached when it does not come back in time,
-    NotTrusted when another host answers, and Interrupted."""
+    connection: HostConnection,
+    host: Host,
+    *,
+    before: str,
+    report: Report,
+    deadline_s: float = DEADLINE_S,
+    engine: bool = True,
+) -> bool:
+    """Until `host` has gone down and answers in another boot than `before`, and its engine answers (`engine`: a boot
+    starts it). Returns whether that answers: else no service of it need be waited for. The connection is open anew
+    then. Raises ApplyError when it does not go down, NotReached when it does not come back in time, NotTrusted when
+    another host answers, and Interrupted."""
     try:
         end = time.monotonic() + deadline_s
         _wait_for_boot(connection, host, before, report, end)
-        _wait_for_engine(connection, host, report, min(end, time.monotonic() + ENGINE_S))
+        return engine and _wait_for_engine(connection, host, report, min(end, time.monotonic() + ENGINE_S))
     except KeyboardInterrupt:
         raise Interrupted(
             f"{host.name}: stopped waiting; the host goes on with its reboot by itself",
@@ -156,7 +174,7 @@ def _wait_for_boot(connection: Any, host: Host, before: str, report: Report, end
     )
 
 
-def _wait_for_engine(connection: Any, host: Host, report: Report, end: float) -> None:
+def _wait_for_engine(connection: Any, host: Host, report: Report, end: float) -> bool:
     """The engine starts the containers before it answers; a look that gets no answer from it is not yet a fault."""
     from pantheon.remote import gather
 
@@ -168,6 +186,7 @@ def _wait_for_engine(connection: Any, host: Host, report: Report, end: float) ->
             connection.open()
         else:
             if facts.docker is None or isinstance(facts.containers, tuple):
-                return
+                return True
             report.waiting_for(host, "it is back; waiting for Docker")
         time.sleep(AGAIN_S)
+    return False

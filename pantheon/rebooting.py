@@ -46,7 +46,9 @@ def reboot(host: Host, *, options: Options, report: Report) -> int:
         report.plan(host, plan, [], took_s=took, details=options.details, final=False)
         engine.agree(host, plan, [], options, report)
         had = _had_stack(host, facts)
-        facts = installing.carry_out(connection, host, plan, facts, what="reboot", options=options, report=report)
+        facts = installing.carry_out(
+            connection, host, plan, facts, evidence, what="reboot", options=options, report=report
+        )
         return _prove(connection, host, facts, had=had, report=report, took_s=time.monotonic() - began)
 
 

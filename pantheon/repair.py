@@ -104,11 +104,11 @@ def fix(host: Host, name: str, choices: Choices, *, options: Options, report: Re
         if not choices.now:
             wait_for_jobs(connection, host, plan, report)
         engine.apply(connection, host, plan, case.facts, what=what, report=report)
-        if section.reboots:
-            reboot.wait(connection, host, before=boot_of(case.facts), report=report)
+        answers = not section.reboots or reboot.wait(connection, host, before=boot_of(case.facts), report=report)
         trouble = None
         try:
-            _watch_started(connection, host, plan, what=what, report=report)
+            if answers:
+                _watch_started(connection, host, plan, what=what, report=report)
         except ApplyError as failed:
             trouble = failed  # of this fault, or of another one that was there besides: the proof tells
         return _prove(connection, host, name, choices, plan, began=began, report=report, trouble=trouble)

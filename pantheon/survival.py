@@ -4,7 +4,7 @@ included: `fail` forbids the reboot, `warn` is said before the question."""
 from __future__ import annotations
 
 from pantheon import foreign, reboot
-from pantheon.evidence import Evidence, Unit
+from pantheon.evidence import Evidence
 from pantheon.facts import Entry, Facts, Unknown
 from pantheon.finding import Finding, Level
 from pantheon.install import driver, toolkit
@@ -14,14 +14,18 @@ from pantheon.packages import Packages
 
 ID = "reboot"
 PARTS = ("units", "installing", "fstab", "logged_in", "kernels", "packages", "reboot_required", "busy")
-STARTED = ("enabled", "enabled-runtime", "static", "indirect")
 MOST = 5
 
 
 def check(host: Host, facts: Facts, evidence: Evidence) -> list[Finding]:
     """What must hold, in the order of the boot: packages, kernel and driver, disks, engine, containers."""
     found = [*_packages(host, evidence), *_module(host, facts, evidence), *_holds(host, facts, evidence)]
-    return [*found, *_disks(host, facts, evidence), *_engine(host, evidence), *_containers(host, facts, evidence)]
+    return [
+        *found,
+        *_disks(host, facts, evidence),
+        *_engine(host, facts, evidence),
+        *_containers(host, facts, evidence),
+    ]
 
 
 def _finding(key: str, level: Level, text: str, evidence: str = "", mend: str = "") -> Finding:
@@ -108,23 +112,18 @@ def _disks(host: Host, facts: Facts, evidence: Evidence) -> list[Finding]:
     return found
 
 
-def _engine(host: Host, evidence: Evidence) -> list[Finding]:
-    units = [evidence.units.get(name) for name in ("docker.service", "docker.socket")]
-    known = [unit for unit in units if isinstance(unit, Unit)]
-    if not known:
-        return []
-    said = ", ".join(unit.enabled for unit in known)
-    if any(unit.enabled in STARTED for unit in known):
-        return [_finding("docker", "ok", "Docker is started at boot", said)]
-    mend = host.ssh("sudo systemctl enable docker.service docker.socket")
-    return [_finding("docker", "warn", "Docker is not started at boot", said, mend)]
+def _engine(host: Host, facts: Facts, evidence: Evidence) -> list[Finding]:
+    known = reboot.engine_units(evidence)
+    if known and reboot.starts_engine(evidence):
+        return [_finding("docker", "ok", "Docker is started at boot", ", ".join(known))]
+    return [finding for finding in reboot.losses(host, facts, evidence, prefix=ID) if finding.id == f"{ID}.docker"]
 
 
 def _containers(host: Host, facts: Facts, evidence: Evidence) -> list[Finding]:
     found = [finding for finding in reboot.losses(host, facts, evidence, prefix=ID) if finding.id == f"{ID}.restart"]
     ours = [container for container in reboot.running(facts) if foreign.is_ours(host, container)]
     back = [container.name for container in ours if container.restart_policy in reboot.COMES_BACK]
-    if back:
+    if back and reboot.starts_engine(evidence):
         verb = "comes back by itself" if len(back) == 1 else "come back by themselves"
         found.append(_finding("restart", "ok", f"{', '.join(sorted(back))} {verb}"))
     return found

@@ -263,7 +263,8 @@ def holds(host: Host, facts: Facts, evidence: Evidence) -> tuple[str, ...]:
     """The packages whose upgrade would change the driver under a running stack: the metapackage and the library that
     it pins, and what brings the module."""
     coming = missing(host, facts, evidence)
-    ours: tuple[str, ...] = (package(host), f"libnvidia-compute-{name(host)}", f"nvidia-dkms-{name(host)}")
+    library = f"libnvidia-compute-{name(host).removesuffix('-open')}"  # open is the module alone
+    ours: tuple[str, ...] = (package(host), library, f"nvidia-dkms-{name(host)}")
     ours += tuple(each for each in _modules(host, evidence) if each.startswith("linux-modules-nvidia-"))
     return tuple(dict.fromkeys(each for each in ours if each in coming or _is_installed(evidence, each)))
 

@@ -14,7 +14,7 @@ from rich.console import Console as RichConsole
 from pantheon import engine, installing, reboot, rebooting, repair
 from pantheon import install as rooms
 from pantheon.errors import Declined, Interrupted, Locked, NotAsItShouldBe, StepFailed
-from pantheon.evidence import Busy, Evidence, FstabLine
+from pantheon.evidence import Busy, Evidence, FstabLine, Unit
 from pantheon.facts import Facts, Unknown
 from pantheon.finding import Finding
 from pantheon.inventory import Host
@@ -78,9 +78,10 @@ class World(Remote):
         self.asked.append(names)
         return self.evidence
 
-    def _wait(self, connection: object, host: Host, *, before: str, report: object) -> None:
+    def _wait(self, connection: object, host: Host, *, before: str, report: object, engine: bool) -> bool:
         assert before == "boot"
         self.reboots += 1
+        return engine
 
 
 def install(report: Recorder, facts: Facts, what: str = "bringup", **options: Any) -> tuple[Facts | None, int]:
@@ -178,6 +179,7 @@ def test_plan_and_what_is_in_the_way_end_it(monkeypatch: pytest.MonkeyPatch, sec
     assert install(report, BARE, yes=True, plan_only=not section.blocked) == (None, 2)
     assert world.applied == []
     assert report.plans[0].sections[0] is section
+    assert len(report.plans[0].sections) == (1 if section.blocked else 2), "nothing follows what is blocked"
 
 
 def test_a_reboot_is_shown_by_plan(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -281,6 +283,18 @@ def test_what_is_not_back_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     report = Seen()
     assert run(report, yes=True) == 2
     assert "ollama.up" in report.bad
+
+
+def test_what_docker_does_not_start_by_itself_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    alone = having(finished(), ollama=container(HOST, "ollama", restart_policy="no"))
+    world, report = World(monkeypatch, [alone, alone], []), Seen()
+    run(report, yes=True)
+    assert "watching comfy openwebui" in report.events
+    off: dict[str, Unit | Unknown | None] = {"docker.service": Unit("active", "running", "success", "", 0, "disabled")}
+    world, report = World(monkeypatch, [finished(), finished()], []), Seen()
+    world.evidence = replace(world.evidence, units=off)
+    run(report, yes=True)
+    assert not any(event.startswith("watching") for event in report.events)
 
 
 def test_what_would_not_be_back_forbids_it(monkeypatch: pytest.MonkeyPatch) -> None:

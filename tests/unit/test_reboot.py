@@ -24,6 +24,7 @@ class Seen:
     def __init__(self) -> None:
         self.said: list[str] = []
         self.settled_at_the_end = False
+        self.answers = False
 
     def waiting_for(self, host: Host, text: str) -> None:
         assert host is HOST
@@ -85,7 +86,7 @@ def wait(monkeypatch: pytest.MonkeyPatch, *answers: Any, facts: Any = (), **opti
     monkeypatch.setattr(gather, "look", look)
     seen = Seen()
     connection: Any = Connection(*answers)
-    reboot.wait(connection, HOST, before=OLD, report=seen, **options)
+    seen.answers = reboot.wait(connection, HOST, before=OLD, report=seen, **options)
     assert connection.open_now
     assert seen.settled_at_the_end
     return seen
@@ -146,6 +147,14 @@ def test_the_engine_is_waited_for(monkeypatch: pytest.MonkeyPatch, clock: list[f
     began = clock[0]
     wait(monkeypatch, OLD, NEW, facts=[starting])  # it does not come: the proof will say so
     assert clock[0] - began < reboot.ENGINE_S + 10
+
+
+def test_an_engine_that_no_boot_starts_is_not_waited_for(monkeypatch: pytest.MonkeyPatch, clock: list[float]) -> None:
+    starting, began = replace(finished(), containers=Unknown("no such file")), clock[0]
+    assert not wait(monkeypatch, OLD, NEW, facts=[starting], engine=False).answers
+    assert clock[0] - began < 10
+    assert not wait(monkeypatch, OLD, NEW, facts=[starting]).answers
+    assert wait(monkeypatch, OLD, NEW).answers
 
 
 def test_the_step_ends_in_order_before_the_host_does() -> None:

@@ -100,6 +100,14 @@ def test_a_container_that_stays_down() -> None:
     assert found[1].text == "ollama, openwebui come back by themselves"
 
 
+def test_nothing_comes_back_by_itself_without_its_engine() -> None:
+    off = {"docker.service": Unit("active", "running", "success", "", 0, "disabled")}
+    found = [
+        f for f in survival.check(HOST, finished(), evidence(units=off)) if f.id in ("reboot.docker", "reboot.restart")
+    ]
+    assert [(f.id, f.level, f.evidence) for f in found] == [("reboot.docker", "warn", "disabled")]
+
+
 def test_holds_are_looked_at_where_hosts_toml_asks_for_them() -> None:
     assert levels(finished(), evidence(), HOLDS)["hold"] == "warn"
     held = Packages({name: replace(about, held=True) for name, about in CLEAN.installed.items()}, "amd64", "noble")

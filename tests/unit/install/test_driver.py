@@ -233,6 +233,8 @@ def test_what_is_held() -> None:
     assert driver.holds(HOST, bare(), evidence) == (DRIVER, "linux-modules-nvidia-590-server-generic")
     there = seen(packages=packages(DRIVER, "libnvidia-compute-590-server"), offer=None)
     assert driver.holds(HOST, finished(), there) == (DRIVER, "libnvidia-compute-590-server")
+    there = seen(packages=packages("nvidia-driver-590-open", "libnvidia-compute-590"), offer=None)
+    assert driver.holds(OPEN, finished(), there) == ("nvidia-driver-590-open", "libnvidia-compute-590")
 
 
 # ---- the toolkit
