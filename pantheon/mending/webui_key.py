@@ -104,7 +104,12 @@ def key_of_stopped(container: str) -> bytes:
     mounts = sorted(about.get("Mounts") or (), key=lambda mount: -len(mount["Destination"]))
     for mount in mounts:
         if f"{path}/".startswith(f"{mount['Destination'].rstrip('/')}/"):
-            return read(f"{mount['Source']}{path[len(mount['Destination'].rstrip('/')) :]}")
+            found = b""
+            with contextlib.suppress(
+                OSError
+            ):  # a link in it leads elsewhere in the container, and elsewhere on the host
+                found = read(f"{mount['Source']}{path[len(mount['Destination'].rstrip('/')) :]}")
+            return found or inside(container, path)
     return inside(container, path)
 
 

@@ -163,6 +163,20 @@ def test_a_stopped_server_s_key_from_a_mount(stopped: Path, tmp_path: Path, env:
     assert carried(tmp_path / "key") == b"m0unted\n"
 
 
+@pytest.mark.parametrize("is_link", [True, False])
+def test_a_key_that_the_host_does_not_see_is_read_through_the_engine(
+    stopped: Path, tmp_path: Path, is_link: bool
+) -> None:
+    """A link leads elsewhere inside; a volume of a driver is mounted only while its container runs."""
+    source = tmp_path / "backend"
+    source.mkdir()
+    if is_link:
+        (source / ".webui_secret_key").symlink_to("/nowhere/on/the/host")
+    described(stopped, mounts=((source, "/app/backend"),))
+    packed(stopped, b"thr0ugh\n")
+    assert carried(tmp_path / "key") == b"thr0ugh\n"
+
+
 def test_a_key_of_ours_is_not_replaced(stopped: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     described(stopped, "WEBUI_SECRET_KEY=theirs")
     (tmp_path / "key").write_bytes(b"0urs\n")
