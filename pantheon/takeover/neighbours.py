@@ -44,28 +44,43 @@ def look(host: Host, facts: Facts, olds: tuple[Old, ...], seen: Belongings) -> B
         place = seen.places.get(path)
         kept = Moved(path, path + FILE_SUFFIX)
         before = seen.places.get(kept.new)
-        users = sorted({(c.name, c.labels.get(SERVICE, "SERVICE")) for c in others if path in compose_files(c)})
-        project = next(old.container.project for old in olds if path in compose_files(old.container))
+        is_kept = isinstance(before, Place) and bool(before.kind)
         if not isinstance(place, Place) or not place.kind:
-            continue  # gone, or renamed by now
-        if isinstance(before, Place) and before.kind:
+            if isinstance(place, Place) and not is_kept and kinds == {"theirs"}:
+                findings.append(_nowhere(path))
+        elif is_kept:
             text = f"{kept.new} is there already, from an earlier day"
-            blocked.append(Finding(f"takeover.file.{path}", "fail", text, mend=f"sudo mv {kept.new} {kept.new}.old"))
+            mend = shlex.join(["sudo", "mv", kept.new, f"{kept.new}.old"])
+            blocked.append(Finding(f"takeover.file.{path}", "fail", text, mend=mend))
         else:
             renamed.append(kept)
-            findings += [_shared(kept, users, project)] if users else []
+    for files in dict.fromkeys(compose_files(old.container) for old in olds):
+        users = [c for c in others if set(files) & set(compose_files(c))]
+        project = next(old.container.project for old in olds if compose_files(old.container) == files)
+        if users and any(moved.old in files for moved in renamed):
+            names = {moved.old: moved.new for moved in renamed}
+            findings.append(_shared([names.get(path, path) for path in files], users, project))
     for old in olds:
         findings += _needing(old, others)
     findings += _on_their_networks(olds, others, {finding.id for finding in findings})
     return Beside(tuple(renamed), tuple(findings), tuple(blocked))
 
 
-def _shared(file: Moved, users: list[tuple[str, str]], project: str) -> Finding:
-    names, services = ", ".join(name for name, _ in users), sorted({service for _, service in users})
-    text = f"{names} of the same Compose file keep{'s' if len(users) == 1 else ''} running"
-    evidence = f"the file is called {file.new} then, and would start the old services, too: name those that you mean"
-    mend = shlex.join(["docker", "compose", "-p", project, "-f", file.new, "up", "-d", "--no-deps", *services])
-    return Finding(f"takeover.shared.{file.old}", "warn", text, evidence, mend)
+def _shared(files: list[str], users: list[Container], project: str) -> Finding:
+    names = sorted({user.name for user in users})
+    services = sorted({user.labels.get(SERVICE, "SERVICE") for user in users})
+    text = f"{', '.join(names)} of the same Compose file keep{'s' if len(names) == 1 else ''} running"
+    evidence = f"it is {', '.join(files)} then, and would start the old services, too: name those that you mean"
+    read = [part for path in files for part in ("-f", path)]
+    mend = shlex.join(["docker", "compose", "-p", project, *read, "up", "-d", "--no-deps", *services])
+    return Finding(f"takeover.shared.{files[0]}", "warn", text, evidence, mend)
+
+
+def _nowhere(path: str) -> Finding:
+    """As with Portainer, which has its files in a volume of its own."""
+    text = f"the Compose file {path} is not on the host by that name, and cannot be kept under another"
+    mend = "do not have the old stack started again where it is managed"
+    return Finding(f"takeover.file.{path}", "warn", text, "whoever has it can start the old stack beside ours", mend)
 
 
 def _needing(old: Old, others: list[Container]) -> list[Finding]:

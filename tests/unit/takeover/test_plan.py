@@ -394,6 +394,24 @@ def test_a_file_where_ours_goes_makes_room_whoever_uses_it() -> None:
     assert [(g.kind, g.reading) for g in write.guards] == [("sha256", "missing")]
 
 
+def test_others_of_several_files_are_managed_by_all_of_them() -> None:
+    files = "/srv/a i/c.yml,/srv/a i/gpu.yml"
+    other = hand_made("comfy", name="notes", image="notes:1", image_id="sha256:n", ports=(), compose=files)
+    there = [place(path, kind="file") for path in files.split(",")]
+    (said,) = [
+        f
+        for f in taking(seen(comfy(compose=files), other), *HAD, *there).warnings
+        if f.id.startswith("takeover.shared")
+    ]
+    assert "-f '/srv/a i/c.yml.before-pantheon' -f '/srv/a i/gpu.yml.before-pantheon' up -d" in said.mend
+
+
+def test_a_file_that_the_host_does_not_have_is_said_to_be_elsewhere() -> None:
+    it = taking(seen(comfy(compose="/data/compose/3/docker-compose.yml")), *HAD)
+    assert not it.record.files
+    assert [f.text for f in it.warnings if "is not on the host" in f.text]
+
+
 def test_several_files_are_all_kept() -> None:
     files = f"{FILE},/srv/ai/gpu.yml"
     it = taking(seen(comfy(compose=files)), *HAD, place(FILE, kind="file"), place("/srv/ai/gpu.yml", kind="file"))
