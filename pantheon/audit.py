@@ -8,11 +8,12 @@ from datetime import date, timedelta
 
 from pantheon.comparison import Comparison
 from pantheon.control import SEVERITIES, STATUSES, Control, Result, Severity, Status
-from pantheon.inventory import Waiver
+from pantheon.inventory import SERVICES, Waiver
 
 SCHEMA = 1  # of the JSON document: two audits can be compared when they have the same
 BAD: tuple[Status, ...] = ("fail", "unknown")
 MOST_NEXT = 3
+SECTIONS = ("storage", *SERVICES)  # commands that bringup runs one after the other
 SOON = timedelta(days=30)  # a waiver that ends within these is said beforehand
 
 
@@ -44,6 +45,16 @@ class Audit:
         return tuple(sorted(found, key=_rank))
 
     @property
+    def causes(self) -> tuple[tuple[Result, ...], ...]:
+        """`bad`, with those that are not known for one and the same reason together, at the place of the worst."""
+        found: dict[str, list[Result]] = {}
+        for result in self.bad:
+            reason = (result.verdict.evidence.splitlines() or [""])[-1]
+            same = result.verdict.status == "unknown" and reason
+            found.setdefault(f"? {reason}" if same else result.control.id, []).append(result)
+        return tuple(map(tuple, found.values()))
+
+    @property
     def is_good(self) -> bool:
         """Whether every control of at least the severity `fail_on` holds: an unknown one counts as one that does
         not."""
@@ -52,9 +63,14 @@ class Audit:
 
     @property
     def next(self) -> tuple[str, ...]:
-        """The commands that mend most, worst first; each once."""
-        mends = [result.verdict.mend for result in self.bad]
-        return tuple(dict.fromkeys(mend for mend in mends if is_command(mend)))[:MOST_NEXT]
+        """The commands that mend most, worst first; each once. Where several sections of the procedure are to be run,
+        the command that runs them all in their order."""
+        mends = dict.fromkeys(result.verdict.mend for result in self.bad if is_command(result.verdict.mend))
+        whole = f"invoke bringup --host {self.host}"
+        sections = {f"invoke {name} --host {self.host}" for name in SECTIONS}
+        if len(sections & mends.keys()) > 1:
+            mends = dict.fromkeys(whole if mend in sections else mend for mend in mends)
+        return tuple(mends)[:MOST_NEXT]
 
     def waiver_says(self, result: Result) -> str:
         """What there is to know of a control's waiver: until when, why, and whether it has ended or is no longer

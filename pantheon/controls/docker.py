@@ -57,7 +57,11 @@ def apt(case: Case) -> Verdict:
     unread = next((version for version in known.values() if isinstance(version, Unknown)), None)
     if unread is not None:
         return unknown(unread)
-    return Verdict("fail", "no package of Docker's engine is installed (docker-ce, docker.io)", mend)
+    text = "no package of Docker's engine is installed (docker-ce, docker.io)"
+    if isinstance(docker, Docker) and isinstance(docker.snap, str):
+        return Verdict("fail", f"{text}; it is the snap", command(case, "prereqs", "--install", "--remove-snap"))
+    by_hand = f"remove it as it was installed ({case.host.ssh('which -a docker dockerd')}), then: {mend}"
+    return Verdict("fail", f"{text}: it was put there by hand", by_hand)
 
 
 def root(case: Case) -> Verdict:
@@ -103,7 +107,17 @@ def neighbours(case: Case) -> Verdict:
     if int(major) >= 28:
         return passed(f"engine {version}")
     text = f"engine {version}: neighbours on the same segment can reach ports on 127.0.0.1; 28 and later drop that"
-    return Verdict("fail", text, command(case, "prereqs", "--install"))
+    return Verdict("fail", text, _upgrade(case))
+
+
+def _upgrade(case: Case) -> str:
+    """By hand: `prereqs --install` upgrades an engine that is too old for the stack, and this one is not."""
+    there = [name for name in PACKAGES if isinstance(case.evidence.installed.get(name), str)]
+    if not there:
+        return "upgrade it as it was installed"
+    names = "docker-ce docker-ce-cli containerd.io" if there[0] == "docker-ce" else there[0]
+    stops = "its containers stop and start"
+    return f"{case.host.ssh(f'sudo apt-get update && sudo apt-get install --only-upgrade {names}')}  ({stops})"
 
 
 CONTROLS = (

@@ -114,7 +114,7 @@ def listeners(case: Case) -> Verdict:
     if everything is None and not isinstance(case.facts.containers, tuple | type(None)):
         return unknown(case.facts.containers)
     allowed = f"; allowed: {', '.join(case.host.listeners)}" if case.host.listeners else ""
-    return passed(f"nothing but sshd listens beyond loopback{allowed}")
+    return passed(f"no TCP port but sshd's is open beyond loopback{allowed}")
 
 
 def _published(case: Case) -> Iterator[tuple[str, int, str]]:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+
 from pantheon import atlas, foreign
 from pantheon.control import Control, Verdict
+from pantheon.controls import storage
 from pantheon.controls.verdicts import (
     command,
     containers,
@@ -19,6 +22,7 @@ from pantheon.inventory import SERVICES, AtlasMount
 from pantheon.nfs import Atlas, Share
 
 SOURCE = "system page, Storage Layout"
+ROOT = "/mnt/atlas"
 # What the page wants of the places that it names.
 PAGE = {"/mnt/atlas/appdata": "rw", "/mnt/atlas/datasets": "rw"}
 PAGE |= {"/mnt/atlas/managed-media": "ro", "/mnt/atlas/shared-media": "ro"}
@@ -49,8 +53,17 @@ def _up(case: Case) -> list[tuple[AtlasMount, Share, Mount]] | Verdict:
 
 
 def intent(case: Case) -> Verdict:
-    """hosts.toml is what the other controls go by: it must want what the page wants."""
+    """hosts.toml is what the other controls go by: it must want what the page wants, and name what is there."""
     named = [want for want in case.host.atlas if want.mount in PAGE]
+    if strangers := _unnamed(case):
+        told = [f"{row.target} is mounted ({row.source}, {_mode(row)}), and hosts.toml does not name it"
+                for row in strangers]  # fmt: skip
+        first = strangers[0]
+        keys = {"export": first.source, "mount": first.target, "mode": PAGE.get(first.target, _mode(first))}
+        lines = [f"{key} = {json.dumps(value)}" for key, value in keys.items()]
+        return Verdict(
+            "fail", "\n".join(told), "\n".join(["in hosts.toml:", f"[[hosts.{case.host.name}.atlas]]", *lines])
+        )
     if not named:
         return not_applicable("hosts.toml names none of the mounts that the page names")
     wrong = [want for want in named if want.mode != PAGE[want.mount]]
@@ -58,6 +71,21 @@ def intent(case: Case) -> Verdict:
         told = "\n".join(f"hosts.toml wants {w.mount} {w.mode}, the page {PAGE[w.mount]}" for w in wrong)
         return Verdict("fail", told, f'hosts.toml: mode = "{PAGE[wrong[0].mount]}" for {wrong[0].mount}')
     return passed("\n".join(f"{want.mount}: {want.mode}" for want in named))
+
+
+def _unnamed(case: Case) -> list[Mount]:
+    """What is mounted from elsewhere below Atlas's root, and no control judges."""
+    mounts, mine = case.facts.mounts, {want.mount for want in case.host.atlas}
+    rows = (
+        {row.target: row for row in mounts if f"{row.target}/".startswith(f"{ROOT}/")}
+        if isinstance(mounts, tuple)
+        else {}
+    )
+    return [row for target, row in rows.items() if target not in mine and storage.REMOTE.fullmatch(row.fstype)]
+
+
+def _mode(row: Mount) -> str:
+    return "ro" if "ro" in row.options.split(",") else "rw"
 
 
 def mounted(case: Case) -> Verdict:
@@ -95,9 +123,8 @@ def modes(case: Case) -> Verdict:
         return up
     wrong = []
     for want, _, row in up:
-        mode = "ro" if "ro" in row.options.split(",") else "rw"
-        if mode != want.mode:
-            wrong.append(f"{want.mount} is mounted {mode}, not {want.mode}")
+        if _mode(row) != want.mode:
+            wrong.append(f"{want.mount} is mounted {_mode(row)}, not {want.mode}")
     if wrong:
         return Verdict("fail", "\n".join(wrong), command(case, "atlas"))
     return passed("\n".join(f"{want.mount}: {want.mode}" for want, _, _ in up))
@@ -173,7 +200,7 @@ def owners(case: Case) -> Verdict:
 
 
 CONTROLS = (
-    Control("nfs.intent", "hosts.toml wants media libraries read-only, data and appdata writable", "medium", SOURCE,
+    Control("nfs.intent", "hosts.toml names what is mounted of Atlas: media ro, data and appdata rw", "medium", SOURCE,
             intent),
     Control("nfs.mounted", "Every mount of Atlas is there, or made at its first use", "medium", SOURCE, mounted),
     Control("nfs.type", "Each is really NFS, from the export that hosts.toml names", "medium", SOURCE, really),

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 SIGN = {"pass": "✓", "fail": "✗", "unknown": "?", "waived": "~", "not applicable": "·", "not checkable": "·"}
 MOST = 5  # lines of evidence shown of a control
+FEW = 2  # so many besides one are each shown
 INDENT = "    "
 WIDEST_ID = 26
 
@@ -42,8 +43,12 @@ def show(console: Console, audit: Audit) -> None:
         _changes(console, audit.changes)
     if audit.bad:
         console.headline("Not as it should be, the worst last")
-    for result in reversed(audit.bad):
-        _wrong(console, audit, result)
+    for first, *more in reversed(audit.causes):
+        if len(more) >= FEW:
+            _not_known(console, [first, *more])
+            continue
+        for result in (*reversed(more), first):
+            _wrong(console, audit, result)
     for note in audit.notes:
         console.prose("! ", note)
     console.line("✓" if audit.is_good else "✗", audit.host, summary(audit))
@@ -81,6 +86,17 @@ def _wrong(console: Console, audit: Audit, result: Result) -> None:
         console.say(f"{INDENT}→ {console.typed(first)}")
     for line in rest:
         console.say(f"{INDENT}  {line}")
+
+
+def _not_known(console: Console, results: list[Result]) -> None:
+    """Many that have one reason, such as an engine that is down: the table has their names."""
+    worst, reason = results[0].control.severity, results[0].verdict.evidence.splitlines()[-1]
+    console.prose("? ", f"{worst}: {count(len(results), 'control')} could not be judged (? above)")
+    console.prose(INDENT, reason, "dim")
+    mends = [result.verdict.mend.splitlines()[0] for result in results if result.verdict.mend]
+    if mends:
+        first = next((mend for mend in mends if mend.startswith("invoke fix.")), mends[0])
+        console.say(f"{INDENT}→ {console.typed(first)}")
 
 
 def summary(audit: Audit) -> str:

@@ -157,6 +157,28 @@ class TestOutcome:
         )
         assert done.next == ("invoke bringup --host p", "ssh -t p sudo true", "invoke reboot --host p")
 
+    def test_next_is_the_whole_where_several_sections_are_to_be_run(self) -> None:
+        done = audit(
+            result("a.one", "fail", "low", mend="invoke storage --host prometheus"),
+            result("a.two", "fail", "high", mend="invoke comfy --host prometheus"),
+            result("a.three", "fail", "critical", mend="invoke fix.docker-down --host prometheus"),
+        )
+        assert done.next == ("invoke fix.docker-down --host prometheus", "invoke bringup --host prometheus")
+        alone = audit(result("a.one", "fail", "low", mend="invoke storage --host prometheus"))
+        assert alone.next == ("invoke storage --host prometheus",)
+
+    def test_what_is_not_known_for_one_reason_is_together(self) -> None:
+        done = audit(
+            result("a.one", "unknown", "low", "whether: not known\nrefused"),
+            result("a.two", "unknown", "high", "refused"),
+            result("a.three", "fail", "medium", "refused"),
+            result("a.four", "unknown", "medium", "denied"),
+            result("a.five", "unknown", "medium", ""),
+            result("a.six", "unknown", "medium", ""),
+        )
+        together = [[one.control.id for one in group] for group in done.causes]
+        assert together == [["a.two", "a.one"], ["a.three"], ["a.four"], ["a.five"], ["a.six"]]
+
     @pytest.mark.parametrize(
         ("until", "status", "says"),
         [

@@ -110,6 +110,17 @@ class TestTable:
         assert "line 5" not in text
         assert "and 45 lines more" in text
 
+    def test_many_that_are_not_known_for_one_reason_are_told_once(self) -> None:
+        rows = [result(f"a.{n}", "unknown", "high", "socket: refused", "invoke diagnose --host p") for n in range(30)]
+        rows.append(result("a.x", "unknown", "low", "socket: refused", "invoke fix.docker-down --host p"))
+        told = shown(audit(*rows)).partition("the worst last\n")[2].splitlines()
+        assert told[:3] == [
+            "? high: 31 controls could not be judged (? above)",
+            "    socket: refused",
+            "    → invoke fix.docker-down --host p",
+        ]
+        assert told[3].startswith("✗ prometheus 0 of 31")
+
     def test_a_mend_of_several_lines(self) -> None:
         text = shown(audit(result("a.b", "fail", mend='in hosts.toml:\n[hosts.x.comfy]\nimage = "a:1"')))
         assert '    → in hosts.toml:\n      [hosts.x.comfy]\n      image = "a:1"\n' in text

@@ -364,6 +364,12 @@ ROWS: list[Row] = [
     ("nfs.intent", lambda: well(replace(AUDITED, atlas=(replace(WANT[0], mount="/mnt/atlas/shared-media"),))), "fail",
      "the page ro"),
     ("nfs.intent", well, "not applicable", "names none"),
+    ("nfs.intent", lambda: well(look=look(mounts=(
+        *facts().mounts, Mount("/mnt/atlas/managed-media", "atlas:/media", "nfs4", "rw,relatime")))), "fail",
+     "/mnt/atlas/managed-media is mounted (atlas:/media, rw), and hosts.toml does not name it"),
+    ("nfs.intent", lambda: well(WITH_ATLAS, look=look(mounts=(
+        *facts().mounts, Mount("/mnt/atlas/data", "atlas:/data", "nfs4", "rw"),
+        Mount("/mnt/atlas", "systemd-1", "autofs", "rw")))), "not applicable", "names none"),
     ("stack.containerised", lambda: well(look=hears(SSHD, Listener("127.0.0.1", 11500, 9, "ollama", ""))), "fail",
      "127.0.0.1:11500"),
     ("stack.containerised", lambda: well(look=hears(SSHD, Listener("127.0.0.1", 8188, 9, "python3", ""))), "fail",
@@ -406,6 +412,25 @@ def test_each(row: Row) -> None:
     assert words in verdict.evidence, verdict
     if status in ("fail", "not checkable"):
         assert verdict.mend, "what is wrong comes with what to do"
+
+
+@pytest.mark.parametrize(
+    ("control", "about", "mend"),
+    [
+        ("docker.neighbours", lambda: well(look=docker(engine="27.5.1")), "--only-upgrade docker-ce docker-ce-cli"),
+        ("docker.neighbours", lambda: well(look=docker(engine="27.5.1"), installed={"docker.io": "27.5.1"}),
+         "--only-upgrade docker.io'"),
+        ("docker.neighbours", lambda: well(look=docker(engine="27.5.1"), installed={}), "as it was installed"),
+        ("docker.apt", lambda: well(installed={"docker-ce": None, "docker.io": None}), "remove it as it was installed"),
+        ("docker.apt", lambda: well(look=docker(snap="/snap/bin/docker"), installed={"docker-ce": None,
+         "docker.io": None}), "--remove-snap"),
+        ("ssh.root", lambda: well(ssh_server=told(permitrootlogin="yes")), "tee -a /etc/ssh/sshd_config.d/"),
+    ],
+)  # fmt: skip
+def test_the_mend_is_one_that_helps_there(control: str, about: Callable[[], Case], mend: str) -> None:
+    verdict = judged(control, about())
+    assert verdict.status == "fail"
+    assert mend in verdict.mend
 
 
 @pytest.mark.parametrize("control", [one.id for one in CONTROLS])
