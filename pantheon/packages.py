@@ -47,10 +47,12 @@ class Key:
 
 @dataclass(frozen=True)
 class DaemonJson:
-    """/etc/docker/daemon.json: its text without the passwords of its proxies, and the SHA-256 of the file as it is."""
+    """/etc/docker/daemon.json: its text without the passwords of its proxies, and the SHA-256 of the file as it is.
+    `odd` is why it is not rewritten, though dockerd may take it: it is a link, or in another encoding."""
 
     text: str
     sha256: str
+    odd: str = ""
 
 
 @dataclass(frozen=True)

@@ -194,4 +194,15 @@ def _daemon_json(root: str) -> Object | None:
     data = read_bytes(path, 1 << 20)
     if data is None:
         return None
-    return {"text": docker.daemon_json(root) or "", "sha256": hashlib.sha256(data).hexdigest()}
+    text = docker.daemon_json(root) or ""
+    return {"text": text, "sha256": hashlib.sha256(data).hexdigest(), "odd": _odd(path, data)}
+
+
+def _odd(path: str, data: bytes) -> str:
+    """Why mending/daemon_json.py would leave the file alone."""
+    if os.path.islink(path):
+        return f"it is a symbolic link to {plain(os.readlink(path))}"
+    try:
+        return "it begins with a byte order mark" if data.decode().startswith("\ufeff") else ""
+    except UnicodeDecodeError as error:
+        return f"it is not UTF-8 (byte {error.start})"

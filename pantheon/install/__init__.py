@@ -51,7 +51,8 @@ def blocked(host: Host, facts: Facts, evidence: Evidence, options: Options) -> l
     found += docker.blocked(host, facts, evidence, options)
     found += driver.blocked(host, facts, evidence, options)
     found += toolkit.blocked(host, facts, evidence, options)
-    found += daemon_json.blocked(host, evidence)
+    broken = daemon_json.blocked(host, evidence)
+    found += broken or daemon_json.left_alone(host, evidence, _config(host, facts, evidence))
     wanted = _vendors(host, facts, evidence)
     if DOCKER in wanted and not packages.codename:
         text = "which release of the distribution this is: not known"
@@ -73,16 +74,6 @@ def changes(host: Host, facts: Facts, evidence: Evidence, options: Options) -> l
     engine = docker.changes(host, facts, evidence, options)
     gpu = driver.changes(host, facts, evidence, options)
     kit = toolkit.changes(host, facts, evidence, options)
-    is_coming = docker.installs_engine(host, facts, evidence)
-    config: list[Change] = []
-    if is_coming or docker.answers(facts):
-        config = daemon_json.changes(
-            facts,
-            evidence,
-            toolkit=toolkit.present(host, facts, evidence),
-            is_new=is_coming or bool(toolkit.missing(host, facts, evidence)),
-            stops=docker.running(facts),
-        )
     return [
         *apt.repair(evidence.packages),
         *_repositories(host, facts, evidence),
@@ -90,9 +81,23 @@ def changes(host: Host, facts: Facts, evidence: Evidence, options: Options) -> l
         *engine,
         *kit,
         *toolkit.after(host, facts, evidence, options),
-        *config,
+        *_config(host, facts, evidence),
         *_holds(host, facts, evidence),
     ]
+
+
+def _config(host: Host, facts: Facts, evidence: Evidence) -> list[Change]:
+    """daemon.json, where an engine answers or is about to come."""
+    is_coming = docker.installs_engine(host, facts, evidence)
+    if not is_coming and not docker.answers(facts):
+        return []
+    return daemon_json.changes(
+        facts,
+        evidence,
+        toolkit=toolkit.present(host, facts, evidence),
+        is_new=is_coming or bool(toolkit.missing(host, facts, evidence)),
+        stops=docker.running(facts),
+    )
 
 
 def _repositories(host: Host, facts: Facts, evidence: Evidence) -> list[Change]:

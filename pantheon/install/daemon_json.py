@@ -14,12 +14,14 @@ from pantheon.packages import DaemonJson, Packages
 from pantheon.plan import Change, Guard, Mend
 
 PATH = "/etc/docker/daemon.json"
+BOM = "\ufeff"  # dockerd takes one
 ANSWER_S = 60  # until the engine answers after a restart
 TIMEOUT_S = 2 * (150 + ANSWER_S) + 120
 
 
 def blocked(host: Host, evidence: Evidence) -> list[Finding]:
-    """A file that is not JSON, or that could not be read: it is never overwritten."""
+    """A file that is not JSON, or that could not be read, or one that cannot be rewritten as it is: it is never
+    overwritten."""
     packages = evidence.packages
     found = packages.daemon_json if isinstance(packages, Packages) else None
     mend = f"mend it, then the same command again: {host.ssh(f'sudoedit {PATH}')}"
@@ -39,8 +41,35 @@ def blocked(host: Host, evidence: Evidence) -> list[Finding]:
     return []
 
 
+def left_alone(host: Host, evidence: Evidence, planned: list[Change]) -> list[Finding]:
+    """A file that dockerd may well take, and that is not rewritten, where `planned` wants something put into it."""
+    packages = evidence.packages
+    found = packages.daemon_json if isinstance(packages, Packages) else None
+    steps = [step for change in planned for step in change.steps if isinstance(step, Mend)]
+    writes = any(step.arguments["log"] or step.arguments["nvidia"] for step in steps)
+    if not writes or not isinstance(found, DaemonJson) or not (why := found.odd or _twice(found)):
+        return []
+    text = f"{PATH} is to be changed ({', '.join(change.what.partition(';')[0] for change in planned)}), and {why}"
+    mend = f"make it a plain file, then the same command again: {host.ssh(f'ls -l {PATH}')}"
+    return [Finding("prereqs.daemon-json", "fail", text, "pantheon leaves it alone", mend, apt.WHY)]
+
+
+def _twice(found: DaemonJson) -> str:
+    """A key that is in one object twice: one of both would get lost."""
+    seen: list[str] = []
+
+    def note(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        names = [name for name, _ in pairs]
+        seen.extend(name for name in names if names.count(name) > 1)
+        return dict(pairs)
+
+    json.loads(found.text.removeprefix(BOM).strip() or "{}", object_pairs_hook=note)
+    return f"has {seen[0]} twice" if seen else ""
+
+
 def _config(found: DaemonJson) -> Any:
-    return json.loads(found.text) if found.text.strip() else {}
+    text = found.text.removeprefix(BOM)
+    return json.loads(text) if text.strip() else {}
 
 
 def changes(

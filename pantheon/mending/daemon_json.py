@@ -55,9 +55,12 @@ def main() -> int:
 
 def mend(told: dict[str, Any]) -> None:
     path = told["path"]
-    text = current(path)
-    config = parsed(text, path)
-    added = rotate(config) if told["log"] else []
+    text, config, added = "", dict[str, Any](), list[str]()
+    if told["log"] or told["nvidia"]:  # else the engine is restarted with what is there, whatever it is
+        text = current(path)
+        config = parsed(text, path)
+    if told["log"]:
+        added += rotate(config)
     if told["nvidia"]:
         added += merge(config, with_runtime(path, text))
     if not added and not told["restart"]:

@@ -181,6 +181,20 @@ def test_the_snap_and_daemon_json(root: Path) -> None:
     assert isinstance(found, DaemonJson)
     assert "secret" not in repr(found)
     assert "http-proxy" in found.text
+    assert found.odd == ""
+
+
+@pytest.mark.parametrize(
+    ("data", "odd"),
+    [(b"\xef\xbb\xbf{}", "it begins with a byte order mark"), (b'{"\xe9": 1}', "it is not UTF-8 (byte 2)")],
+)
+def test_a_daemon_json_that_is_left_alone(root: Path, data: bytes, odd: str) -> None:
+    path = root / "etc/docker/daemon.json"
+    path.write_bytes(data)
+    assert getattr(look(root).daemon_json, "odd", None) == odd
+    path.rename(root / "etc/docker/d.json")
+    path.symlink_to("d.json")
+    assert getattr(look(root).daemon_json, "odd", None) == "it is a symbolic link to d.json"
 
 
 def test_what_both_sides_call_half_way_is_the_same() -> None:

@@ -426,3 +426,26 @@ def test_a_broken_daemon_json_blocks_with_the_place(text: str, said: str) -> Non
     assert not made.changes
     unknown = plan(FINISHED, packages(daemon_json=Unknown("denied")))
     assert [each.level for each in unknown.blocked] == ["unknown"]
+
+
+@pytest.mark.parametrize(
+    ("text", "odd", "said"),
+    [
+        ("{}", "it is a symbolic link to /srv/d.json", "it is a symbolic link to /srv/d.json"),
+        ("\ufeff{}", "it begins with a byte order mark", "a byte order mark"),
+        ('{"debug": true, "debug": false}', "", "has debug twice"),
+    ],
+)
+def test_a_daemon_json_that_is_not_rewritten_is_said_before_anything_is_done(text: str, odd: str, said: str) -> None:
+    made = plan(FINISHED, packages(daemon_json=DaemonJson(text, "1", odd)))
+    assert [each.id for each in made.blocked] == ["prereqs.daemon-json"]
+    assert said in made.blocked[0].text
+    right = packages(daemon_json=DaemonJson(GOOD, "1", odd))
+    assert plan(FINISHED, right).blocked == ()  # where nothing is to be put into it, it may be what it is
+    stale = having(FINISHED, runtimes=("runc",))
+    assert [change.what for change in plan(stale, right).changes] == ["restart Docker's engine"]
+
+
+def test_a_daemon_json_that_could_not_be_read_blocks() -> None:
+    unknown = plan(FINISHED, packages(daemon_json=Unknown("denied")))
+    assert [each.level for each in unknown.blocked] == ["unknown"]

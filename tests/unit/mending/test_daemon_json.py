@@ -174,6 +174,9 @@ def test_an_empty_file_and_a_link(engine: Engine) -> None:
     engine.path.symlink_to("elsewhere")
     assert engine.run()[0] == 1
     assert engine.path.is_symlink()
+    status, said = engine.run(log=False, nvidia=False, restart=True)
+    assert status == 0, said
+    assert engine.path.is_symlink(), "only the engine was to be restarted"
 
 
 def test_without_nvidia_ctk_nothing_is_changed(engine: Engine) -> None:
