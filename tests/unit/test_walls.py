@@ -36,7 +36,7 @@ PURE_FILES = [
     "plan",
 ]
 PURE_FILES += ["belongings", "circumstances"]
-PURE_FILES += ["atlas", "attaching", "nfs", "sources"]
+PURE_FILES += ["attaching", "nfs", "sources"]
 PURE_FILES += ["options", "owners", "procedure", "questions", "record", "service", "stack", "starting"]
 PURE_FILES += ["kernels", "packages", "survival", "tunnel", "watched"]
 PURE_FILES += ["audit", "comparison", "control", "upkeep"]
@@ -44,6 +44,7 @@ PURE = [
     *(PACKAGE / f"{name}.py" for name in PURE_FILES),
     *sorted((PACKAGE / "sections").glob("*.py")),
     *sorted((PACKAGE / "takeover").glob("*.py")),
+    *sorted((PACKAGE / "atlas").glob("*.py")),
     *sorted((PACKAGE / "fixes").glob("*.py")),
     *sorted((PACKAGE / "install").glob("*.py")),
     *sorted((PACKAGE / "controls").glob("*.py")),
