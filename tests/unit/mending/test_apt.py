@@ -378,4 +378,16 @@ def test_what_went_wrong_is_picked_out() -> None:
     lines = ["Reading package lists...", "dpkg: error processing package x (--configure):", "E: Sub-process failed", ""]
     assert apt.errors(lines) == lines[1:3]
     assert apt.errors(["only this"]) == ["only this"]
+    built = [
+        "Setting up nvidia-dkms-590-server (590.48.01-0ubuntu0.24.04.1) ...",
+        "Building module:",
+        "Error! Bad return status for module build on kernel: 6.8.0-45-generic (x86_64)",
+        "Consult /var/lib/dkms/nvidia/590.48.01/build/make.log for more information.",
+        "dpkg: error processing package nvidia-dkms-590-server (--configure):",
+        " installed nvidia-dkms-590-server package post-installation script subprocess returned error exit status 10",
+        "Errors were encountered while processing:",
+        " nvidia-dkms-590-server",
+        "E: Sub-process /usr/bin/dpkg returned an error code (1)",
+    ]
+    assert apt.errors(built) == [line.strip() for line in (*built[2:6], built[8])], "why the script failed is said"
     assert apt.errors([]) == []
