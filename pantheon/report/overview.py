@@ -7,7 +7,7 @@ import sys
 from pantheon.symptoms import SYMPTOMS
 
 TABLE = """\
-PROCEDURE bringup         all sections, in order
+PROCEDURE bringup         all sections, in order   (--install from bare, --adopt)
           prereqs         OS, GPU, driver, Docker, toolkit        section 2
           storage         directories, owners, mounts             section 3
           comfy           ComfyUI                                 sections 4-7
