@@ -115,7 +115,7 @@ def _on_their_networks(olds: tuple[Old, ...], others: list[Container], said: set
         own = set(other.networks) - {"bridge", "host", "none"}
         names = [old.name for old in olds if old.kind == "theirs" and own & set(old.container.networks)]
         if other.state in UP and names and f"takeover.needs.{other.name}" not in said:
-            text = f"{other.name} shares a network with {', '.join(names)}: it keeps running, and reaches them no more"
+            text = f"{other.name} keeps running, and finds {', '.join(names)} on its network no more"
             evidence = "ours are on networks of their own, and on 127.0.0.1"
             found.append(Finding(f"takeover.needs.{other.name}", "warn", text, evidence))
     return found

@@ -440,7 +440,7 @@ def test_a_proxy_on_their_network_is_named() -> None:
     alone = replace(proxy, id="f" * 64, name="other", networks=("bridge",))
     it = taking(seen(comfy(networks=("ai_web",)), ollama(), proxy, alone), *HAD)
     (said,) = [f.text for f in it.warnings if f.id.startswith("takeover.needs")]
-    assert said.startswith("nginx shares a network with comfyui:")
+    assert said == "nginx keeps running, and finds comfyui on its network no more"
 
 
 def test_an_ollama_inside_open_webui_is_taken_along_unless_there_is_another() -> None:
