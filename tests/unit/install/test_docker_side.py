@@ -305,8 +305,11 @@ def test_an_older_form_with_the_right_key_is_used_as_it_is() -> None:
         ({}, {"/etc/apt/keyrings/docker.gpg": Key(("F" * 40,))}),
         ({}, {"/etc/apt/keyrings/docker.gpg": Key((HOST.install.docker_key, "F" * 40))}),
         ({"signed_by": "embedded"}, {}),
+        ({"signed_by": "/etc/apt/keyrings/docker.gpg /etc/x.gpg"}, {"/etc/apt/keyrings/docker.gpg": RIGHT}),
+        ({"signed_by": "/etc/apt/keyrings/docker.gpg /etc/x.gpg"},
+         {"/etc/apt/keyrings/docker.gpg": RIGHT, "/etc/x.gpg": Key(("F" * 40,))}),
     ],
-)
+)  # fmt: skip
 def test_an_older_form_that_is_not_right_is_renamed_never_deleted(more: dict[str, Any], keys: dict[str, Key]) -> None:
     found = replace(BARE, sources=(source(OLD, **more),), keys=keys, files={OLD: "abc"})
     key, there = vendor_changes(found)
@@ -326,6 +329,7 @@ def test_a_file_with_entries_of_others_is_nobodys_to_rename() -> None:
     findings = apt.source_findings(HOST, FRESH, found, DOCKER, wanted=True)
     assert ["/etc/apt/sources.list:1" in each.text for each in findings] == [True]
     assert "sudoedit /etc/apt/sources.list" in findings[0].mend
+    assert not [step for change in vendor_changes(found) for step in change.steps if isinstance(step, Run)]
 
 
 def test_two_keys_for_one_repository_are_mended_even_if_nothing_else_is_wanted() -> None:
@@ -343,6 +347,21 @@ def test_two_keys_for_one_repository_are_mended_even_if_nothing_else_is_wanted()
 def test_a_key_that_is_there_is_not_fetched_again() -> None:
     found = replace(BARE, keys={DOCKER.key_path: RIGHT})
     assert [change.what for change in vendor_changes(found)] == ["Docker's package repository"]
+
+
+def test_a_key_file_with_another_key_besides_is_fetched_again() -> None:
+    found = replace(BARE, keys={DOCKER.key_path: Key((HOST.install.docker_key, "F" * 40))})
+    assert [change.what for change in vendor_changes(found)] == ["Docker's key", "Docker's package repository"]
+
+
+@pytest.mark.parametrize(
+    "more", [{"enabled": False}, {"suites": ("jammy",)}, {"types": ("deb-src",)}, {"components": ("test",)}]
+)
+def test_a_source_that_gives_none_of_these_packages_is_none(more: dict[str, Any]) -> None:
+    keys = {"/etc/apt/keyrings/docker.gpg": RIGHT}
+    found = replace(BARE, sources=(source(OLD),), keys=keys, files={OLD: "1"})
+    assert apt.has_source(HOST, FRESH, found, DOCKER)
+    assert not apt.has_source(HOST, FRESH, replace(found, sources=(source(OLD, **more),)), DOCKER)
 
 
 def test_our_own_file_with_something_else_in_it_is_kept() -> None:

@@ -264,3 +264,10 @@ def test_a_run_that_is_ended_in_the_middle_leaves_an_engine_that_runs(engine: En
         assert time.monotonic() < end
         time.sleep(0.02)
     assert json.loads(engine.path.read_text()) == {**ROTATION, "runtimes": NVIDIA}
+
+
+def test_what_somebody_set_of_a_runtime_stays_as_it_is() -> None:
+    config: dict[str, Any] = {"runtimes": {"nvidia": {"path": "/opt/mine"}, "kata": {"path": "kata"}}}
+    ctk = {"runtimes": {"nvidia": {"args": [], "path": "nvidia-container-runtime"}}, "default-runtime": "nvidia"}
+    assert daemon_json.merge(config, ctk) == ["default-runtime"]
+    assert config["runtimes"] == {"nvidia": {"path": "/opt/mine"}, "kata": {"path": "kata"}}

@@ -8,7 +8,7 @@ import pytest
 from pantheon.facts import Container, ContainerMount
 from pantheon.takeover import data
 from pantheon.takeover.old import Old
-from tests.unit.takeover.olds import TARGETS, bind, hand_made, tmpfs, volume
+from tests.unit.takeover.olds import TARGETS, bind, hand_made, place, tmpfs, volume
 from tests.unit.world import HOST
 
 MNT, OUT, MODELS = TARGETS["comfy"], TARGETS["outputs"], TARGETS["models"]
@@ -53,12 +53,18 @@ CASES: dict[str, Case] = {
         ("/a/run", MNT, ("ComfyUI/custom_nodes", "ComfyUI/models/checkpoints", "ComfyUI/output", "HF")),
         (f"{DOCKER}/hf/_data", f"{MNT}/HF", ()), ("/a/nodes", f"{MNT}/ComfyUI/custom_nodes", ()),
         ("/a/run/ComfyUI/output", OUT, ()), ("/a/ck", f"{MNT}/ComfyUI/models/checkpoints", ())]),
+    "a mount in a mount in the mount": ("comfy", [bind("/a", "/comfy/mnt"), bind("/b", "/comfy/mnt/x"), bind("/b/y", "/comfy/mnt/x/y")], {},
+        [("/a", MNT, ("ComfyUI/output", "x")), ("/b", f"{MNT}/x", ()), ("/a/ComfyUI/output", OUT, ())]),
+    "a mount beside it, whose name begins alike": ("comfy", [bind("/a", "/comfy/mnt"), bind("/z", "/comfy/mnt-old")], {},
+        [("/a", MNT, OUTPUT), ("/a/ComfyUI/output", OUT, ())]),
     "a mount that is the same directory": ("comfy", [bind("/a/run", "/comfy/mnt"), bind("/a/run/HF", "/comfy/mnt/HF")], {},
         [("/a/run", MNT, OUTPUT), ("/a/run/ComfyUI/output", OUT, ())]),
     "output mounted": ("comfy", [bind("/a/run", "/comfy/mnt"), bind("/g", "/comfy/mnt/ComfyUI/output")], {},
         [("/a/run", MNT, OUTPUT), ("/g", OUT, ())]),
     "output by the command line": ("comfy", [bind("/a/run", "/comfy/mnt"), bind("/g", "/gallery")],
         {"COMFY_CMDLINE_EXTRA": "--lowvram --output-directory=/gallery/2026"}, [("/g/2026", OUT, ()), ("/a/run", MNT, ())]),
+    "output by a relative path": ("comfy", [bind("/a", "/comfy/mnt")], {"COMFY_CMDLINE_EXTRA": "--output-directory out"},
+        [("/a", MNT, OUTPUT), ("/a/ComfyUI/output", OUT, ())]),
     "a command line that is none": ("comfy", [bind("/a", "/comfy/mnt")], {"COMFY_CMDLINE_EXTRA": "--x 'open"},
         [("/a", MNT, OUTPUT), ("/a/ComfyUI/output", OUT, ())]),
     "libraries of models": ("comfy", [bind("/a", "/comfy/mnt"), bind("/lib", "/models", ro=True), bind("/lo", "/x/loras")], {},
@@ -129,6 +135,31 @@ def test_a_library_on_another_machine_stays_there() -> None:
     datum = data.judge(piece, away, container=container.id)
     assert isinstance(datum, data.Datum)
     assert (datum.way, "network mount" in datum.why) == ("stays", True)
+
+
+def test_what_is_nowhere_is_nothing() -> None:
+    from pantheon.belongings import Belongings, Layer
+
+    container = hand_made("ollama", bind(OLLAMA, "/root/.ollama"))
+    (piece,) = data.pieces(HOST, Old(container, "ollama", "theirs", "x"))
+    datum = data.judge(piece, Belongings(places={OLLAMA: place(OLLAMA)}), container=container.id)
+    assert isinstance(datum, data.Datum)
+    assert datum.way == "nothing"
+    container = hand_made("ollama")
+    (piece,) = data.pieces(HOST, Old(container, "ollama", "theirs", "x"))
+    for there, way in (({}, "nothing"), ({"/root/.ollama": "other"}, "nothing"), ({"/root/.ollama": "dir"}, "copied")):
+        datum = data.judge(piece, Belongings(layers={container.id: Layer(5, there)}), container=container.id)
+        assert isinstance(datum, data.Datum)
+        assert datum.way == way
+
+
+@pytest.mark.parametrize("ro", [True, False])
+def test_a_library_that_is_only_read_may_stay(ro: bool) -> None:
+    container = hand_made(
+        "ollama", volume("o", "/root/.ollama"), bind("/m", "/models", ro=ro), env={"OLLAMA_MODELS": "/models"}
+    )
+    found = {p.inside: p.may_stay for p in data.pieces(HOST, Old(container, "ollama", "theirs", "x"))}
+    assert found == {"/root/.ollama": False, "/models": ro}
 
 
 def test_what_could_not_be_looked_at_is_not_nothing() -> None:

@@ -130,6 +130,30 @@ def test_pruned_ones_of_docker_run_cannot() -> None:
     assert not section.changes
 
 
+def test_pruned_ones_of_files_of_which_one_is_gone_cannot() -> None:
+    it = noted(files=())
+    it = replace(it, containers=(replace(it.containers[0], files=f"{FILE},/srv/ai/more.yml"),))
+    section = undo.plan(HOST, there(it), it, answer(it, place(FILE, kind="file")))
+    assert "has been removed" in section.blocked[0].text
+
+
+def test_one_that_did_not_run_is_not_started() -> None:
+    it = noted()
+    it = replace(it, containers=(replace(it.containers[0], running=False),))
+    said = text(undo.plan(HOST, there(it, KEPT), it, answer(it, HERE)))
+    assert f"docker rename {OLD.id} comfyui" in said
+    assert "docker start" not in said
+
+
+def test_an_old_one_that_is_ours_is_not_taken_for_the_new_one() -> None:
+    """Moved from one project to another, and hosts.toml says the former again."""
+    labels = {stack.OURS: HOST.project, "pantheon.service": "comfy", "com.docker.compose.project": HOST.project}
+    it = noted(kind="move", files=())
+    said = text(undo.plan(HOST, there(it, replace(KEPT, labels=labels)), it, answer(it)))
+    assert f"docker rm -f {OLD.id}" not in said
+    assert f"docker rename {OLD.id} comfyui" in said
+
+
 def test_a_name_that_somebody_else_has_by_now() -> None:
     it = noted()
     other = hand_made("ollama", name="comfyui", ports=())
@@ -154,6 +178,8 @@ def test_a_migrated_database_makes_room_for_the_one_that_was_kept() -> None:
     places = (place(db, kind="file"), place(f"{db}.before-pantheon", kind="file"))
     said = text(undo.plan(HOST, there(it, old), it, answer(it, *places)))
     assert said.index(f"rename {db} → {db}.of-pantheon") < said.index(f"rename {db}.before-pantheon → {db}")
+    begun = replace(it, stage="begun")
+    assert "of-pantheon" not in text(undo.plan(HOST, there(begun, old), begun, answer(begun, *places)))
     same = replace(it, containers=(replace(kept, image_id="sha256:openwebui"),))
     assert "of-pantheon" not in text(undo.plan(HOST, there(same, old), same, answer(same, *places)))
 
