@@ -128,12 +128,13 @@ def _holds(host: Host, facts: Facts, evidence: Evidence) -> list[Change]:
     if not host.install.hold or not isinstance(packages, Packages):
         return []
     names = [name for part in (docker, driver, toolkit) for name in part.holds(host, facts, evidence)]
+    there = packages.installed
     coming = {
         *docker.missing(host, facts, evidence),
-        *driver.missing(host, facts, evidence),
         *toolkit.missing(host, facts, evidence),
+        *(name for name in driver.holds(host, facts, evidence) if name not in there),
+        *(driver.let_go(host, evidence) if driver.missing(host, facts, evidence) else ()),
     }
-    there = packages.installed
     todo = [name for name in dict.fromkeys(names) if name in coming or (name in there and not there[name].held)]
     if not todo:
         return []

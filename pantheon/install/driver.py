@@ -215,7 +215,7 @@ def changes(host: Host, facts: Facts, evidence: Evidence, options: Options) -> l
     expect = dict.fromkeys(DRIVER, f"{host.gpu.driver}.")
     says = f"install {', '.join(names)}: of branch {host.gpu.driver} or not at all"
     pin = {"*nvidia*": f"{host.gpu.driver}.*"}
-    held = _ours_held(host, evidence)
+    held = let_go(host, evidence)
     steps = [apt.unhold(held)] if held else []
     steps.append(apt.install(names, expect=expect, may_remove=OTHERS, says=says, pin=pin))
     library = facts.library_version
@@ -231,7 +231,8 @@ def _what(host: Host) -> str:
     return f"NVIDIA driver {host.gpu.driver}{variant}"
 
 
-def _ours_held(host: Host, evidence: Evidence) -> tuple[str, ...]:
+def let_go(host: Host, evidence: Evidence) -> tuple[str, ...]:
+    """What is held, as hosts.toml says, and must not be while the driver is changed."""
     if not isinstance(evidence.packages, Packages) or not host.install.hold:
         return ()
     installed = evidence.packages.installed
@@ -264,6 +265,8 @@ def holds(host: Host, facts: Facts, evidence: Evidence) -> tuple[str, ...]:
     it pins, and what brings the module."""
     coming = missing(host, facts, evidence)
     library = f"libnvidia-compute-{name(host).removesuffix('-open')}"  # open is the module alone
+    if package(host) in coming:
+        coming = (*coming, library)  # on which it depends
     ours: tuple[str, ...] = (package(host), library, f"nvidia-dkms-{name(host)}")
     ours += tuple(each for each in _modules(host, evidence) if each.startswith("linux-modules-nvidia-"))
     return tuple(dict.fromkeys(each for each in ours if each in coming or _is_installed(evidence, each)))

@@ -218,6 +218,7 @@ def test_holds_come_last_and_once() -> None:
     verb, names = mends(made.changes)[-1]
     assert verb == "hold"
     assert {"docker-ce", "containerd.io", "nvidia-container-toolkit", "nvidia-driver-590-server"} <= set(names)
+    assert "libnvidia-compute-590-server" in names, "it comes with the driver, and no second plan is needed for it"
     held = {name: replace(about, held=True) for name, about in ALL.items()}
     assert plan(FINISHED, packages(held), host=host).is_ready
     assert plan(FINISHED, packages(held)).is_ready, "what somebody holds stays held"

@@ -230,7 +230,11 @@ def test_when_a_reboot_is_needed(library: Any, loaded: Any, said: str) -> None:
 
 def test_what_is_held() -> None:
     evidence = seen(None, offer=offer(FOLLOWING))
-    assert driver.holds(HOST, bare(), evidence) == (DRIVER, "linux-modules-nvidia-590-server-generic")
+    assert driver.holds(HOST, bare(), evidence) == (
+        DRIVER,
+        "libnvidia-compute-590-server",
+        "linux-modules-nvidia-590-server-generic",
+    )
     there = seen(packages=packages(DRIVER, "libnvidia-compute-590-server"), offer=None)
     assert driver.holds(HOST, finished(), there) == (DRIVER, "libnvidia-compute-590-server")
     there = seen(packages=packages("nvidia-driver-590-open", "libnvidia-compute-590"), offer=None)
