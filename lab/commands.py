@@ -76,6 +76,7 @@ def reset(name: str) -> None:
     say = Progress()
     lab = machine.reset(name, say=say)
     say(f"lab {lab.name} is fresh: {lab.os_id} {lab.os_version}, ssh on 127.0.0.1:{lab.port}")
+    write(next_steps(lab))  # with the keys of the image that it is of now
 
 
 @command
