@@ -55,7 +55,7 @@ def look(host: Host, facts: Facts, olds: tuple[Old, ...], seen: Belongings) -> B
         else:
             renamed.append(kept)
     for files in dict.fromkeys(compose_files(old.container) for old in olds):
-        users = [c for c in others if set(files) & set(compose_files(c))]
+        users = [c for c in others if c.state in UP and set(files) & set(compose_files(c))]
         project = next(old.container.project for old in olds if compose_files(old.container) == files)
         if users and any(moved.old in files for moved in renamed):
             names = {moved.old: moved.new for moved in renamed}

@@ -125,7 +125,8 @@ def _choice(
         mend = f"remove the one that is not wanted, on the host: docker rm {other.name}"
         return None, [], Finding(f"takeover.choice.{service}", "fail", text, known, mend)
     text = f"{len(several)} containers are {service}: say which one is to be taken over"
-    mend = f"invoke bringup --adopt --take {several[0].name} --host {host.name}   (the others stay as they are)"
+    likely = next((container for container in several if container.state in UP), several[0])
+    mend = f"invoke bringup --adopt --take {likely.name} --host {host.name}   (the others stay as they are)"
     return None, [], Finding(f"takeover.choice.{service}", "fail", text, known, mend)
 
 

@@ -336,6 +336,14 @@ def test_the_one_that_is_chosen_is_taken_and_the_other_left() -> None:
     assert not whole(facts, it).blocked
 
 
+def test_one_that_runs_is_named_before_one_that_has_ended() -> None:
+    pull = hand_made("ollama", name="ai-pull-1", state="exited", ports=(), compose=FILE)
+    it = taking(seen(pull, ollama(compose=FILE)), *HAD)
+    assert "--take my-ollama" in why_not(it)
+    it = taking(seen(pull, ollama(compose=FILE)), *HAD, place(FILE, kind="file"), take=("my-ollama",))
+    assert not [f for f in it.warnings if "ai-pull-1" in f.text], "it does not run"
+
+
 def test_the_other_one_may_be_chosen_after_an_undo() -> None:
     other = hand_made("comfy", bind("/z", "/comfy/mnt"), name="comfy-test", state="exited", ports=())
     facts = seen(comfy(), other)
