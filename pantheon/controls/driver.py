@@ -37,10 +37,14 @@ def vendor(case: Case) -> Verdict:
               if card.driver not in ("", "nvidia", "vfio-pci")]  # fmt: skip
     if found.nouveau:
         others.append("the module nouveau is loaded")
+    install = command(case, "prereqs", "--install", "--reboot")
+    if others and isinstance(case.facts.module_version, str):  # both are loaded: nothing is to be installed
+        line = "echo blacklist nouveau | sudo tee /etc/modprobe.d/no-nouveau.conf && sudo update-initramfs -u"
+        return Verdict("fail", "; ".join(others), f"{case.host.ssh(line)}  (then: {command(case, 'reboot')})")
     if others:
-        return Verdict("fail", "; ".join(others), command(case, "prereqs", "--install"))
+        return Verdict("fail", "; ".join(others), install)
     if case.facts.module_version is None:
-        return Verdict("fail", "NVIDIA's module is not loaded", command(case, "prereqs", "--install"))
+        return Verdict("fail", "NVIDIA's module is not loaded", install)
     if not found.module and isinstance(case.facts.module_version, Unknown):
         return unknown(case.facts.module_version)
     return passed(found.module or f"module nvidia {case.facts.module_version}")

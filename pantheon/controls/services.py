@@ -301,16 +301,15 @@ def talks_to_ollama(case: Case) -> Verdict:
 
 def first_run(case: Case) -> Verdict:
     """§7: the clone, the virtual environment, PyTorch."""
-    tree, mend = case.evidence.comfy, command(case, "fix.comfy-first-run")
+    tree = case.evidence.comfy
     if isinstance(tree, Unknown):
-        return unknown(tree, mend=mend)
+        return unknown(tree, mend=command(case, "fix.comfy-first-run"))
     if tree is None:
         return not_applicable(f"{layout.comfy_mnt(case.host)} is not there")
     bad = [f for f in comfy_first_run.diagnose(case) if f.level == "fail"]
     wrong = _unfinished(tree)
     if wrong:
-        is_running = _is_starting(case)
-        return Verdict("fail", "; ".join(wrong), command(case, "comfy") if is_running else mend)
+        return Verdict("fail", "; ".join(wrong), _first_run_mend(case))
     if bad:
         return of(case, bad, *(f.id for f in bad))
     return passed("; ".join(["ComfyUI is cloned, its virtual environment complete", *tree.torch[:1]]))
@@ -327,9 +326,13 @@ def _unfinished(tree: ComfyTree) -> list[str]:
     return wrong
 
 
-def _is_starting(case: Case) -> bool:
+def _first_run_mend(case: Case) -> str:
+    """One that is under way is watched; what was taken from under a ComfyUI that serves is made again by its start."""
     one = foreign.named(case.facts, "comfy")
-    return one is not None and one.state == "running" and one.health == "starting"
+    health = one.health if one is not None and one.state == "running" else ""
+    if health == "healthy":
+        return case.host.ssh("sudo docker restart comfy")
+    return command(case, "comfy" if health == "starting" else "fix.comfy-first-run")
 
 
 CONTROLS = (

@@ -63,6 +63,9 @@ def _down(case: Case, docker: Docker) -> Finding:
     if unit.active == "active" and "no answer" in reason:
         text = "Docker's engine runs and does not answer"
         return Finding(f"{ID}.hangs", "fail", text, f"{reason}; {state}", mend, "procedure §2", CONSEQUENCES)
+    if unit.active == "active" and "No such file" in reason:  # it is active once it listens
+        text = "Docker's engine runs, and somebody has taken its socket away"
+        return Finding(f"{ID}.socket", "fail", text, f"{reason}; {state}", mend, "procedure §2", CONSEQUENCES)
     if unit.active in ("active", "activating", "reloading") and not _cannot_start(case, unit):
         text = "Docker's engine is just starting"
         return Finding(key, "unknown", text, f"{reason}; {state}", "look again in a moment: invoke diagnose")
@@ -286,6 +289,10 @@ def plan(case: Case) -> SectionPlan:
         if finding.id == f"{ID}.hangs":
             step = Run(("systemctl", "restart", "docker.service"), timeout_s=RESTART_S)
             changes.append(Change("restart Docker's engine", "it runs and does not answer", (step,), stops=services))
+        elif finding.id == f"{ID}.socket":
+            units = [name for name in ("docker.socket", "docker.service") if _is_there(case, name)]
+            step = Run(("systemctl", "restart", *units), timeout_s=RESTART_S)
+            changes.append(Change("restart Docker's engine", "that makes its socket anew", (step,), stops=services))
         elif finding.id == f"{ID}.engine":
             changes.append(_start(case))
         elif finding.id == f"{ID}.lost":

@@ -212,6 +212,10 @@ def _stop_it(case: Case, finding: Finding) -> Finding:
     port = finding.id.rpartition("-")[2]
     look = f"sudo ss -ltnp 'sport = :{port}'"
     mend = f"stop what {case.host.ssh(look)} shows, or have it listen on 127.0.0.1"
+    listeners = case.facts.listeners if isinstance(case.facts.listeners, tuple) else ()
+    if any(str(one.port) == port and one.process == "systemd" for one in listeners):
+        units = case.host.ssh(f"systemctl list-sockets --all --full | grep {port}")
+        mend = f"systemd listens there for a unit: {units} shows its socket; then sudo systemctl disable --now SOCKET"
     return Finding(finding.id, "fail", "that is no container of ours, and is left alone", "", mend, SOURCE)
 
 

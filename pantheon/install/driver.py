@@ -92,7 +92,7 @@ def wanted(host: Host, facts: Facts, evidence: Evidence) -> str:
         return f"kernel {release}, which boots next, has no NVIDIA module"
     if isinstance(module, str) and module != library:
         return f"kernel {release}, which boots next, has module {module}, the driver is {library}"
-    return ""
+    return "nvidia-smi, which belongs to the driver, is not there" if facts.nvidia_smi is None else ""
 
 
 def _modules(host: Host, evidence: Evidence) -> tuple[str, ...]:
@@ -126,6 +126,8 @@ def missing(host: Host, facts: Facts, evidence: Evidence) -> tuple[str, ...]:
     library = facts.library_version
     change = not isinstance(library, str) or not is_branch(host, library)
     names = (package(host), *_modules(host, evidence)) if change else _modules(host, evidence)
+    if not change and facts.nvidia_smi is None:
+        names = (*names, f"nvidia-utils-{name(host)}")
     return tuple(each for each in names if not _is_installed(evidence, each))
 
 

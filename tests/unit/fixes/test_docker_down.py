@@ -147,6 +147,15 @@ def test_an_engine_that_hangs_is_restarted_and_says_what_stops() -> None:
     assert section.changes[0].stops == ("comfy", "openwebui")
 
 
+def test_an_engine_whose_socket_was_taken_away() -> None:
+    """systemd says active once it listens: it is not just starting."""
+    one = made(
+        down(Unknown("Docker's socket /var/run/docker.sock: No such file or directory")), service=RUNS, kept=KEPT
+    )
+    assert [(finding.id, finding.level) for finding in docker_down.diagnose(one)] == [("docker-down.socket", "fail")]
+    assert commands(one)[0] == "systemctl restart docker.socket docker.service"
+
+
 @pytest.mark.parametrize(
     ("text", "said", "where"),
     [

@@ -258,6 +258,15 @@ def test_the_toolkit() -> None:
     assert toolkit.missing(HOST, unknown, seen()) == ("nvidia-container-toolkit",), "dpkg knows"
 
 
+def test_a_driver_without_nvidia_smi_gets_the_package_that_has_it() -> None:
+    """nvidia-headless-590 is a driver, and has none."""
+    without = replace(finished(), nvidia_smi=None)
+    assert driver.missing(HOST, without, seen()) == ("nvidia-utils-590-server",)
+    assert driver.missing(HOST, without, seen(packages=packages("nvidia-utils-590-server"))) == ()
+    assert driver.missing(HOST, finished(), seen()) == ()
+    assert not driver.will_reboot(HOST, without, seen())
+
+
 def test_half_of_the_toolkit_is_not_the_toolkit() -> None:
     """nvidia-ctk is in the -base package, the hook that dockerd looks for is not."""
     half = seen(packages=packages("nvidia-container-toolkit-base"))
