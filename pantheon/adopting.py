@@ -12,7 +12,7 @@ from typing import Any
 
 from pantheon import engine, foreign
 from pantheon.belongings import Belongings
-from pantheon.errors import NotAsItShouldBe, UsageError
+from pantheon.errors import NotAsItShouldBe
 from pantheon.facts import Facts, Unknown
 from pantheon.finding import Finding
 from pantheon.inventory import Host
@@ -23,14 +23,6 @@ from pantheon.takeover import moves, old, plan, record, undo
 from pantheon.takeover.plan import Taking
 
 STARTED_S = 60.0
-
-
-def check(options: Options) -> None:
-    """Raises UsageError for options that make no sense together."""
-    if options.adopt and options.undo:
-        raise UsageError("--adopt takes over and --undo goes back: one of them")
-    if options.take and not options.adopt:
-        raise UsageError("--take says which containers to take over: it goes with --adopt")
 
 
 def prepare(connection: Any, host: Host, facts: Facts, options: Options) -> Taking | None:

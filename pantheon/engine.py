@@ -74,15 +74,15 @@ def look(connection: Any, host: Host) -> Facts:
 def bring(host: Host, names: tuple[str, ...], *, what: str, options: Options, report: Report) -> int:
     """Bring the named sections to what the inventory says. Returns 0 when they are, 2 when something is not as it
     should be and nothing was done about it. Raises Declined, Locked, HostChanged, StepFailed and the HostErrors."""
-    from pantheon import adopting  # which asks, agrees and applies by what is here
-
-    adopting.check(options)
+    options.check()
     began = began_at(options)
     report.connecting(host, what)
     with connected(host, options) as connection:
         beside = _atlas(connection, host, names)
         facts = _after_the_end(connection, host, look(connection, host))
         if options.undo:
+            from pantheon import adopting  # which asks, agrees and applies by what is here
+
             return adopting.go_back(connection, host, facts, options=options, report=report, began=began)
         if options.install:
             from pantheon import installing
@@ -102,6 +102,8 @@ def bring(host: Host, names: tuple[str, ...], *, what: str, options: Options, re
                 facts, began = ready, time.monotonic() - ready.took_s
         taking = None
         if what == "bringup" and (options.adopt or moves.is_pending(host, facts)):
+            from pantheon import adopting
+
             taking = adopting.prepare(connection, host, facts, options)
             what = "bringup --adopt" if taking and taking.record.kind == "adopt" else what
         warnings = [*memory.warnings(host, facts), *beside(), *(taking.warnings if taking else ())]

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from pantheon.errors import UsageError
+
 
 @dataclass(frozen=True)
 class Options:
@@ -25,3 +27,10 @@ class Options:
     now: bool = False  # do not wait for a job that runs in what will be stopped
     ask_password: Callable[[str], str] | None = None
     ahead: Any = None  # remote.ahead.Ahead, where the first look has begun already
+
+    def check(self) -> None:
+        """Raises UsageError for options that make no sense together."""
+        if self.adopt and self.undo:
+            raise UsageError("--adopt takes over and --undo goes back: one of them")
+        if self.take and not self.adopt:
+            raise UsageError("--take says which containers to take over: it goes with --adopt")

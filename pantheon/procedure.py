@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from pantheon import service
 from pantheon.facts import Facts
@@ -11,7 +12,9 @@ from pantheon.inventory import SERVICES, Host
 from pantheon.plan import Plan, SectionPlan
 from pantheon.sections import comfy, ollama, openwebui, prereqs, storage
 from pantheon.takeover import moves
-from pantheon.takeover.plan import Taking
+
+if TYPE_CHECKING:
+    from pantheon.takeover.plan import Taking  # loaded for a takeover alone
 
 # The order of the work: what others need first; ComfyUI last, because its first run takes longest (§7).
 ORDER = ("prereqs", "storage", "ollama", "openwebui", "comfy")

@@ -280,3 +280,4 @@ def test_an_ordinary_run_does_not_load_what_incidents_need() -> None:
     loaded = set(done.stdout.split())
     assert "pantheon.report.data" in loaded
     assert loaded & {"pantheon.evidence", "pantheon.diagnosis", "pantheon.incident", "pantheon.clues"} == set()
+    assert loaded & {"pantheon.adopting", "pantheon.takeover.plan", "pantheon.install", "pantheon.mounting"} == set()
