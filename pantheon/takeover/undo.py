@@ -6,6 +6,7 @@ or half-way. Copies stay where they are, and so does everything that was set asi
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
 from pantheon import foreign, layout, stack
@@ -21,6 +22,7 @@ from pantheon.takeover.steps import rename, stop
 NAME = "undo"
 ORDER = ("ollama", "comfy", "openwebui")
 OURS_ASIDE = ".of-pantheon"
+UNNAMED = re.compile(r"/volumes/[0-9a-f]{64}/_data(/|$)")
 
 
 def ask(record: Record) -> dict[str, object]:
@@ -214,6 +216,18 @@ def _made_again(one: Kept, record: Record, seen: Belongings) -> Change | None:
     return Change(f"make {one.name} again", why, (Run(argv, timeout_s=600, progress="compose"),), sign="+")
 
 
+def _again(one: Kept, record: Record) -> str:
+    """What a container that was removed has left: its layer went with it, and an unnamed volume is not found again."""
+    of_it = [place for place in record.data if place.service == one.service and place.way == "copied"]
+    lost = [place for place in of_it if place.source.startswith("container:") or UNNAMED.search(place.source)]
+    if not lost:
+        return f"{one.name} is made again, on the data that it had"
+    where = ", ".join(place.target for place in lost)
+    volumes = [place.source for place in lost if place.source.startswith("/")]
+    there = f", and may be in {', '.join(volumes)}" if volumes else ""
+    return f"{one.name} is made again, and starts without what it had: that is in {where}{there}"
+
+
 def _notes(host: Host, record: Record, gone: list[Kept]) -> tuple[str, ...]:
     lines = [
         f"{kept.name}: as it was, on the data that it had"
@@ -225,7 +239,7 @@ def _notes(host: Host, record: Record, gone: list[Kept]) -> tuple[str, ...]:
         for kept in record.containers
         if not kept.kept
     ]
-    lines += [f"{one.name} is made again: what lay in the container itself is gone" for one in gone]
+    lines += [_again(one, record) for one in gone]
     lines += [f"{target}: the copy stays, with what was written since" for target in record.targets]
     lines += [f"{moved.new}: stays" for moved in record.aside]
     if record.kind == "move":

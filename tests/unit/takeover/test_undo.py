@@ -16,6 +16,7 @@ from tests.unit.takeover.olds import TARGETS, bind, hand_made, place, seen
 from tests.unit.world import HOST, finished, having
 
 FILE = "/srv/ai/docker-compose.yml"
+UNNAMED = f"/var/lib/docker/volumes/{64 * 'd'}/_data"
 OLD = hand_made("comfy", bind("/srv/run", "/comfy/mnt"), compose=FILE)
 KEPT = replace(OLD, name="comfyui-before-pantheon", state="exited", restart_policy="no")
 
@@ -112,7 +113,11 @@ def test_pruned_containers_are_made_again_by_their_file() -> None:
     it = noted()
     section = undo.plan(HOST, there(it), it, answer(it, HERE))
     assert f"docker compose -p home --project-directory /srv/ai -f {FILE} up -d --no-deps comfyui" in text(section)
-    assert "comfyui is made again: what lay in the container itself is gone" in section.notes
+    assert "comfyui is made again, on the data that it had" in section.notes
+    for source, also in (("container:abc:/comfy/mnt", ""), (UNNAMED, f", and may be in {UNNAMED}")):
+        it = noted(data=(record.Place("comfy", source, TARGETS["comfy"], "copied"),))
+        said = " ".join(undo.plan(HOST, there(it), it, answer(it, HERE)).notes)
+        assert f"comfyui is made again, and starts without what it had: that is in {TARGETS['comfy']}{also}" in said
 
 
 def test_pruned_ones_of_a_file_that_kept_its_name_too() -> None:
