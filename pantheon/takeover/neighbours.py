@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import posixpath
 import shlex
 from dataclasses import dataclass
 
@@ -26,8 +27,12 @@ class Beside:
 
 
 def compose_files(container: Container) -> tuple[str, ...]:
-    """The files that a container's project was read from, where they have a name on the host."""
-    return tuple(path for path in container.compose_files.split(",") if path.startswith("/"))
+    """The files that a container's project was read from, where they have a name on the host: Compose 1 notes them
+    relative to its directory."""
+    folder = container.labels.get("com.docker.compose.project.working_dir", "")
+    named = [path for path in container.compose_files.split(",") if path not in ("", "-")]
+    paths = [posixpath.normpath(posixpath.join(folder, path)) for path in named]
+    return tuple(path for path in paths if path.startswith("/"))
 
 
 def look(host: Host, facts: Facts, olds: tuple[Old, ...], seen: Belongings) -> Beside:

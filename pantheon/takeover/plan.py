@@ -254,7 +254,7 @@ def _kept(old: Old) -> Kept:
         project=c.project,
         label=c.labels.get(f"{compose}service", ""),
         folder=c.labels.get(f"{compose}project.working_dir", ""),
-        files=c.compose_files,
+        files=",".join(neighbours.compose_files(c)),
     )
 
 

@@ -402,6 +402,15 @@ def test_a_file_where_ours_goes_makes_room_whoever_uses_it() -> None:
     assert [(g.kind, g.reading) for g in write.guards] == [("sha256", "missing")]
 
 
+def test_a_file_that_compose_1_noted_is_found_in_its_directory() -> None:
+    old = comfy(compose=FILE)
+    folder, _, name = FILE.rpartition("/")
+    labels = {"com.docker.compose.project.config_files": name, "com.docker.compose.project.working_dir": folder}
+    it = taking(seen(replace(old, labels={**old.labels, **labels})), *HAD, place(FILE, kind="file"))
+    assert it.record.files == (record.Moved(FILE, f"{FILE}.before-pantheon"),)
+    assert it.record.containers[0].files == FILE
+
+
 def test_others_of_several_files_are_managed_by_all_of_them() -> None:
     files = "/srv/a i/c.yml,/srv/a i/gpu.yml"
     other = hand_made("comfy", name="notes", image="notes:1", image_id="sha256:n", ports=(), compose=files)
