@@ -4,12 +4,15 @@ them."""
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Callable
 from dataclasses import fields, replace
 from typing import Any, get_type_hints
 
 import pytest
+from invoke.parser import Parser, ParserContext
 
+import tasks
 from pantheon import controls, layout
 from pantheon.circumstances import Account, Cards, Desktop, Drive, SocketUnit, Virtual
 from pantheon.control import SEVERITIES, STATUSES, Control
@@ -77,6 +80,11 @@ def also(name: str, **changes: Any) -> Facts:
     """A container of somebody else's besides."""
     made = {"image": "nginx:1", "labels": {}, "ports": (), "mounts": (), "networks": ("bridge",), **changes}
     return having(facts(), **{name: replace(container(AUDITED, "ollama"), name=name, **made)})
+
+
+def mounted(*more: Mount) -> Facts:
+    there: Any = facts().mounts
+    return look(mounts=(*there, *more))
 
 
 def hears(*listeners: Listener) -> Facts:
@@ -218,6 +226,7 @@ ROWS: list[Row] = [
      "read-only"),
     ("storage.nvme-root", lambda: well(touched={"/mnt/local/nvme": Command(1, "Stale file handle")}), "fail", "stale"),
     ("storage.at-boot", lambda: well(fstab=()), "fail", "gone after the next boot"),
+    ("storage.at-boot", lambda: well(fstab=(), look=look(mounts=())), "fail", "gone after the next boot"),
     ("storage.at-boot", lambda: well(fstab=(FstabLine("LABEL=n", "/mnt/local/nvme", "ext4", "noauto"),
                                             FstabLine("LABEL=s", "/mnt/local/ssd", "ext4", ""))), "fail", "noauto"),
     ("storage.at-boot", lambda: well(fstab=(FstabLine("LABEL=n", "/mnt/local/nvme", "ext4", "", there=False),
@@ -291,6 +300,7 @@ ROWS: list[Row] = [
     ("net.cards", lambda: well(addresses=(MGMT, replace(SERVERS, interface="eno2"))), "fail", "both on eno2"),
     ("net.cards", lambda: well(host=HOST), "not applicable", ""),
     ("net.mgmt-address", lambda: well(addresses=(replace(MGMT, origin="dhcp", why="a lease: /x"),)), "fail", "dhcp"),
+    ("net.mgmt-address", lambda: well(addresses=(replace(MGMT, origin="auto", why="a router"),)), "fail", "auto"),
     ("net.mgmt-address", lambda: well(addresses=(replace(MGMT, origin="unknown", why="x"),)), "unknown", "x"),
     ("net.mgmt-address", lambda: well(host=HOST), "not applicable", ""),
     ("net.dhcp", lambda: well(addresses=(MGMT, LEASED), look=hears(SSHD, Listener("10.0.60.5", 80, 1, "nginx", ""))),
@@ -323,6 +333,7 @@ ROWS: list[Row] = [
     ("ssh.keys", lambda: well(ssh_server=told(passwordauthentication="yes")), "fail", "PasswordAuthentication yes"),
     ("ssh.keys", lambda: well(ssh_server=told(kbdinteractiveauthentication="yes")), "fail", "KbdInteractive"),
     ("ssh.keys", lambda: well(ssh_server=told(pubkeyauthentication="no")), "fail", "PubkeyAuthentication no"),
+    ("ssh.keys", lambda: well(ssh_server=told(permitemptypasswords="yes")), "fail", "PermitEmptyPasswords yes"),
     ("ssh.keys", lambda: well(ssh_server=replace(SERVER, lines=(line("passwordauthentication", "yes", "User x"),))),
      "fail", "Match User x"),
     ("ssh.keys", lambda: well(ssh_server=None), "unknown", "no sshd"),
@@ -336,6 +347,10 @@ ROWS: list[Row] = [
         SocketUnit("*:22", "ssh.socket", "ssh.service"),)), "fail", "eno1"),
     ("ssh.listen", lambda: well(look=hears(SSHD, replace(SSHD, address="100.64.0.9")), addresses=(
         MGMT, replace(SERVERS, interface="tailscale0", address="100.64.0.9", kind="vpn"))), "fail", "tailscale0"),
+    ("ssh.listen", lambda: well(look=hears(replace(SSHD, address="0.0.0.0")), addresses=(
+        MGMT, replace(SERVERS, interface="eno2"))), "fail", "10.0.60.5:22 on eno2"),
+    ("ssh.listen", lambda: well(look=hears(replace(SSHD, address="::")), addresses=(
+        MGMT, replace(MGMT, address="fd00::9", prefix=64))), "pass", "[fd00::9]:22 on eno2"),
     ("ssh.listen", lambda: well(look=hears()), "unknown", "no sshd"),
     ("ssh.listen", lambda: well(host=HOST), "not applicable", ""),
     ("nfs.mounted", lambda: well(WITH_ATLAS, atlas=atlas(share(WANT[0], rows=(), at="missing"))),
@@ -364,12 +379,12 @@ ROWS: list[Row] = [
     ("nfs.intent", lambda: well(replace(AUDITED, atlas=(replace(WANT[0], mount="/mnt/atlas/shared-media"),))), "fail",
      "the page ro"),
     ("nfs.intent", well, "not applicable", "names none"),
-    ("nfs.intent", lambda: well(look=look(mounts=(
-        *facts().mounts, Mount("/mnt/atlas/managed-media", "atlas:/media", "nfs4", "rw,relatime")))), "fail",
+    ("nfs.intent", lambda: well(look=mounted(
+        Mount("/mnt/atlas/managed-media", "atlas:/media", "nfs4", "rw,relatime"))), "fail",
      "/mnt/atlas/managed-media is mounted (atlas:/media, rw), and hosts.toml does not name it"),
-    ("nfs.intent", lambda: well(WITH_ATLAS, look=look(mounts=(
-        *facts().mounts, Mount("/mnt/atlas/data", "atlas:/data", "nfs4", "rw"),
-        Mount("/mnt/atlas", "systemd-1", "autofs", "rw")))), "not applicable", "names none"),
+    ("nfs.intent", lambda: well(WITH_ATLAS, look=mounted(
+        Mount("/mnt/atlas/data", "atlas:/data", "nfs4", "rw"),
+        Mount("/mnt/atlas", "systemd-1", "autofs", "rw"))), "not applicable", "names none"),
     ("stack.containerised", lambda: well(look=hears(SSHD, Listener("127.0.0.1", 11500, 9, "ollama", ""))), "fail",
      "127.0.0.1:11500"),
     ("stack.containerised", lambda: well(look=hears(SSHD, Listener("127.0.0.1", 8188, 9, "python3", ""))), "fail",
@@ -424,6 +439,10 @@ def test_each(row: Row) -> None:
         ("docker.apt", lambda: well(installed={"docker-ce": None, "docker.io": None}), "remove it as it was installed"),
         ("docker.apt", lambda: well(look=docker(snap="/snap/bin/docker"), installed={"docker-ce": None,
          "docker.io": None}), "--remove-snap"),
+        ("storage.at-boot", lambda: well(fstab=()), '"UUID=$uuid /mnt/local/nvme ext4 defaults,nofail,x-systemd'),
+        ("storage.at-boot", lambda: well(replace(AUDITED, storage=replace(AUDITED.storage, nvme_source="LABEL=n v")),
+         fstab=()), "LABEL=n\\040v /mnt/local/nvme ext4 "),
+        ("storage.at-boot", lambda: well(fstab=(), look=look(mounts=())), "invoke fix.mounts-missing"),
         ("ssh.root", lambda: well(ssh_server=told(permitrootlogin="yes")), "tee -a /etc/ssh/sshd_config.d/"),
     ],
 )  # fmt: skip
@@ -431,6 +450,19 @@ def test_the_mend_is_one_that_helps_there(control: str, about: Callable[[], Case
     verdict = judged(control, about())
     assert verdict.status == "fail"
     assert mend in verdict.mend
+
+
+COMMAND = re.compile(r"\binvoke [a-z][^;,()\n]*")
+
+
+def test_every_command_is_one_that_there_is() -> None:
+    """With its options: what is typed at two in the morning must be understood."""
+    parser = Parser(contexts=tasks.ns.to_contexts(), initial=ParserContext())
+    typed = {found for control, about, status, _ in ROWS if status in ("fail", "unknown")
+             for found in COMMAND.findall(judged(control, about()).mend)}  # fmt: skip
+    assert len(typed) > 10
+    for line in typed:
+        parser.parse_argv(shlex.split(line)[1:])
 
 
 @pytest.mark.parametrize("control", [one.id for one in CONTROLS])

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import date
 
 import pytest
 
+from pantheon import controls
 from pantheon.circumstances import Address
 from pantheon.control import Verdict
 from pantheon.controls import verdicts
@@ -13,6 +15,7 @@ from pantheon.evidence import Evidence
 from pantheon.finding import Finding
 from pantheon.here import Here
 from pantheon.incident import Case
+from pantheon.inventory import Waiver
 from tests.unit.takeover.olds import hand_made
 from tests.unit.takeover.test_undo import noted, there
 from tests.unit.world import HOST, finished
@@ -63,3 +66,10 @@ def test_containers_that_are_kept_from_a_takeover_are_judged_by_nobody() -> None
     assert found is not None
     assert old.id not in {one.id for one in found}
     assert "comfy" in {one.name for one in found}
+
+
+def test_a_waiver_of_the_waivers_themselves_counts_for_nothing() -> None:
+    waivers = tuple(Waiver(name, "so", date(2030, 1, 1)) for name in (controls.NEVER_WAIVED, "hw.nothing"))
+    results = controls.judge(replace(CASE, host=replace(HOST, waivers=waivers)), today=date(2026, 1, 1))
+    mine = next(one for one in results if one.control.id == controls.NEVER_WAIVED)
+    assert (mine.verdict.status, mine.waiver) == ("fail", None)

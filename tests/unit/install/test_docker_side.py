@@ -210,6 +210,7 @@ def test_a_hold_is_somebodys_decision_unless_hosts_toml_holds() -> None:
     assert "apt-mark unhold docker-ce" in made.blocked[0].mend
     ours = replace(HOST, install=Install(hold=True))
     assert mends(docker_changes(facts, packages(held), host=ours))[0] == ("unhold", ["docker-ce"])
+    assert not plan(facts, packages(held), host=ours).blocked
 
 
 def test_holds_come_last_and_once() -> None:

@@ -194,3 +194,13 @@ def test_undone_it_is_where_it_was() -> None:
                  zip(moves.wanted(HOST).values(), moves.wanted(AWAY).values(), strict=True))  # fmt: skip
     back = {one.name: one.old for one in moves.undone(AWAY, record.Record("move", "ready", data=data))}
     assert back == moves.wanted(HOST)
+
+
+def test_of_two_in_the_middle_of_a_recreate_the_one_with_the_right_name_counts() -> None:
+    real = world.container(HOST, "ollama")
+    half = replace(real, id="e" * 64, name="0123456789ab_ollama")
+    facts = finished()
+    assert isinstance(facts.containers, tuple)
+    others = tuple(one for one in facts.containers if one.name != "ollama")
+    for order in ((half, real), (real, half)):
+        assert moves.ours(replace(facts, containers=(*others, *order)))["ollama"].name == "ollama"

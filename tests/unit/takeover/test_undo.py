@@ -9,7 +9,7 @@ from pantheon import layout, stack
 from pantheon.belongings import Belongings, Place
 from pantheon.facts import Container, Facts, TextFile
 from pantheon.plan import Mend, Run, SectionPlan
-from pantheon.takeover import record, undo
+from pantheon.takeover import kept, record, undo
 from pantheon.takeover.record import Kept, Moved, Record
 from tests.unit import world
 from tests.unit.takeover.olds import TARGETS, bind, hand_made, place, seen
@@ -220,3 +220,14 @@ def test_a_service_that_was_inside_another_container_goes_with_it() -> None:
     section = undo.plan(HOST, there(it, KEPT), it, answer(it, HERE))
     assert f"docker rm -f {world.container(HOST, 'ollama').id}" in text(section)
     assert not [note for note in section.notes if note.startswith("ollama: ours")]
+
+
+# ---- what stays, said
+
+
+def test_what_is_kept_is_named_as_long_as_it_is_there() -> None:
+    it = noted()
+    said = [finding.text for finding in kept.after(HOST, there(it, KEPT), it)]
+    assert said == [f"kept, stopped, for the way back: {KEPT.name}", "copied, and still where it was: /srv/run"]
+    assert [finding.id for finding in kept.after(HOST, there(it), it)] == ["takeover.sources"], "it was removed"
+    assert kept.after(HOST, there(it, KEPT), replace(it, stage="undone")) == []
