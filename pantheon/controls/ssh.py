@@ -9,7 +9,6 @@ from pantheon.control import Control, Verdict
 from pantheon.controls.network import is_sshd, other_way, who
 from pantheon.controls.verdicts import (
     beyond,
-    command,
     everywhere,
     is_in,
     missing,
@@ -117,7 +116,8 @@ def forwarding(case: Case) -> Verdict:
     found = [finding for finding in steps if finding.id == "browser-access.forwarding"]
     bad = [finding for finding in found if finding.level == "warn"]
     if bad:  # it works until sshd reads its files again
-        return Verdict("fail", f"{bad[0].text}\n{bad[0].evidence}", command(case, "fix.browser-access"))
+        [by_hand] = browser_access.forwarding_by_hand(case, bad[0])  # the fix waits until it is broken
+        return Verdict("fail", f"{bad[0].text}\n{bad[0].evidence}", by_hand.mend)
     if found and found[0].level == "ok":
         return passed(found[0].text)
     return of(case, found, "browser-access.forwarding")

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Callable
 
-from pantheon import layout
+from pantheon import attaching, layout
 from pantheon.control import Control, Severity, Verdict
 from pantheon.controls.verdicts import command, containers, missing, not_applicable, of, passed, unknown
 from pantheon.evidence import FstabLine, Room
@@ -43,14 +44,33 @@ def at_boot(case: Case) -> Verdict:
         return unknown(lines)
     wrong: list[str] = []
     told: list[str] = []
-    for path in (host.storage.nvme, host.storage.ssd):
+    mend = ""
+    for path, source in ((host.storage.nvme, host.storage.nvme_source), (host.storage.ssd, host.storage.ssd_source)):
         mine = [line for line in lines if line.target == path]
         line = next((one for one in mine if one.unit), mine[-1] if mine else None)
         said = _at_boot(path, line)
         (wrong if said else told).append(said or f"{path}: {_where(line)}")
+        mend = mend or (_into_fstab(case, path, source, line) if said else "")
     if wrong:
-        return Verdict("fail", "\n".join(wrong), command(case, "storage", "--install"))
+        return Verdict("fail", "\n".join(wrong), mend)
     return passed("\n".join(told))
+
+
+def _into_fstab(case: Case, path: str, source: str, line: FstabLine | None) -> str:
+    """What is mounted now, and nothing mounts at a boot, gets a line by hand: `invoke storage` writes those of disks
+    that it mounts."""
+    mounts = case.facts.mounts if isinstance(case.facts.mounts, tuple) else ()
+    row = next((one for one in mounts if one.target == path), None)
+    if line is not None:
+        return case.host.ssh("sudoedit /etc/fstab") if line.there is not False else command(case, "fix.mounts-missing")
+    if row is None:
+        return command(case, "storage") if source else command(case, "fix.mounts-missing")
+    write = "sudo tee -a /etc/fstab && sudo systemctl daemon-reload"
+    if source:
+        return case.host.ssh(f"echo {shlex.quote(attaching.line(source, path, row.fstype))} | {write}")
+    tail = attaching.line("", path, row.fstype).lstrip()
+    uuid = f"uuid=$(findmnt -no UUID --mountpoint {shlex.quote(path)})"
+    return case.host.ssh(f'{uuid} && [ -n "$uuid" ] && echo "UUID=$uuid {tail}" | {write}')
 
 
 def _where(line: FstabLine | None) -> str:

@@ -73,7 +73,7 @@ def plan(case: Case) -> SectionPlan:
     for finding in broken:
         name = finding.id.split(".")[1]
         if finding.id == f"{ID}.forwarding":
-            blocked += _forwarding_by_hand(case, finding)
+            blocked += forwarding_by_hand(case, finding)
         elif name in BROWSED and finding.level == "fail" and finding.id in _own(finding):
             section = service.as_in_hosts_toml(case.host, case.facts, name)
             blocked += section.blocked or (() if section.changes else _by_hand(case, name, finding))
@@ -208,7 +208,7 @@ def _deciding(sshd: Sshd) -> SshdLine | None:
     return None
 
 
-def _forwarding_by_hand(case: Case, finding: Finding) -> list[Finding]:
+def forwarding_by_hand(case: Case, finding: Finding) -> list[Finding]:
     """What a human changes in sshd's files: pantheon does not edit them, since a slip there locks everybody out."""
     host, sshd = case.host, case.evidence.sshd
     line = _deciding(sshd) if isinstance(sshd, Sshd) else None

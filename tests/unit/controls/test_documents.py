@@ -461,8 +461,8 @@ def test_every_command_is_one_that_there_is() -> None:
     typed = {found for control, about, status, _ in ROWS if status in ("fail", "unknown")
              for found in COMMAND.findall(judged(control, about()).mend)}  # fmt: skip
     assert len(typed) > 10
-    for line in typed:
-        parser.parse_argv(shlex.split(line)[1:])
+    for text in typed:
+        parser.parse_argv(shlex.split(text)[1:])
 
 
 @pytest.mark.parametrize("control", [one.id for one in CONTROLS])
