@@ -23,6 +23,7 @@ from pantheon.takeover import moves, old, plan, record, undo
 from pantheon.takeover.plan import Taking
 
 STARTED_S = 60.0
+INSIDE = 8188  # where ComfyUI listens in its container
 
 
 def prepare(connection: Any, host: Host, facts: Facts, options: Options) -> Taking | None:
@@ -56,7 +57,9 @@ def wait_for_jobs(connection: Any, host: Host, facts: Facts, whole: Plan, report
 
     containers = facts.containers if isinstance(facts.containers, tuple) else ()
     stopped = [c for c in containers if c.name in whole.stops and foreign.service_of(host, facts, c) == "comfy"]
-    for port in {port.port for container in stopped for port in container.ports if port.container_port == "8188/tcp"}:
+    ports = {port.port for container in stopped for port in container.ports if port.container_port == f"{INSIDE}/tcp"}
+    ports |= {INSIDE for container in stopped if container.network_mode == "host"}
+    for port in ports:
         there = replace(host, comfy=replace(host.comfy, port=port))
         stops = SectionPlan(plan.NAME, (Change("", "", (), stops=("comfy",)),))
         repair.wait_for_jobs(connection, there, Plan(host.name, (stops,)), report)

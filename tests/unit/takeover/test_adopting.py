@@ -164,17 +164,18 @@ def test_a_record_of_another_pantheon_is_not_undone(monkeypatch: pytest.MonkeyPa
     assert report.bad == ["takeover.record"]
 
 
-def test_a_comfyui_of_somebodys_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("network", ["bridge", "host"])
+def test_a_comfyui_of_somebodys_is_waited_for(monkeypatch: pytest.MonkeyPatch, network: str) -> None:
     from pantheon import repair
 
-    old = hand_made("comfy", bind("/srv/run", "/comfy/mnt"))
-    old = replace(old, ports=(replace(old.ports[0], port=8288),))
+    old = hand_made("comfy", bind("/srv/run", "/comfy/mnt"), network_mode=network)
+    old = replace(old, ports=(replace(old.ports[0], port=8288),) if network == "bridge" else ())
     answered(monkeypatch, place("/srv/run", 100, entries=("ComfyUI",)))
     asked: list[int] = []
     monkeypatch.setattr(repair, "wait_for_jobs", lambda c, host, plan, report: asked.append(host.comfy.port))
     World(monkeypatch, seen(old), finished())
     assert bring(Recorder(), adopt=True, now=False) == 0
-    assert asked == [8288]
+    assert asked == [8288 if network == "bridge" else 8188]
 
 
 @pytest.mark.parametrize("options", [{"adopt": True, "undo": True}, {"take": ("comfyui",)}])
