@@ -39,6 +39,8 @@ OTHERS = (
     *("linux-modules-nvidia-*", "linux-objects-nvidia-*", "linux-signatures-nvidia-*"),
     *("xserver-xorg-video-nvidia-[0-9]*", "nvidia-headless-*", "nvidia-prime", "nvidia-settings"),
 )
+# What the library comes with, whoever packaged it: Ubuntu, Debian, NVIDIA's own repository.
+PACKAGED = ("nvidia-driver", "nvidia-headless", "libnvidia-compute", "libnvidia-ml")
 
 
 def name(host: Host) -> str:
@@ -146,12 +148,39 @@ def blocked(host: Host, facts: Facts, evidence: Evidence, options: Options) -> l
         text = "which driver is installed: not known"
         return [_finding("driver", "unknown", text, library.reason, host.ssh("ldconfig -p | grep nvidia-ml"))]
     if not missing(host, facts, evidence):
-        return []
+        return _left(host, facts, evidence)
     offer = _offer(evidence)
-    found = [_held(host, evidence)]
+    found = [_held(host, evidence), _by_hand(host, library, evidence)]
     if offer and _is_fresh(offer) and not any(is_branch(host, upstream(v)) for v in _known(offer, package(host))):
         found.append(_not_offered(host, offer))
     return [finding for finding in found if finding]
+
+
+def _left(host: Host, facts: Facts, evidence: Evidence) -> list[Finding]:
+    """What is wrong with the driver, where there is nothing to install and nothing to build that would mend it."""
+    why = wanted(host, facts, evidence)
+    offer = evidence.driver_offer
+    if not why or offer is None or _build(host, facts, evidence):
+        return []
+    if isinstance(offer, Unknown):
+        text = f"{why}, and what apt has for it is not known"
+        return [_finding("driver-offer", "unknown", text, offer.reason, host.ssh("sudo apt-get update"))]
+    mend = "the module must be built as the driver was installed (dkms, or NVIDIA's .run file)"
+    if _is_installed(evidence, package(host)):
+        mend = host.ssh(f"sudo apt-get install --reinstall {package(host)}")
+    text = f"{why}, and apt on {host.name} knows nothing to install for it"
+    return [_finding("driver", "fail", text, "", f"{host.ssh('sudo apt-get update')}; else {mend}")]
+
+
+def _by_hand(host: Host, library: str | None, evidence: Evidence) -> Finding | None:
+    """A driver that no package has: installed over it, the files of two would be mixed."""
+    if library is None or not isinstance(evidence.packages, Packages):
+        return None
+    if any(each.startswith(PACKAGED) for each in evidence.packages.installed):
+        return None
+    text = f"the driver {library} is there, and no package has it: it was put there by hand"
+    mend = f"remove it as it was installed (NVIDIA's .run file: {host.ssh('sudo nvidia-uninstall')})"
+    return _finding("driver-by-hand", "fail", text, "", f"{mend}, then the same command again")
 
 
 def _known(offer: Offer, package_name: str) -> tuple[str, ...]:

@@ -131,6 +131,8 @@ class Console:
         stops = (
             f"Stops {', '.join(plan.stops)}{'' if for_good else ' for a moment'}." if plan.stops else "Stops nothing."
         )
+        if plan.changes and any(section.reboots for section in plan.sections) and not plan.stops:
+            stops = "Stops what runs on the host."
         removed = [change for change in plan.changes if change.sign == "-"]
         deletes = f"Removes {count(len(removed), 'thing')} that can be made again; no data." if removed else ""
         deletes = deletes or "Deletes nothing."

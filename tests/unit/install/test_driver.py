@@ -191,6 +191,30 @@ def test_a_hold_of_somebody_else_is_his() -> None:
     assert "unhold" in first.says
 
 
+def test_a_driver_that_no_package_has_is_not_installed_over() -> None:
+    facts = with_driver("580.1", "580.1")
+    [finding] = driver.blocked(HOST, facts, seen("580.1"), OPTIONS)
+    assert finding.id == "prereqs.driver-by-hand"
+    assert "nvidia-uninstall" in finding.mend
+    for theirs in ("libnvidia-compute-580", "libnvidia-ml1", "nvidia-driver"):
+        assert driver.blocked(HOST, facts, seen("580.1", packages=packages(theirs)), OPTIONS) == []
+    assert driver.blocked(HOST, with_driver("590.48.01", "590.48.01"), seen(), OPTIONS) == []
+
+
+def test_what_nothing_would_mend_is_said() -> None:
+    facts = with_driver("590.48.01", "590.48.01")
+    [finding] = driver.blocked(HOST, facts, seen(None, offer=offer({})), OPTIONS)
+    assert f"kernel {K}, which boots next, has no NVIDIA module" in finding.text
+    assert "apt-get update" in finding.mend
+    assert driver.blocked(HOST, facts, seen(None, offer=offer({}), dkms=("nvidia/590.48.01",)), OPTIONS) == []
+    [finding] = driver.blocked(HOST, facts, seen(None, offer=Unknown("apt-cache: exit 1")), OPTIONS)
+    assert finding.level == "unknown"
+    assert driver.blocked(HOST, facts, seen(None, offer=None), OPTIONS) == [], "apt's sources are mended first"
+    gone = seen(None, packages=packages(DRIVER), offer=offer({}))
+    [finding] = driver.blocked(HOST, bare(), gone, OPTIONS)
+    assert f"--reinstall {DRIVER}" in finding.mend
+
+
 def test_a_library_that_cannot_be_read_is_not_a_missing_one() -> None:
     facts = with_driver(Unknown("its name shows no version"), None)
     assert driver.changes(HOST, facts, seen(), OPTIONS) == []
