@@ -166,8 +166,9 @@ def _left(host: Host, facts: Facts, evidence: Evidence) -> list[Finding]:
         text = f"{why}, and what apt has for it is not known"
         return [_finding("driver-offer", "unknown", text, offer.reason, host.ssh("sudo apt-get update"))]
     mend = "the module must be built as the driver was installed (dkms, or NVIDIA's .run file)"
-    if _is_installed(evidence, package(host)):
-        mend = host.ssh(f"sudo apt-get install --reinstall {package(host)}")
+    ours = (f"nvidia-dkms-{name(host)}", package(host))  # the first of them builds the module
+    if there := [each for each in ours if _is_installed(evidence, each)]:
+        mend = host.ssh(f"sudo apt-get install --reinstall {there[0]}")
     text = f"{why}, and apt on {host.name} knows nothing to install for it"
     return [_finding("driver", "fail", text, "", f"{host.ssh('sudo apt-get update')}; else {mend}")]
 

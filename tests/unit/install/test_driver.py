@@ -213,6 +213,9 @@ def test_what_nothing_would_mend_is_said() -> None:
     gone = seen(None, packages=packages(DRIVER), offer=offer({}))
     [finding] = driver.blocked(HOST, bare(), gone, OPTIONS)
     assert f"--reinstall {DRIVER}" in finding.mend
+    dkms = seen(None, packages=packages(DRIVER, "nvidia-dkms-590-server"), offer=offer({}))
+    [finding] = driver.blocked(HOST, facts, dkms, OPTIONS)
+    assert "--reinstall nvidia-dkms-590-server" in finding.mend
 
 
 def test_a_library_that_cannot_be_read_is_not_a_missing_one() -> None:
