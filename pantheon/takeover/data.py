@@ -242,7 +242,9 @@ def judge(piece: Piece, found: Belongings, *, container: str = "") -> Datum | st
         if not isinstance(volume, Volume):
             return f"volume {piece.volume}: {getattr(volume, 'reason', 'it is gone')}"
         if not volume.plain:  # its files are there only while a container has it: the engine reads it
-            return Datum(replace(piece, source=Source(piece.inside, container)), "copied", complete=False)
+            place = found.places.get(piece.source.path)  # mounted now, perhaps: then it can be counted
+            size = place.bytes if isinstance(place, Place) else 0
+            return Datum(replace(piece, source=Source(piece.inside, container)), "copied", size, complete=False)
     place = found.places.get(piece.source.path)
     if not isinstance(place, Place):
         reason = getattr(place, "reason", "not looked at")

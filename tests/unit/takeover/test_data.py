@@ -101,10 +101,12 @@ def test_a_volume_that_only_a_container_can_mount_is_read_through_the_engine() -
 
     container = hand_made("ollama", volume("nfs", "/root/.ollama"))
     (piece,) = data.pieces(HOST, Old(container, "ollama", "theirs", "x"))
-    seen = Belongings(volumes={"nfs": Volume("/var/lib/docker/volumes/nfs/_data", plain=False)})
+    path = "/var/lib/docker/volumes/nfs/_data"
+    seen = Belongings({path: place(path, 7)}, volumes={"nfs": Volume(path, plain=False)})
     datum = data.judge(piece, seen, container=container.id)
     assert isinstance(datum, data.Datum)
     assert (datum.way, datum.piece.source) == ("copied", data.Source("/root/.ollama", container.id))
+    assert (datum.bytes, datum.complete) == (7, False), "what is mounted there now counts for the room"
 
 
 @pytest.mark.parametrize(
