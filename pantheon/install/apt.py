@@ -39,16 +39,18 @@ def install(
     expect: Mapping[str, str] | None = None,
     may_remove: Iterable[str] = (),
     pin: Mapping[str, str] | None = None,
+    also: Mapping[str, str] | None = None,
     recommends: bool = True,
     says: str = "",
 ) -> Mend:
     """apt-get install. What would come is simulated first, and nothing is done when a package that matches a pattern of
     `expect` would not have a version that begins as `expect` says, or when one would be removed that matches none of
     `may_remove` (both fnmatch). `pin` (packages -> version, both as apt_preferences(5) has them) is tried, for this one
-    step, where apt of itself would not bring what `expect` says."""
+    step, where apt of itself would not bring what `expect` says. `also` come along where apt knows them and what they
+    stand for: what could not be known when this was planned."""
     names = tuple(packages)
     more: dict[str, object] = {"expect": dict(expect or {}), "may_remove": list(may_remove), "pin": dict(pin or {})}
-    more |= {"recommends": recommends}
+    more |= {"also": dict(also or {}), "recommends": recommends}
     says = says or f"apt-get install {shlex.join(names)}"
     return _mend("install", names, says, FETCH_S + DPKG_S, **more)
 

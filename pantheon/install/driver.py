@@ -245,17 +245,29 @@ def changes(host: Host, facts: Facts, evidence: Evidence, options: Options) -> l
     if not names:
         return _build(host, facts, evidence) if why else []
     expect = dict.fromkeys(DRIVER, f"{host.gpu.driver}.")
+    also = _perhaps(host, evidence)
     says = f"install {', '.join(names)}: of branch {host.gpu.driver} or not at all"
+    says += f"; and {', '.join(also)}, if apt has it" if also else ""
     pin = {"*nvidia*": f"{host.gpu.driver}.*"}
     held = let_go(host, evidence)
     steps = [apt.unhold(held)] if held else []
-    steps.append(apt.install(names, expect=expect, may_remove=OTHERS, says=says, pin=pin))
+    steps.append(apt.install(names, expect=expect, may_remove=OTHERS, says=says, pin=pin, also=also))
     library = facts.library_version
     what, sign = (f"driver {library} → {host.gpu.driver}", "~") if isinstance(library, str) else (_what(host), "+")
     if isinstance(library, str) and is_branch(host, library):
         what = f"the driver's module for kernel {_next_module(evidence)[0]}"
     stops = _stops(host, facts) if sign == "~" else ()
     return [Change(what, f"{why} (§2)", tuple(steps), stops=stops, sign="~" if sign == "~" else "+")]
+
+
+def _perhaps(host: Host, evidence: Evidence) -> dict[str, str]:
+    """The module that Ubuntu has built and signed, where apt has no lists yet to tell whether there is one: else dkms
+    would build one, which Secure Boot refuses."""
+    offer = _offer(evidence)
+    if offer is None or any(offer.versions.values()):
+        return {}
+    prebuilt = f"linux-modules-nvidia-{name(host)}"
+    return {f"{prebuilt}-{offer.flavour or offer.kernel}": f"{prebuilt}-{offer.kernel}"}
 
 
 def _what(host: Host) -> str:

@@ -1,7 +1,7 @@
 """Packages, by apt and dpkg, without questions.
 
 arguments: do (update, fetch, install, remove, hold, unhold, configure); packages; lock_s, fetch_s, dpkg_s, update_s
-(deadlines in seconds); for update: need (URIs of repositories); for install: expect, may_remove, pin and recommends,
+(deadlines in seconds); for update: need (URIs of repositories); for install: expect, may_remove, pin, also, recommends,
 for remove: stop (units), as install/apt.py has them.
 
 Whoever has apt's or dpkg's lock is named and waited for. What an earlier installation left half-way is finished first.
@@ -230,8 +230,18 @@ def pinned(pins: dict[str, str]) -> tuple[str, ...]:
     return (f"Dir::Etc::Preferences={path}",)
 
 
+def offered(also: dict[str, str]) -> list[str]:
+    """Those of them that apt knows, where it knows what they are for, too."""
+    if not also:
+        return []
+    done = quiet(["apt-cache", "madison", "--", *also, *also.values()])
+    known = {line.partition("|")[0].strip() for line in done.stdout.splitlines()}
+    return [name for name, what in also.items() if {name, what} <= known]
+
+
 def install(told: dict[str, Any]) -> None:
     options: tuple[str, ...] = ()
+    told = {**told, "packages": [*told["packages"], *offered(told.get("also", {}))]}
     words = ("install", *parameters(told))
     comes, goes = simulate(*words)
     wrong = unexpected(comes, told["expect"])

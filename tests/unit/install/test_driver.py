@@ -191,6 +191,17 @@ def test_a_hold_of_somebody_else_is_his() -> None:
     assert "unhold" in first.says
 
 
+def test_without_lists_the_signed_module_comes_if_there_is_one() -> None:
+    [change] = driver.changes(HOST, bare(), seen(None, offer=offer({DRIVER: ()})), OPTIONS)
+    [step] = change.steps
+    assert isinstance(step, Mend)
+    module = "linux-modules-nvidia-590-server"
+    assert step.arguments["also"] == {f"{module}-generic": f"{module}-{K}"}
+    assert f"and {module}-generic, if apt has it" in step.says
+    [change] = driver.changes(HOST, bare(), seen(None), OPTIONS)
+    assert getattr(change.steps[-1], "arguments", {})["also"] == {}
+
+
 def test_a_driver_that_no_package_has_is_not_installed_over() -> None:
     facts = with_driver("580.1", "580.1")
     [finding] = driver.blocked(HOST, facts, seen("580.1"), OPTIONS)

@@ -374,6 +374,15 @@ def test_progress_in_short_lines(line: str, said: str, tmp_path: Path) -> None:
         assert apt.Progress(file.fileno(), 5).text(line) == said
 
 
+def test_what_comes_along_where_apt_knows_it(ready: Root) -> None:
+    status, output = ready.run("install", "runtime", also={"engine": "engine-6.8", "nothere": "runtime"})
+    assert status == 0, output
+    assert ready.status("engine") == ""
+    status, output = ready.run("install", "runtime", also={"engine": "runtime"})
+    assert status == 0, output
+    assert ready.status("engine") == "install ok installed"
+
+
 def test_what_went_wrong_is_picked_out() -> None:
     lines = ["Reading package lists...", "dpkg: error processing package x (--configure):", "E: Sub-process failed", ""]
     assert apt.errors(lines) == lines[1:3]
