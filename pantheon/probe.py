@@ -26,7 +26,7 @@ from collections.abc import Callable, Iterator
 from pantheon.looks import docker, http, nvidia, system, work
 from pantheon.looks.containers import Containers
 from pantheon.looks.engine import Engine, Images, Missing
-from pantheon.looks.files import Ground, read_text, which, widen_path
+from pantheon.looks.files import Ground, read_text, reading_of, which, widen_path
 from pantheon.looks.http import quoted
 from pantheon.looks.text import Json, Object, Unread, unknown
 from pantheon.looks.watch import Watch, bark
@@ -212,14 +212,7 @@ def reading(kind: str, target: str, *, root: str = "") -> str:
 
 
 def path_reading(root: str, path: str) -> str:
-    entry = on_its_mount(root, path, Ground.entry)
-    if entry is None:
-        return "missing"
-    if entry["kind"] == "symlink":
-        return f"symlink -> {entry['real']}"
-    if entry["real"] != entry["path"]:
-        return f"elsewhere: {entry['real']}"
-    return f"{entry['kind']} {entry['uid']}:{entry['gid']} {entry['mode']:04o}"
+    return reading_of(on_its_mount(root, path, Ground.entry))
 
 
 def sha256_reading(root: str, path: str) -> str:

@@ -17,7 +17,7 @@ import time
 
 from pantheon.collecting import disks
 from pantheon.looks import work
-from pantheon.looks.files import Ground, read_bytes, unescape, which
+from pantheon.looks.files import Ground, read_bytes, reading_of, unescape, which
 from pantheon.looks.text import Json, Object, Unread, plain, shown, unit_name, unknown, why
 
 HEADER = "# Written by pantheon"
@@ -136,18 +136,11 @@ def _answers(root: str, share: Object, down: str) -> Json:
 def _reading(ground: Ground, path: str) -> str:
     """What plan.Guard says of a path; where that cannot be read, why."""
     try:
-        entry = ground.entry(path)
+        return reading_of(ground.entry(path))
     except Unread as error:
         return f"unknown: {error}"
     except OSError as error:
         return f"unknown: {why(error)}"
-    if entry is None:
-        return "missing"
-    if entry["kind"] == "symlink":
-        return f"symlink -> {entry['real']}"
-    if entry["real"] != entry["path"]:
-        return f"elsewhere: {entry['real']}"
-    return f"{entry['kind']} {entry['uid']}:{entry['gid']} {entry['mode']:04o}"
 
 
 def _parents(ground: Ground, wanted: list[Object]) -> Object:

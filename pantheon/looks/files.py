@@ -306,3 +306,14 @@ def kind(mode: int, *, exact: bool = False) -> str:
     return {stat.S_IFIFO: "FIFO", stat.S_IFSOCK: "socket", stat.S_IFBLK: "block device"}.get(
         stat.S_IFMT(mode), "device"
     )
+
+
+def reading_of(entry: Object | None) -> str:
+    """What plan.Guard says of a path, by its entry."""
+    if entry is None:
+        return "missing"
+    if entry["kind"] == "symlink":
+        return f"symlink -> {entry['real']}"
+    if entry["real"] != entry["path"]:
+        return f"elsewhere: {entry['real']}"
+    return f"{entry['kind']} {entry['uid']}:{entry['gid']} {entry['mode']:04o}"
