@@ -107,7 +107,9 @@ def _others(facts: Facts, container: Container, want: stack.Wanted, pieces: tupl
     found += [f"capabilities {', '.join(added)}"] if added else []
     if container.memory and not want.memory:
         found.append(f"memory limit {container.memory // 1024**2} MiB")
-    named = [n for n in container.networks if n not in ("bridge", f"{container.project}_default")]
+    if container.network_mode == "host":
+        found.append(f"the host's network, on all its addresses (becomes 127.0.0.1:{want.port}: use a tunnel)")
+    named = [n for n in container.networks if n not in ("bridge", "host", f"{container.project}_default")]
     found += [f"networks {', '.join(named)}"] if named else []
     labels = sorted(name for name in container.labels if name.startswith(("traefik.", "caddy", "com.centurylinklabs")))
     found += [f"labels {', '.join(labels)}"] if labels else []

@@ -483,6 +483,12 @@ def test_settings_that_do_not_come_along_are_listed_and_secrets_are_not_shown() 
     assert "s3cret" not in said.evidence
 
 
+def test_one_on_the_hosts_network_is_told_of_its_tunnel() -> None:
+    old = ollama(network_mode="host", networks=("host",), ports=())
+    (said,) = [f for f in taking(seen(old), *HAD).warnings if f.id == "takeover.settings.my-ollama"]
+    assert said.evidence == "the host's network, on all its addresses (becomes 127.0.0.1:11434: use a tunnel)"
+
+
 # ---- from the middle of it
 
 
