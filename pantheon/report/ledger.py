@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pantheon.inventory import SERVICES, Host
 from pantheon.report import data
-from pantheon.report.console import NAME_WIDTH
-from pantheon.report.text import lasted, typed
+from pantheon.report.text import NAME_WIDTH, lasted, typed
 from pantheon.report.tunnels import as_data, status, time_of_day
 
 if TYPE_CHECKING:

@@ -8,6 +8,9 @@ import shlex
 
 from pantheon.looks.text import ESCAPES
 
+STYLE = {"✓": "green", "✗": "red", "~": "yellow", "+": "green", "-": "red", "!": "yellow", "?": "magenta"}
+NAME_WIDTH = 10
+
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u202a-\u202e\u2066-\u2069]")
 _TO_HOST = re.compile(r"\binvoke (?!tunnel\.)[a-z][a-z.-]*(?: [\w./:\[\]=-]+){0,4}? --host [\w.-]*\w")
 

@@ -19,8 +19,8 @@ from rich.text import Text
 
 from pantheon.errors import PantheonError
 from pantheon.inventory import Host
-from pantheon.report.console import NAME_WIDTH, STYLE, error
-from pantheon.report.text import clean, count, lasted
+from pantheon.report.console import error
+from pantheon.report.text import NAME_WIDTH, STYLE, clean, count, lasted
 from pantheon.tunnel import Event, Seen
 
 if TYPE_CHECKING:
