@@ -61,7 +61,7 @@ def wait(monkeypatch: pytest.MonkeyPatch, answers: Any, plan: Plan = STOPS, on_h
     monkeypatch.setattr(forward, "http_through", lambda *_, **__: next(come))
     monkeypatch.setattr(gather, "busy", lambda *_: next(there))
     try:
-        repair.wait_for_jobs(None, HOST, plan, report)  # type: ignore[arg-type]
+        repair.wait_for_jobs(None, HOST, plan, report)
     finally:
         assert report.ended == ("comfy" in plan.stops)
     return report
