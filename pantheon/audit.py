@@ -14,6 +14,7 @@ SCHEMA = 1  # of the JSON document: two audits can be compared when they have th
 BAD: tuple[Status, ...] = ("fail", "unknown")
 MOST_NEXT = 3
 SECTIONS = ("storage", *SERVICES)  # commands that bringup runs one after the other
+PREREQS = "invoke prereqs "
 SOON = timedelta(days=30)  # a waiver that ends within these is said beforehand
 
 
@@ -66,6 +67,9 @@ class Audit:
         """The commands that mend most, worst first; each once. Where several sections of the procedure are to be run,
         the command that runs them all in their order."""
         mends = dict.fromkeys(result.verdict.mend for result in self.bad if is_command(result.verdict.mend))
+        mends = {
+            mend: None for mend in mends if not any(other.startswith(PREREQS) and _less(mend, other) for other in mends)
+        }
         whole = f"invoke bringup --host {self.host}"
         sections = {f"invoke {name} --host {self.host}" for name in SECTIONS}
         if len(sections & mends.keys()) > 1:
@@ -83,7 +87,8 @@ class Audit:
         if result.verdict.status != "waived":
             return f"has a waiver until {waiver.until} ({waiver.reason})"
         left = (waiver.until - self.today).days
-        soon = f", which is in {left} day{'' if left == 1 else 's'}" if waiver.until - self.today <= SOON else ""
+        when = f"in {left} day{'' if left == 1 else 's'}" if left else "today"
+        soon = f", which is {when}" if waiver.until - self.today <= SOON else ""
         return f"waived until {waiver.until}{soon}: {waiver.reason}"
 
     def as_data(self) -> dict[str, object]:
@@ -103,6 +108,11 @@ class Audit:
             "notes": list(self.notes),
             "next": list(self.next),
         }
+
+
+def _less(one: str, other: str) -> bool:
+    """Whether the other does all that this one does: `prereqs`, and `prereqs --install --reboot`."""
+    return one.startswith(PREREQS) and set(one.split()) < set(other.split())
 
 
 def is_command(text: str) -> bool:

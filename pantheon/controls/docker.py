@@ -66,8 +66,10 @@ def apt(case: Case) -> Verdict:
 
 def root(case: Case) -> Verdict:
     docker = case.facts.docker
+    if docker is None:
+        return not_applicable("there is no Docker")
     if not isinstance(docker, Docker):
-        return unknown(missing(docker, "Docker is not there"))
+        return unknown(docker)
     if not isinstance(docker.root, str):
         return unknown(missing(docker.root, "the engine does not say"), mend=command(case, "diagnose"))
     if docker.root == ROOT:
@@ -98,6 +100,8 @@ def api(case: Case) -> Verdict:
 def neighbours(case: Case) -> Verdict:
     """Before 28, the engine's rules let machines of the same segment reach what is published on loopback."""
     docker = case.facts.docker
+    if docker is None:
+        return not_applicable("there is no Docker")
     version = docker.engine if isinstance(docker, Docker) else docker
     if not isinstance(version, str):
         return unknown(missing(version, "Docker is not there"))

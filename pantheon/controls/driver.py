@@ -19,9 +19,10 @@ PROPRIETARY_RULES = (
 def branch(case: Case) -> Verdict:
     """What runs, not what the package is called: nvidia-driver-590 may bring 595 (DOMAIN.md)."""
     nvml = case.facts.nvml
+    if nvml is None:
+        return Verdict("fail", "no NVIDIA driver is installed", command(case, "prereqs", "--install", "--reboot"))
     if not isinstance(nvml, Nvml):
-        said = missing(nvml, "no NVML library on the host")
-        return unknown(said, mend=command(case, "prereqs"))
+        return unknown(nvml, mend=command(case, "prereqs"))
     return of(case, prereqs.check(case.host, case.facts), "prereqs.driver")
 
 

@@ -6,7 +6,7 @@ import re
 
 from pantheon.circumstances import Drive
 from pantheon.control import Control, Verdict
-from pantheon.controls.verdicts import command, missing, not_applicable, not_checkable, of, passed, unknown
+from pantheon.controls.verdicts import command, not_applicable, not_checkable, of, passed, unknown
 from pantheon.facts import Nvml, Unknown
 from pantheon.fixes import gpu_lost
 from pantheon.incident import Case
@@ -32,7 +32,7 @@ def nvidia_smi(case: Case) -> Verdict:
     if isinstance(smi, Unknown):
         return unknown(smi, mend=command(case, "prereqs"))
     if smi is None:
-        return Verdict("fail", "nvidia-smi is not installed", command(case, "prereqs"))
+        return Verdict("fail", "nvidia-smi is not installed", command(case, "prereqs", "--install"))
     said = (smi.output.strip().splitlines() or [""])[-1]
     if smi.status:
         return Verdict("fail", f"nvidia-smi: exit {smi.status}: {said}", command(case, "diagnose"))
@@ -42,8 +42,10 @@ def nvidia_smi(case: Case) -> Verdict:
 def gpu_errors(case: Case) -> Verdict:
     """§2: "No errors". The driver logs a card's own faults as Xid, and counts what its memory could not correct."""
     nvml, log, clock = case.facts.nvml, case.evidence.kernel_log, case.evidence.clock
+    if nvml is None:
+        return not_applicable("no NVIDIA driver is installed")
     if not isinstance(nvml, Nvml):
-        return unknown(missing(nvml, "no NVML library on the host"), mend=command(case, "prereqs"))
+        return unknown(nvml, mend=command(case, "prereqs"))
     look = case.host.ssh("sudo journalctl -k -g NVRM")
     codes = [int(found[1]) for line in log if (found := XID.search(line))] if isinstance(log, tuple) else []
     wrong = [f"the driver has logged Xid {code} ({gpu_lost.XIDS[code]})" for code in codes if code in gpu_lost.XIDS]

@@ -56,13 +56,13 @@ def intent(case: Case) -> Verdict:
     """hosts.toml is what the other controls go by: it must want what the page wants, and name what is there."""
     named = [want for want in case.host.atlas if want.mount in PAGE]
     if strangers := _unnamed(case):
-        told = [f"{row.target} is mounted ({row.source}, {_mode(row)}), and hosts.toml does not name it"
+        seen = [f"{row.target} is mounted ({row.source}, {_mode(row)}), and hosts.toml does not name it"
                 for row in strangers]  # fmt: skip
         first = strangers[0]
         keys = {"export": first.source, "mount": first.target, "mode": PAGE.get(first.target, _mode(first))}
         lines = [f"{key} = {json.dumps(value)}" for key, value in keys.items()]
         return Verdict(
-            "fail", "\n".join(told), "\n".join(["in hosts.toml:", f"[[hosts.{case.host.name}.atlas]]", *lines])
+            "fail", "\n".join(seen), "\n".join(["in hosts.toml:", f"[[hosts.{case.host.name}.atlas]]", *lines])
         )
     if not named:
         return not_applicable("hosts.toml names none of the mounts that the page names")

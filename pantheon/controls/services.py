@@ -47,8 +47,10 @@ def _line(key: str, *, needs: str = "") -> Callable[[Case], Verdict]:
     """A line of the checklist; not applicable where the container that it is about is not there."""
 
     def judge(case: Case) -> Verdict:
-        if needs and isinstance(case.facts.containers, tuple) and case.facts.container(needs) is None:
+        if needs and containers(case) is not None and foreign.named(case.facts, needs) is None:
             return not_applicable(f"there is no container {needs}")
+        if case.facts.docker is None:
+            return Verdict("fail", "there is no Docker", command(case, "bringup", "--install"))
         found = validate.check(case.host, case.facts, case.here.http)
         service = key.partition(".")[0]
         verdict = of(case, found, key, *((f"stack.foreign.{service}",) if key.endswith(".up") else ()))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pantheon import foreign
 from pantheon.control import Control, Verdict
-from pantheon.controls.verdicts import command, missing, not_applicable, of, passed, unknown
+from pantheon.controls.verdicts import command, containers, missing, not_applicable, of, passed, unknown
 from pantheon.facts import Docker, Unknown
 from pantheon.incident import Case
 from pantheon.sections import prereqs, validate
 
+NO_DOCKER = not_applicable("there is no Docker")
 SOURCE = "procedure §2; system page, Services Hosted"
 
 
@@ -17,6 +19,8 @@ def installed(case: Case) -> Verdict:
 
 def runtime(case: Case) -> Verdict:
     docker = case.facts.docker
+    if docker is None:
+        return NO_DOCKER
     if not isinstance(docker, Docker) or not isinstance(docker.engine, str):
         reason = docker.engine if isinstance(docker, Docker) else docker
         return unknown(missing(reason, "the engine does not answer"), mend=command(case, "diagnose"))
@@ -32,8 +36,10 @@ def runtime(case: Case) -> Verdict:
 def cdi(case: Case) -> Verdict:
     """Devices by CDI outlive a `systemctl daemon-reload`, which takes the card away from containers otherwise."""
     docker = case.facts.docker
+    if docker is None:
+        return NO_DOCKER
     if not isinstance(docker, Docker):
-        return unknown(missing(docker, "Docker is not there"))
+        return unknown(docker)
     if docker.cdi:
         return passed(", ".join(docker.cdi))
     text = "no CDI specification in /etc/cdi or /var/run/cdi"
@@ -43,6 +49,8 @@ def cdi(case: Case) -> Verdict:
 def hook(case: Case) -> Verdict:
     """dockerd looks for the toolkit's hook once, as it starts (DOMAIN.md)."""
     found = case.evidence.engine_has_hook
+    if case.facts.docker is None:
+        return NO_DOCKER
     if isinstance(found, Unknown):
         return unknown(found)
     if found is None:
@@ -55,7 +63,7 @@ def hook(case: Case) -> Verdict:
 
 def _gpu_in(name: str) -> Control:
     def judge(case: Case) -> Verdict:
-        if isinstance(case.facts.containers, tuple) and case.facts.container(name) is None:
+        if containers(case) is not None and foreign.named(case.facts, name) is None:
             return not_applicable(f"there is no container {name}")
         return of(case, validate.check(case.host, case.facts, case.here.http), f"{name}.gpu")
 

@@ -81,9 +81,10 @@ def command(case: Case, name: str, *options: str) -> str:
 
 
 def containers(case: Case) -> tuple[Container, ...] | None:
-    """All containers but those that are kept, stopped, from a takeover; None where they are not known."""
+    """All containers but those that are kept, stopped, from a takeover; none without a Docker; None where they are not
+    known."""
     if not isinstance(case.facts.containers, tuple):
-        return None
+        return () if case.facts.containers is None and case.facts.docker is None else None
     kept = foreign.kept(case.facts)
     return tuple(one for one in case.facts.containers if one.id not in kept)
 
@@ -93,7 +94,7 @@ def container(case: Case, name: str) -> Container | Verdict:
     found = case.facts.container(name)
     if isinstance(found, Container):
         return unknown(Unknown(f"{name}: {found.unread}"), mend=diagnose(case)) if found.unread else found
-    if isinstance(case.facts.containers, tuple):
+    if containers(case) is not None:
         return not_applicable(f"there is no container {name}")
     return unknown(found if isinstance(found, Unknown) else Unknown("Docker is not there"), mend=diagnose(case))
 

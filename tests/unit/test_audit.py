@@ -167,6 +167,15 @@ class TestOutcome:
         alone = audit(result("a.one", "fail", "low", mend="invoke storage --host prometheus"))
         assert alone.next == ("invoke storage --host prometheus",)
 
+    def test_next_leaves_out_what_another_does_as_well(self) -> None:
+        done = audit(
+            result("a.one", "fail", "high", mend="invoke prereqs --install --host p"),
+            result("a.two", "fail", "low", mend="invoke prereqs --install --reboot --host p"),
+            result("a.three", "unknown", "low", mend="invoke prereqs --host p"),
+            result("a.four", "fail", "low", mend="invoke reboot --host p"),
+        )
+        assert done.next == ("invoke prereqs --install --reboot --host p", "invoke reboot --host p")
+
     def test_what_is_not_known_for_one_reason_is_together(self) -> None:
         done = audit(
             result("a.one", "unknown", "low", "whether: not known\nrefused"),
@@ -183,7 +192,7 @@ class TestOutcome:
         ("until", "status", "says"),
         [
             (TODAY - timedelta(days=1), "fail", "the waiver expired on 2026-11-21: why"),
-            (TODAY, "waived", "waived until 2026-11-22, which is in 0 days: why"),
+            (TODAY, "waived", "waived until 2026-11-22, which is today: why"),
             (TODAY + timedelta(days=1), "waived", "waived until 2026-11-23, which is in 1 day: why"),
             (TODAY + timedelta(days=30), "waived", "waived until 2026-12-22, which is in 30 days: why"),
             (TODAY + timedelta(days=31), "waived", "waived until 2026-12-23: why"),

@@ -10,7 +10,8 @@ from dataclasses import fields, replace
 from typing import Any, get_type_hints
 
 import pytest
-from invoke.parser import Parser, ParserContext
+from invoke.parser import Parser
+from invoke.parser.context import ParserContext
 
 import tasks
 from pantheon import controls, layout
@@ -154,6 +155,7 @@ OPEN = Port("8188/tcp", "0.0.0.0", 8188)
 
 # control, what is so, the verdict, words of its evidence
 Row = tuple[str, Callable[[], Case], str, str]
+BARE_HOST = replace(fresh(AUDITED), docker=None, containers=None, nvml=None, toolkit=None)
 ROWS: list[Row] = [
     ("hw.gpu", lambda: well(look=gpu(name="NVIDIA RTX A4000")), "fail", "not NVIDIA RTX 4000 Ada"),
     ("hw.gpu", lambda: well(look=gpu(memory_total_mib=12000)), "fail", "12000 MiB"),
@@ -177,7 +179,7 @@ ROWS: list[Row] = [
     ("os.display-manager", lambda: well(desktop=Desktop((), "gdm3.service", "graphical.target")), "fail", "gdm3"),
     ("driver.branch", lambda: well(look=look(nvml=replace(NVML, driver="595.1"))),
      "fail", "595"),
-    ("driver.branch", lambda: well(look=look(nvml=None)), "unknown", "NVML"),
+    ("driver.branch", lambda: well(look=look(nvml=None)), "fail", "no NVIDIA driver"),
     ("driver.module", lambda: well(look=look(module_version="590.1")), "fail", "590.1"),
     ("driver.module", lambda: well(look=look(module_version=None)), "fail", "not loaded"),
     ("driver.vendor", lambda: well(cards=Cards((CARD,), True, "")), "fail", "nouveau"),
@@ -270,7 +272,7 @@ ROWS: list[Row] = [
     ("stack.comfy-log", lambda: well(look=says("comfy", "!! ERROR: x")), "fail", "!! ERROR"),
     ("stack.comfy-started", lambda: well(look=says("comfy")), "fail", "Starting server"),
     ("stack.compose-file", lambda: well(look=look(files={})), "fail", "is not there"),
-    ("stack.compose-file", lambda: well(look=fresh(AUDITED)), "fail", "is not there"),
+    ("stack.compose-file", lambda: well(look=BARE_HOST), "fail", "is not there"),
     ("stack.declared", lambda: well(look=with_("comfy", restart_policy="no")), "fail", "comfy: restart policy"),
     ("stack.declared", lambda: well(look=with_("comfy", unread="gone")), "unknown", "comfy: gone"),
     ("stack.declared", lambda: well(look=look(containers=())), "not applicable", ""),
@@ -378,6 +380,12 @@ ROWS: list[Row] = [
     ("virt.kvm", lambda: well(virtual=machine(type="qemu")), "fail", "type qemu"),
     ("nfs.intent", lambda: well(replace(AUDITED, atlas=(replace(WANT[0], mount="/mnt/atlas/shared-media"),))), "fail",
      "the page ro"),
+    *((name, lambda: well(look=BARE_HOST), "not applicable", "") for name in (
+        "docker.root", "docker.neighbours", "docker.apt", "docker.snap", "docker.api", "toolkit.runtime",
+        "toolkit.hook", "toolkit.cdi", "toolkit.comfy-gpu", "stack.comfy-bind", "stack.comfy-answers",
+        "stack.comfy-log", "stack.comfy-mount", "stack.declared", "storage.state", "nfs.unused")),
+    *((name, lambda: well(look=BARE_HOST), "fail", "") for name in ("stack.comfy-up", "docker.engine",
+        "driver.branch")),
     ("nfs.intent", well, "not applicable", "names none"),
     ("nfs.intent", lambda: well(look=mounted(
         Mount("/mnt/atlas/managed-media", "atlas:/media", "nfs4", "rw,relatime"))), "fail",
