@@ -7,11 +7,12 @@ from typing import Any
 import pytest
 
 from pantheon.belongings import Belongings
+from pantheon.plan import Mend
 from pantheon.takeover import copies
 from pantheon.takeover.copies import SPARE, Copy
 from pantheon.takeover.data import COMFY, ROOT, Datum, Piece, Source
 from pantheon.takeover.record import Moved
-from tests.unit.takeover.olds import GIB, TARGETS, place
+from tests.unit.takeover.olds import GIB, TARGETS, bind, comfy_source, hand_made, place, seen, taking
 from tests.unit.takeover.test_undo import noted
 from tests.unit.world import HOST
 
@@ -78,3 +79,15 @@ def test_what_was_set_aside_already_is_not_set_aside_again() -> None:
     assert copies.group([datum(target)], found, it)[0][0].aside == moved
     found = Belongings(places={target: full, moved.new: place(moved.new, 5)})
     assert copies.group([datum(target)], found, it)[0][0].aside is None
+
+
+def test_of_two_libraries_for_one_place_the_second_stays_where_it_is() -> None:
+    libraries = [bind("/lib/one", "/models"), bind("/lib/two", "/more-models")]
+    facts = seen(hand_made("comfy", bind("/srv/run", "/comfy/mnt"), *libraries))
+    it = taking(facts, comfy_source("/srv/run"), place("/lib/one", GIB), place("/lib/two", GIB))
+    assert not it.blocked
+    (copied,) = [one.source for one in it.record.data if one.target == TARGETS["models"]]
+    steps = [step for section in it.sections for change in section.changes for step in change.steps]
+    made: list[Any] = [step.arguments["parts"] for step in steps if isinstance(step, Mend) and step.name == "copy_tree"]
+    parts = [part for each in made for part in each]
+    assert {part["source"] for part in parts if part["source"].startswith("/lib")} == {copied}, "ahead, and at the end"
