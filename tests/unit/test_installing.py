@@ -343,7 +343,7 @@ def screen(width: int = 80) -> tuple[Console, io.StringIO]:
 
 
 def test_what_is_waited_for_is_said_once_in_a_pipe_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pantheon.report.console.Journal", lambda *given: SimpleNamespace(plan=id, line=id, close=id))
+    monkeypatch.setattr("pantheon.report.live.Journal", lambda *given: SimpleNamespace(plan=id, line=id, close=id))
     console, out = screen()
     step = Mend("apt", {}, "apt-get install x")
     section = SectionPlan("prereqs", (Change("Docker", "§2", (step, step)),))
