@@ -21,4 +21,4 @@ fi
 .venv/bin/python -m lab.commands
 # In CI a lab test that skips is a failure (tests/conftest.py).
 # Four at a time: they mostly wait, and each has a lab host of its own. tests/lab/conftest.py keeps a file together.
-exec .venv/bin/python -m pytest -n 4 --dist loadgroup tests/lab "$@"
+exec .venv/bin/python -m pytest -n 4 --dist loadscope tests/lab "$@"

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
 import json
 import os
 import pty
@@ -33,6 +34,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
 
 from lab import engine, keys, machine
 from lab.machine import Lab
@@ -52,18 +54,30 @@ QUICK = {
 # ---- no engine, no lab tests: said once, loudly, and never with exit code 0
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     count = sum(1 for item in items if item.get_closest_marker("lab"))
     version, said = engine.answer() if count else ("?", "")
     if count and not version and not hasattr(config, "workerinput"):
         why = "a machine that runs CI must have one" if in_ci() else "the rest alone: make test-unit"
         pytest.exit(f"NOT RUN: {count} lab tests, since no Docker engine answers ({said}); {why}", returncode=1)
-    # With `-n 4 --dist loadgroup` a file stays with one worker, since its tests hand the host on to each other. A file
-    # whose tests each make what they need says SPREAD = True.
-    for item in items:
-        if not getattr(getattr(item, "module", None), "SPREAD", False):
-            item.add_marker(pytest.mark.xdist_group(item.nodeid.split("::")[0]))
+
+
+class ByFile(LoadScopeScheduling):  # type: ignore[misc]
+    """A file stays with one worker, since its tests hand the host on to each other. A file whose tests each make what
+    they need says SPREAD = True. (xdist's own groups have no effect with pytest 9.)"""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.split("::")[0]
+        return nodeid if is_spread(file) else file
+
+
+@functools.cache
+def is_spread(file: str) -> bool:
+    return re.search(r"^SPREAD = True", (ROOT / file).read_text(encoding="utf-8"), re.MULTILINE) is not None
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFile:
+    return ByFile(config, log)
 
 
 def in_ci() -> bool:

@@ -28,8 +28,7 @@ from lab.gpu import build as gpu
 from lab.machine import Lab
 from lab.services import build as services
 
-# One group: under xdist's loadgroup one worker makes the images and runs the table, not each of them.
-pytestmark = [pytest.mark.lab, pytest.mark.xdist_group("stand_ins")]
+pytestmark = pytest.mark.lab
 
 LIBRARY = "usr/lib/x86_64-linux-gnu/libnvidia-ml.so.590.48.01"
 COMFY = "mmartial/comfyui-nvidia-docker:ubuntu24_cuda13.1-latest"
