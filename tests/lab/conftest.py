@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import functools
 import json
 import os
 import pty
@@ -34,6 +33,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import pytest
+from again import is_spread
 from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
 
 from lab import engine, keys, machine
@@ -69,11 +69,6 @@ class ByFile(LoadScopeScheduling):  # type: ignore[misc]
     def _split_scope(self, nodeid: str) -> str:
         file = nodeid.split("::")[0]
         return nodeid if is_spread(file) else file
-
-
-@functools.cache
-def is_spread(file: str) -> bool:
-    return re.search(r"^SPREAD = True", (ROOT / file).read_text(encoding="utf-8"), re.MULTILINE) is not None
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFile:
