@@ -71,8 +71,8 @@ def test_a_first_run_is_watched_and_waited_for(brought_up: World) -> None:
         world.docker("start", "comfy")
         with tunnel(world, "comfy") as opened:
             opened.says("/9 ")
-            opened.says("6/9 installing torch")
             url = opened.ready()
+            assert re.search(r"[1-8]/9 \w+", opened.seen)  # how many of them shows how quick the machine is
             assert requests.get(f"{url}/system_stats", timeout=10).json()["system"]
             assert "→" not in opened.seen  # nothing to type about what comes by itself
     finally:
