@@ -19,7 +19,6 @@ WALK_S = 2.5
 WALK_ENTRIES = 400_000
 EXAMPLES = 10
 MOST_FILES = 500
-MOST_CONTAINERS = 500
 IN_HOME = (
     ".cache/huggingface/token",
     ".cache/huggingface/stored_tokens",
@@ -181,18 +180,12 @@ def _parents(path: str) -> list[str]:
 def namespaces(spec: Object, root: str) -> Json:
     """upkeep.Namespaces of every container that shares one with the host or has a device, by the engine's own files."""
     del spec
-    folder = f"{root}{units.data_root(root)}/containers"
-    try:
-        names = sorted(os.listdir(folder))
-    except FileNotFoundError:
-        return []
     out = []
-    for name in names[:MOST_CONTAINERS]:
-        if re.fullmatch(r"[0-9a-f]{64}", name):
-            with suppress(OSError, ValueError, KeyError, AttributeError, TypeError, Unread):
-                found = _namespaces(f"{folder}/{name}")
-                if found["shares"] or found["devices"]:
-                    out.append(found)
+    for folder in units.container_folders(root):
+        with suppress(OSError, ValueError, KeyError, AttributeError, TypeError, Unread):
+            found = _namespaces(root + folder)
+            if found["shares"] or found["devices"]:
+                out.append(found)
     return sorted(out, key=lambda one: str(one["name"]))
 
 

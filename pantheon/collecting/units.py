@@ -109,16 +109,10 @@ def engine_config(spec: Object, root: str) -> Json:
 def kept(spec: Object, root: str) -> Json:
     """evidence.Evidence.kept"""
     del spec
-    folder = f"{data_root(root)}/containers"
-    try:
-        names = sorted(os.listdir(root + folder))
-    except FileNotFoundError:
-        return []
     out = []
-    for name in names[:MOST_CONTAINERS]:
-        if re.fullmatch(r"[0-9a-f]{64}", name):
-            with suppress(OSError, ValueError, KeyError, AttributeError, TypeError, Unread):
-                out.append(_kept(root, f"{folder}/{name}"))
+    for folder in container_folders(root):
+        with suppress(OSError, ValueError, KeyError, AttributeError, TypeError, Unread):
+            out.append(_kept(root, folder))
     doubtful = [one for one in out if one["gone"]]
     if doubtful:  # one that ends just now is noted in a moment
         time.sleep(SETTLE_S)
@@ -128,6 +122,16 @@ def kept(spec: Object, root: str) -> Json:
     for one in out:
         del one["folder"]
     return out
+
+
+def container_folders(root: str) -> list[str]:
+    """Where the engine keeps its containers' files, a folder for each, beneath `root`."""
+    folder = f"{data_root(root)}/containers"
+    try:
+        names = sorted(os.listdir(root + folder))
+    except FileNotFoundError:
+        return []
+    return [f"{folder}/{name}" for name in names[:MOST_CONTAINERS] if re.fullmatch(r"[0-9a-f]{64}", name)]
 
 
 def _kept(root: str, folder: str) -> Object:
