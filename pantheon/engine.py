@@ -84,18 +84,8 @@ def bring(host: Host, names: tuple[str, ...], *, what: str, options: Options, re
             from pantheon import adopting  # which asks, agrees and applies by what is here
 
             return adopting.go_back(connection, host, facts, options=options, report=report, began=began)
-        if options.install:
-            from pantheon import installing
-
-            ready, code = installing.install(connection, host, facts, what=what, options=options, report=report)
-            if ready is None:
-                return code
-            if ready is not facts:  # what follows is looked at anew, and timed by itself
-                facts, began = ready, time.monotonic() - ready.took_s
-        if "storage" in names and storage.to_mount(host, facts):
-            from pantheon import mounting
-
-            ready, code = mounting.disks(connection, host, facts, what=what, options=options, report=report)
+        for phase in (_install, _mount):
+            ready, code = phase(connection, host, facts, names, what=what, options=options, report=report)
             if ready is None:
                 return code
             if ready is not facts:  # what follows is looked at anew, and timed by itself
@@ -116,7 +106,7 @@ def bring(host: Host, names: tuple[str, ...], *, what: str, options: Options, re
         if plan.is_empty and not _starting(facts, services):
             findings = procedure.check(host, facts, names)
             report.nothing_to_do(host, findings + warnings, took_s=took)
-            return _code(findings)
+            return code_of(findings)
         if not plan.is_empty:
             free(host, facts)
             report.plan(host, plan, warnings, took_s=took, details=options.details, final=False)
@@ -127,6 +117,29 @@ def bring(host: Host, names: tuple[str, ...], *, what: str, options: Options, re
         watch(connection, host, services, what=what, report=report)
         kept_too = options.adopt or bool(taking)
         return _prove(connection, host, plan, names, began=began, report=report, kept_too=kept_too)
+
+
+def _install(
+    connection: Any, host: Host, facts: Facts, names: tuple[str, ...], *, what: str, options: Options, report: Report
+) -> tuple[Facts | None, int]:
+    """Ahead of the plan, with a plan of its own: the facts then, or None and the exit code where the command ends."""
+    del names
+    if not options.install:
+        return facts, 0
+    from pantheon import installing
+
+    return installing.install(connection, host, facts, what=what, options=options, report=report)
+
+
+def _mount(
+    connection: Any, host: Host, facts: Facts, names: tuple[str, ...], *, what: str, options: Options, report: Report
+) -> tuple[Facts | None, int]:
+    """The same for the disks that hosts.toml names and that are not mounted."""
+    if "storage" not in names or not storage.to_mount(host, facts):
+        return facts, 0
+    from pantheon import mounting
+
+    return mounting.disks(connection, host, facts, what=what, options=options, report=report)
 
 
 def _atlas(connection: Any, host: Host, names: tuple[str, ...]) -> Callable[[], list[Finding]]:
@@ -285,7 +298,7 @@ def _prove(
     if kept_too and all(finding.is_good for finding in findings):
         findings += kept.after(host, facts, record.known(facts))
     report.done(host, plan, findings, took_s=time.monotonic() - began)
-    return _code(findings)
+    return code_of(findings)
 
 
 def _findings(connection: Any, host: Host, facts: Facts, names: tuple[str, ...]) -> list[Finding]:
@@ -309,18 +322,15 @@ def prerequisites(host: Host, *, options: Options, report: Report) -> int:
     began = began_at(options)
     report.connecting(host, "prereqs")
     with connected(host, options) as connection:
-        facts = look(connection, host)
-        if options.install:
-            from pantheon import installing
-
-            ready, code = installing.install(connection, host, facts, what="prereqs", options=options, report=report)
-            if ready is None:
-                return code
-            if ready is not facts:
-                facts, began = ready, time.monotonic() - ready.took_s
-        findings = procedure.check(host, facts, ("prereqs",))
+        facts, names = look(connection, host), ("prereqs",)
+        ready, code = _install(connection, host, facts, names, what="prereqs", options=options, report=report)
+        if ready is None:
+            return code
+        if ready is not facts:
+            facts, began = ready, time.monotonic() - ready.took_s
+        findings = procedure.check(host, facts, names)
     report.findings(host, "prerequisites (§2)", findings, took_s=time.monotonic() - began)
-    return _code(findings)
+    return code_of(findings)
 
 
 def validate(host: Host, *, options: Options, report: Report) -> int:
@@ -331,8 +341,9 @@ def validate(host: Host, *, options: Options, report: Report) -> int:
         facts = look(connection, host)
         findings = checklist.check(host, facts, answers(connection, host, SERVICES))
     report.findings(host, "validation checklist (§8)", findings, took_s=time.monotonic() - began)
-    return _code(findings)
+    return code_of(findings)
 
 
-def _code(findings: list[Finding]) -> int:
+def code_of(findings: list[Finding]) -> int:
+    """The exit code of a command that has judged: 0 when all is well, else 2."""
     return 0 if all(finding.is_good for finding in findings) else 2

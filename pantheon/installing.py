@@ -16,7 +16,7 @@ from pantheon import engine, foreign, reboot, repair, survival
 from pantheon import install as rooms
 from pantheon.errors import Interrupted, NotAsItShouldBe, NotReached, PantheonError
 from pantheon.evidence import Evidence
-from pantheon.facts import Facts, OsRelease
+from pantheon.facts import Facts
 from pantheon.finding import Finding
 from pantheon.install import driver
 from pantheon.inventory import SERVICES, Host
@@ -230,9 +230,10 @@ def carry_out(
     its services that ran answer again. Returns the facts of the new boot."""
     if not options.now:
         repair.wait_for_jobs(connection, host, plan, report)
-    before = facts.os.boot_id if isinstance(facts.os, OsRelease) else ""
     engine.apply(connection, host, plan, facts, what=what, report=report)
-    if reboot.wait(connection, host, before=before, report=report, engine=reboot.starts_engine(evidence)):
+    if reboot.wait(
+        connection, host, before=repair.boot_of(facts), report=report, engine=reboot.starts_engine(evidence)
+    ):
         watch(connection, host, facts, plan.stops, what=what, report=report)
     return engine.look(connection, host)
 

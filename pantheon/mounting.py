@@ -63,7 +63,7 @@ def atlas(host: Host, *, verify: bool, options: Options, report: engine.Report) 
         report.findings(host, "mounts of Atlas, tried", findings, took_s=took)
     else:
         report.done(host, done, findings, took_s=took)
-    return 0 if all(finding.is_good for finding in findings) else 2
+    return engine.code_of(findings)
 
 
 def _is_trial(plan: Plan) -> bool:
@@ -87,7 +87,7 @@ def _say(host: Host, seen: Atlas, plan: Plan, *, tried: bool, took: float, repor
         report.plan(host, plan, [], took_s=took, details=False, final=True)
         return 0
     report.findings(host, "mounts of Atlas", findings, took_s=took)
-    return 0 if all(finding.is_good for finding in findings) else 2
+    return engine.code_of(findings)
 
 
 def _first(connection: Any, host: Host) -> tuple[Facts, Atlas]:

@@ -89,4 +89,4 @@ def _prove(connection: Any, host: Host, facts: Facts, *, had: bool, report: Repo
     else:
         title, findings = "back, prerequisites (§2)", procedure.check(host, facts, ("prereqs",))
     report.findings(host, title, findings, took_s=took_s)
-    return 0 if all(finding.is_good for finding in findings) else 2
+    return engine.code_of(findings)
