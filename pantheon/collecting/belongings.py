@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import json
 import os
-import select
 import stat
-import subprocess
 import time
 from contextlib import suppress
 
+from pantheon.collecting.listing import Listing
 from pantheon.looks import work
 from pantheon.looks.engine import Engine, Missing
 from pantheon.looks.files import Ground, kind, read_bytes
@@ -100,41 +99,21 @@ def reading(path: str, real: str, own: os.stat_result) -> str:
 def count(top: str, end: float, *, apparent: bool = False) -> Object:
     """Bytes and owners of everything below a directory, other mounts in it included, as a container that has it sees
     them; a file with several names once."""
-    argv = ["find", "-P", top, "-printf", r"%b %s %n %D:%i %y %U:%G\0"]
-    child = subprocess.Popen(
-        argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True
-    )
-    work.RUNNING.add(child.pid)
-    assert child.stdout is not None
+    listing = Listing(top, form=r"%b %s %n %D:%i %y %U:%G", end=end)
     owners: dict[str, int] = {}
     seen: set[bytes] = set()
-    total, complete, held = 0, False, b""
-    try:
-        while (left := end - time.monotonic()) > 0 and select.select([child.stdout], [], [], left)[0]:
-            data = os.read(child.stdout.fileno(), 1 << 18)
-            if not data:
-                complete = child.wait(1) == 0
-                break
-            *rows, held = (held + data).split(b"\0")
-            for row in rows:
-                blocks, size, names, number, is_a, owner = row.split(b" ", 5)
-                who = owner.decode()
-                if who in owners or len(owners) < MOST_OWNERS:
-                    owners[who] = owners.get(who, 0) + 1
-                if names != b"1" and is_a != b"d":
-                    if number in seen:
-                        continue
-                    seen.add(number)
-                total += max(int(size) if apparent else 0, int(blocks) * 512)
-    except subprocess.TimeoutExpired:
-        complete = False
-    finally:
-        work.kill_group(child.pid)
-        work.RUNNING.discard(child.pid)
-        child.stdout.close()
-        with suppress(subprocess.TimeoutExpired):
-            child.wait(0.05)
-    return {"bytes": total, "owners": owners, "complete": complete}
+    total = 0
+    for row in listing:
+        blocks, size, names, number, is_a, owner = row.split(b" ", 5)
+        who = owner.decode()
+        if who in owners or len(owners) < MOST_OWNERS:
+            owners[who] = owners.get(who, 0) + 1
+        if names != b"1" and is_a != b"d":
+            if number in seen:
+                continue
+            seen.add(number)
+        total += max(int(size) if apparent else 0, int(blocks) * 512)
+    return {"bytes": total, "owners": owners, "complete": listing.complete}
 
 
 def layer(engine: Engine, number: str, paths: list[str], end: float) -> Object:

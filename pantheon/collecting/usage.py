@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import os
 import re
-import select
-import subprocess
 import time
 from collections.abc import Callable
 from contextlib import suppress
 
+from pantheon.collecting.listing import Listing
 from pantheon.collecting.units import data_root
 from pantheon.looks import work
 from pantheon.looks.docker import image_store
@@ -390,36 +389,14 @@ def walk(top: str, end: float, take: Take) -> bool:
     whether all of it was seen."""
     if not os.path.isdir(top) or os.path.islink(top):
         return True
-    argv = ["find", "-P", top, "-mindepth", "1", "-xdev", "-printf", r"%b %n %i %T@ %y %P\0"]
-    child = subprocess.Popen(
-        argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True
-    )
-    work.RUNNING.add(child.pid)
-    assert child.stdout is not None
+    listing = Listing(top, "-mindepth", "1", "-xdev", form="%b %n %i %T@ %y %P", end=end)
     seen: set[bytes] = set()
-    held = b""
-    try:
-        while (left := end - time.monotonic()) > 0:
-            if not select.select([child.stdout], [], [], left)[0]:
-                return False
-            data = os.read(child.stdout.fileno(), 1 << 18)
-            if not data:
-                return child.wait(1) == 0
-            *rows, held = (held + data).split(b"\0")
-            for row in rows:
-                blocks, names, inode, when, kind, path = row.split(b" ", 5)
-                if names != b"1" and kind != b"d":
-                    if inode in seen:
-                        continue
-                    seen.add(inode)
-                size, mtime = int(blocks) * 512, int(when.partition(b".")[0])
-                take(os.fsdecode(path), kind.decode(), size, mtime)
-        return False
-    except subprocess.TimeoutExpired:
-        return False
-    finally:
-        work.kill_group(child.pid)
-        work.RUNNING.discard(child.pid)
-        child.stdout.close()
-        with suppress(subprocess.TimeoutExpired):
-            child.wait(0.05)
+    for row in listing:
+        blocks, names, inode, when, kind, path = row.split(b" ", 5)
+        if names != b"1" and kind != b"d":
+            if inode in seen:
+                continue
+            seen.add(inode)
+        size, mtime = int(blocks) * 512, int(when.partition(b".")[0])
+        take(os.fsdecode(path), kind.decode(), size, mtime)
+    return listing.complete
