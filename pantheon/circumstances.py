@@ -31,7 +31,7 @@ class SocketUnit:
 
 
 @dataclass(frozen=True)
-class ConfigLine:
+class SshdLine:
     """A line of sshd's files; `match` holds the criteria of the Match block that it stands in, "" for none."""
 
     path: str
@@ -48,7 +48,7 @@ class SshServer:
 
     settings: dict[str, str]
     root: dict[str, str] = field(default_factory=dict)
-    lines: tuple[ConfigLine, ...] = ()
+    lines: tuple[SshdLine, ...] = ()
 
 
 @dataclass(frozen=True)

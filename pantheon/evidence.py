@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from pantheon.belongings import Belongings
-from pantheon.circumstances import Account, Address, Cards, Desktop, Drive, SocketUnit, SshServer, Virtual
+from pantheon.circumstances import Account, Address, Cards, Desktop, Drive, SocketUnit, SshdLine, SshServer, Virtual
 from pantheon.errors import LookFailed
 from pantheon.facts import Command, Http, Maybe, decode
 from pantheon.kernels import Kernels, Offer
@@ -241,17 +241,6 @@ class Busy:
     comfy_running: int | None = None
     comfy_pending: int | None = None
     ollama: tuple[Loaded, ...] | None = None
-
-
-@dataclass(frozen=True)
-class SshdLine:
-    """A line of sshd's files; `match` holds the criteria of the Match block that it stands in, "" for none."""
-
-    path: str
-    line: int
-    keyword: str  # lower case
-    value: str
-    match: str = ""
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from pantheon.options import Options
 from pantheon.plan import Change, Plan, SectionPlan
 
 MOST_PASSES = 5  # before the reboot, the reboot, after it; and one that a package's scripts made necessary
+THE_STACK = "the stack, planned when this is done"
 
 
 def install(
@@ -113,7 +114,7 @@ def _then(host: Host, facts: Facts, evidence: Evidence, *, what: str, options: O
             SectionPlan("then", reason=f"it ends there: a reboot is needed, only with --reboot: {why}", waits=True),
         )
     steps = [f"the host reboots: {why}"] if why else []
-    steps += ["the stack, planned when this is done"] if what == "bringup" else []
+    steps += [THE_STACK] if what == "bringup" else []
     return (SectionPlan("then", reason="; then ".join(steps), waits=True),) if steps else ()
 
 
@@ -212,7 +213,7 @@ def _down(host: Host, facts: Facts) -> list[str]:
 
 
 def _after(what: str) -> str:
-    return "the stack, planned when this is done" if what == "bringup" else "the prerequisites, looked at again"
+    return THE_STACK if what == "bringup" else "the prerequisites, looked at again"
 
 
 def carry_out(

@@ -79,8 +79,8 @@ def parent_of(pid: int) -> int:
 def lines(
     root: str, path: str, depth: int = 0, seen: list[str] | None = None, *, keywords: tuple[str, ...] = KEYWORDS
 ) -> list[Object]:
-    """evidence.SshdLine for each line with one of the keywords, in the order in which sshd reads them: of two in the
-    global part the first wins."""
+    """circumstances.SshdLine for each line with one of the keywords, in the order in which sshd reads them: of two in
+    the global part the first wins."""
     seen = [] if seen is None else seen
     if depth > MOST_DEPTH or len(seen) >= MOST_FILES:
         return []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 
-from pantheon.circumstances import Address, ConfigLine, SshServer
+from pantheon.circumstances import Address, SshdLine, SshServer
 from pantheon.control import Control, Verdict
 from pantheon.controls.network import is_sshd, other_way, who
 from pantheon.controls.verdicts import (
@@ -49,7 +49,7 @@ def _matched(server: SshServer, keyword: str, good: tuple[str, ...]) -> list[str
     return [_line(line) for line in lines if line.value.lower() not in good]
 
 
-def _line(line: ConfigLine) -> str:
+def _line(line: SshdLine) -> str:
     block = f" (in Match {line.match})" if line.match else ""
     return f"{line.path}:{line.line}: ({line.keyword} {line.value}){block}"
 

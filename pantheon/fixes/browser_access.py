@@ -7,7 +7,8 @@ import re
 import shlex
 
 from pantheon import foreign, service
-from pantheon.evidence import Sshd, SshdLine
+from pantheon.circumstances import SshdLine
+from pantheon.evidence import Sshd
 from pantheon.facts import Container, EnvValue, Http, Unknown
 from pantheon.finding import Finding, Level
 from pantheon.here import NOT_ALLOWED, LocalPort

@@ -10,11 +10,11 @@ from pantheon.circumstances import (
     Address,
     Card,
     Cards,
-    ConfigLine,
     Desktop,
     Domain,
     Drive,
     SocketUnit,
+    SshdLine,
     SshServer,
     Virtual,
 )
@@ -116,5 +116,5 @@ def judged(control: str, about: Case) -> Verdict:
     return next(one for one in every() if one.id == control).judge(about)
 
 
-def line(keyword: str, value: str, match: str = "", number: int = 1) -> ConfigLine:
-    return ConfigLine("/etc/ssh/sshd_config", number, keyword, value, match)
+def line(keyword: str, value: str, match: str = "", number: int = 1) -> SshdLine:
+    return SshdLine("/etc/ssh/sshd_config", number, keyword, value, match)

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from pantheon import diagnosis
-from pantheon.evidence import Sshd, SshdLine
+from pantheon.circumstances import SshdLine
+from pantheon.evidence import Sshd
 from pantheon.facts import EnvValue, Facts, Http, Unknown, digest
 from pantheon.finding import Finding
 from pantheon.fixes import browser_access
