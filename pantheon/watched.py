@@ -48,11 +48,10 @@ def follow(name: str, watched: Watched, frame: dict[str, Any], *, late: bool) ->
     status = frame.get("http", {}).get(name)
     answered = status == 200 or (name == "openwebui" and status == 404)  # before it had /ready; its health counts then
     ready = state == "running" and answered and health in ("healthy", None)
-    trouble, mend = "", f"invoke {name}"
-    if progress.fatal:
-        trouble, mend = progress.fatal, progress.mend
-    elif (state == "restarting" and restarts >= base + 2) or (restarts >= base + 5 and not ready):
-        # Between two starts the newest line of the log is what it died of.
+    words = _last_words(container)
+    fatal = progress if progress.fatal or name != "comfy" else firstrun.read(words)
+    trouble, reason, mend = "", words[-1] if words else last, f"invoke {name}"
+    if (state == "restarting" and restarts >= base + 2) or (restarts >= base + 5 and not ready):
         trouble = f"it restarts over and over ({restarts} times, last exit code {container.get('exit_code')})"
     elif state in ("exited", "dead", "missing"):
         trouble = (
@@ -60,11 +59,13 @@ def follow(name: str, watched: Watched, frame: dict[str, Any], *, late: bool) ->
         )
     elif name != "comfy" and ((state == "running" and health == "unhealthy") or late) and not ready:
         # Docker calls a container that has just died unhealthy too; that is a restart, and counted as one.
-        trouble = "it runs but does not get healthy"
-    if trouble and not progress.fatal:
-        named = advice.entry([*lines, last, str(container.get("error") or "")])
+        trouble, reason = "it runs but does not get healthy", last
+    if progress.fatal or (trouble and fatal.fatal):
+        trouble, mend = fatal.fatal, fatal.mend
+    elif trouble:
+        named = advice.entry([*lines, last, *words, str(container.get("error") or "")])
         mend = f"invoke fix.{named}" if named else "invoke diagnose"
-        trouble += f": {last}" if last else ""
+        trouble += f": {reason}" if reason else ""
     label = "ready" if ready else state if state == "restarting" else health or state
     return Watched(label, ready, trouble, mend, progress, base, last)
 
@@ -90,6 +91,11 @@ class Published:
     here: tuple[int, ...] = ()
     beyond: tuple[str, ...] = ()
     aside: tuple[str, ...] = ()
+
+
+def _last_words(container: dict[str, Any]) -> list[str]:
+    """What it said before its newest end. The stream of its log may not have come that far, or be in its next start."""
+    return [line for line in container.get("words", ()) if line.strip()]
 
 
 def published(name: str, frame: dict[str, Any]) -> Published | None:
@@ -118,7 +124,9 @@ def in_words(host: Host, name: str, watched: Watched, frame: dict[str, Any]) -> 
         return Words(f"its container is missing (none is named {name})", f"invoke {name} {here}")
     if "unknown" in container:
         return Words(f"the Docker engine does not answer: {container['unknown']}", f"invoke fix.docker-down {here}")
-    said = [watched.last, str(container.get("error") or "")]
+    said = [*_last_words(container)[-1:], watched.last, str(container.get("error") or "")]
+    if container.get("state") == "running":
+        said = said[-2:]
     last = next((f": {line}" for line in said if line), "")
     named = advice.entry(said)
     mend = f"invoke fix.{named} {here}" if named else f"invoke diagnose {here}"

@@ -13,16 +13,16 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-from pantheon.looks.engine import Engine, LogLines, Missing, pairs_of
+from pantheon.looks.engine import Engine, Missing
 from pantheon.looks.files import Ground, read_text
-from pantheon.looks.logs import start_of_log
-from pantheon.looks.text import SECRET_NAME, Json, Object, Unread, masked, plain, seconds, shown, unknown, why, without
+from pantheon.looks.logs import last_lines, start_of_log
+from pantheon.looks.text import Json, Object, Unread, masked, plain, seconds, shown, unknown, why
 
 MOST_PACKAGES = 5000
 MOST_NAMED = 20
 YOUNG_S = 3.0
 REPOSITORY, MOST_OTHERS = "comfyui-nvidia-docker", 3
-LOG_S, BEFORE_LINES, BEFORE_BYTES = 3.0, 120, 16 << 20
+LOG_S, BEFORE_LINES = 3.0, 120
 DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 PATH_FILE = re.compile(r"(?m)^[^/,\n]+\.pth,")
 TORCHES = ("torch", "torchvision", "torchaudio")
@@ -100,13 +100,7 @@ def _before(engine: Engine, container: str) -> Json:
     since = start_of_log(found["State"])
     if not found.get("RestartCount") or not since:
         return None
-    secrets = [value for name, value in pairs_of(found["Config"]) if len(value) >= 6 and SECRET_NAME.search(name)]
-    lines = LogLines(tty=bool(found["Config"].get("Tty")), keep=BEFORE_LINES, most=BEFORE_BYTES)
-    query = f"stdout=1&stderr=1&tail=2000&until={since:.9f}"
-    end = time.monotonic() + LOG_S
-    engine.ask("GET", f"/containers/{found['Id']}/logs?{query}", end=end, sink=lines.feed)
-    lines.finish()
-    return [without(line, secrets) for line in lines.tail]
+    return last_lines(engine, found, keep=BEFORE_LINES, end=time.monotonic() + LOG_S, until=since)
 
 
 def clone(top: int) -> Object:

@@ -188,8 +188,10 @@ def _brings(package: str) -> list[str]:
 
 
 def _lists_age(root: str) -> float | None:
+    """Since apt fetched them. Their own time is that of the archive, which may be months old: what counts is when they
+    were put there. (apt that found nothing new on the archive leaves only its stamp, where the distribution has one.)"""
     folder = f"{root}/var/lib/apt/lists"
-    times = [os.stat(f"{folder}/{name}").st_mtime for name in _names(folder) if name.endswith(("Release", "Packages"))]
+    times = [os.stat(f"{folder}/{name}").st_ctime for name in _names(folder) if name.endswith(("Release", "Packages"))]
     stamp = f"{root}/var/lib/apt/periodic/update-success-stamp"
     with suppress(OSError):
         times += [os.stat(stamp).st_mtime] if times else []

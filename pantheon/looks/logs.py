@@ -8,12 +8,14 @@ import time
 
 from pantheon.looks.engine import Engine, LogLines, pairs_of
 from pantheon.looks.files import read_bytes
+from pantheon.looks.http import quoted
 from pantheon.looks.text import SECRET_NAME, Object, Unread, seconds, unknown, without
 
 LOG_S = 2.0
 LOG_BYTES = 8 * 1024 * 1024  # what is searched for markers
 MOST_BYTES = 64 << 20
 LOG_LINES = 20_000  # how far back markers are looked for
+NEWEST_LINES, NEWEST_BYTES = 2000, 16 << 20  # how much is read for the last lines before a moment
 
 
 def start_of_log(state: Object) -> float:
@@ -56,13 +58,29 @@ def rotated_away(root: str, found: Object, since: float) -> bool:
     return not since or not time_of_first or not 0 < seconds(time_of_first[1].decode("ascii", "replace")) < since
 
 
+def secrets_of(config: Object) -> list[str]:
+    """The values of a container's environment that are secret by name: not to be shown, whoever prints them."""
+    return [value for name, value in pairs_of(config) if len(value) >= 6 and SECRET_NAME.search(name)]
+
+
+def last_lines(engine: Engine, found: Object, *, keep: int, end: float, until: float = 0) -> list[str]:
+    """The last `keep` lines of the log of the container that was inspected as `found`, those before `until` (seconds
+    since 1970; 0: to its end). Secrets are masked. Raises Unread and Missing."""
+    lines = LogLines(tty=bool(found["Config"].get("Tty")), keep=keep, most=NEWEST_BYTES)
+    query = f"stdout=1&stderr=1&tail={NEWEST_LINES}" + (f"&until={until:.9f}" if until else "")
+    engine.ask("GET", f"/containers/{quoted(found['Id'])}/logs?{query}", end=end, sink=lines.feed)
+    lines.finish()
+    secrets = secrets_of(found["Config"])
+    return [without(line, secrets) for line in lines.tail]
+
+
 def read_log(engine: Engine, found: Object, markers: list[str] | None, *, keep: int, end: float, root: str) -> Object:
     """facts.Container's log (the last `keep` lines), log_markers and log_complete, all since the current start of the
     container that was inspected as `found`. Values of its environment that are secret by name are masked."""
     state, config = found["State"], found["Config"]
     if not seconds(state.get("StartedAt") or ""):
         return {"log": [], "log_markers": [] if markers is not None else None, "log_complete": True}
-    secrets = [value for name, value in pairs_of(config) if len(value) >= 6 and SECRET_NAME.search(name)]
+    secrets = secrets_of(config)
     since = start_of_log(state)
     tail = max(keep, LOG_LINES) if markers else keep
 

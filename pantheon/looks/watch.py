@@ -13,8 +13,8 @@ from contextlib import suppress
 from pantheon.looks.containers import condition, ports
 from pantheon.looks.engine import Engine, LogLines, Missing
 from pantheon.looks.http import http_get, quoted
-from pantheon.looks.logs import LOG_LINES, start_of_log
-from pantheon.looks.text import Json, Object, Unread, seconds, unknown, why
+from pantheon.looks.logs import LOG_LINES, last_lines, secrets_of, start_of_log
+from pantheon.looks.text import Json, Object, Unread, seconds, unknown, why, without
 from pantheon.looks.work import is_unknown
 
 TYPE_CHECKING = False
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 SILENCE_S = 20.0
 CALM_PACE_S = 10.0
 MOST_LINES = 200  # of a log, in one frame
+WORDS, WORDS_S = 60, 2.0  # lines that a container said last, and how long they may take
 
 
 class Watch:
@@ -46,6 +47,7 @@ class Watch:
         self.states: Object = {}
         self.starts: dict[str, Object] = {}  # the last inspection, by container
         self.since: dict[str, float] = {}  # when that start was first seen
+        self.words: dict[str, tuple[str, list[str]]] = {}  # what was said last before which end, by container
         self.answers: dict[str, int] = {}
         self.lines: dict[str, deque[str]] = {name: deque(maxlen=MOST_LINES) for name in self.names}
         self.marked: dict[str, deque[str]] = {name: deque(maxlen=MOST_LINES) for name in self.names}
@@ -97,6 +99,8 @@ class Watch:
                 self.note_start(name, found)
                 published = found.get("NetworkSettings") or {}
                 state = {**condition(found), "ports": ports(published.get("Ports"), None)}
+                if self.with_log:
+                    state["words"] = self.last_words(name, found)
             except Missing:
                 self.note_start(name, None)
             except (Unread, KeyError, TypeError) as error:
@@ -105,6 +109,20 @@ class Watch:
                 self.states[name] = state
                 self.changed.set()
             time.sleep(self.pace(0.5))
+
+    def last_words(self, name: str, found: Object) -> list[str]:
+        """What it said last before its newest end: one that fails at once is between two starts most of the time, and
+        the stream that `follow` reads may not have come that far. [] where it has not ended yet."""
+        runs, since = found["State"].get("Status") == "running", start_of_log(found["State"])
+        which = f"{start_id(found)} {runs}"
+        if not since or (runs and not found.get("RestartCount")):
+            return []
+        if self.words.get(name, ("", []))[0] != which:
+            with suppress(Unread, Missing):
+                end = time.monotonic() + WORDS_S
+                words = last_lines(self.engine, found, keep=WORDS, end=end, until=since if runs else 0)
+                self.words[name] = (which, words)
+        return self.words.get(name, ("", []))[1]
 
     def note_start(self, name: str, found: Object | None) -> None:
         if start_id(found) != start_id(self.starts.get(name)):
@@ -127,6 +145,7 @@ class Watch:
             followed = start_id(found)
             lines = Followed(self.lines[name], self.changed, tty=bool(found["Config"].get("Tty")))
             lines.markers, lines.marked = tuple(self.markers.get(name, ())), self.marked[name]
+            lines.secrets = secrets_of(found["Config"])
             since, tail = start_of_log(found["State"]), LOG_LINES if lines.markers else MOST_LINES
             try:
                 self.engine.log(found["Id"], since=since, tail=tail, end=self.deadline, lines=lines, follow=True)
@@ -170,13 +189,14 @@ class Followed(LogLines):
         super().__init__(tty=tty, keep=MOST_LINES)
         self.tail = lines
         self.marked: deque[str] = deque(maxlen=MOST_LINES)
+        self.secrets: list[str] = []
         self.changed = changed
 
     def line(self, raw: bytes) -> None:
         with suppress(IndexError):  # drained meanwhile
             if len(self.tail) == self.tail.maxlen and any(marker in self.tail[0] for marker in self.markers):
                 self.marked.append(self.tail[0])
-        super().line(raw)
+        super().line(without(raw.decode("utf-8", "replace"), self.secrets).encode())
 
     def feed(self, data: bytes) -> bool:
         before = self.count

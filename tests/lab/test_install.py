@@ -79,7 +79,7 @@ class TestFromBare:
         done = host.invoke("bringup", "--install", "--reboot", "--yes", timeout=180)
         assert done.code == 0, done.seen
         assert host.lab.boot_id() != boot
-        for said in ("it is down", "it is back", "Loopback only; logs clean.", "comfy      healthy"):
+        for said in ("it goes down for its reboot", "it is back", "Loopback only; logs clean.", "comfy      healthy"):
             assert said in done.out, done.seen
         runtimes = json.loads(host.docker("info", "--format", "{{json .Runtimes}}"))
         assert "nvidia" in runtimes

@@ -69,7 +69,7 @@ def test_watching_a_container_through_a_restart(host: FakeHost, docker: FakeDock
     frame = watched.until(lambda frame: bool((frame["containers"].get("comfy") or {}).get("log")))
     state = {"state": "running", "health": "healthy", "restarts": 0, "exit_code": 0, "error": ""}
     ports = [{"container_port": "8188/tcp", "address": "127.0.0.1", "port": 8188}]
-    assert frame["containers"]["comfy"] == {**state, "ports": ports, "log": ["== Cloning ComfyUI"]}
+    assert frame["containers"]["comfy"] == {**state, "ports": ports, "words": [], "log": ["== Cloning ComfyUI"]}
     assert frame["containers"]["nope"] is None
     more.set()
     watched.until(lambda frame: frame["containers"]["comfy"]["log"] == ["!! ERROR: no"])
@@ -84,6 +84,32 @@ def test_watching_a_container_through_a_restart(host: FakeHost, docker: FakeDock
     times = [frame["t"] for frame in watched.frames]
     assert all(later - earlier <= 1.2 for earlier, later in pairwise(times))
     watched.close()
+
+
+def test_what_it_died_of_is_said_whatever_the_stream_has_read(host: FakeHost, docker: FakeDocker) -> None:
+    """One that fails at once is between two starts, and the stream of its log is in an earlier one."""
+
+    def log(handler: Handler) -> None:
+        if "follow=1" in handler.query:
+            never(handler)
+        handler.reply(200, framed(b"a banner\n", b"ValueError: s3cret-of-mine\n"))
+
+    state = {"Status": "restarting", "StartedAt": "2026-11-21T20:09:00Z", "FinishedAt": "2026-11-21T20:09:01Z"}
+    inspect = docker.container("openwebui", number=ID, log=log, State=state)
+    again = {**inspect, "RestartCount": 3}
+    again["Config"] = {**again["Config"], "Env": ["API_SECRET=s3cret-of-mine"]}
+    for key in (ID, "openwebui"):
+        docker.routes[f"/containers/{key}/json"] = (200, again)
+    watched = Watched(host, {"containers": ["openwebui"], "deadline_s": 20, "log": True, "http": {}})
+    frame = watched.until(lambda frame: "openwebui" in frame["containers"])
+    assert frame["containers"]["openwebui"]["words"] == ["a banner", "ValueError: ***"]
+    # It runs again: what counts is what stood before this start.
+    running = {"Status": "running", "StartedAt": "2026-11-21T20:09:05Z", "FinishedAt": "2026-11-21T20:09:01Z"}
+    for key in (ID, "openwebui"):
+        docker.routes[f"/containers/{key}/json"] = (200, {**again, "State": {**again["State"], **running}})
+    watched.until(lambda frame: frame["containers"]["openwebui"]["state"] == "running")
+    watched.close()
+    assert any("until=1795291744.7" in asked for asked in docker.asked), docker.asked
 
 
 def test_ports_are_those_of_now(host: FakeHost, docker: FakeDocker) -> None:
