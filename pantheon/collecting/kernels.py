@@ -189,7 +189,7 @@ def _brings(package: str) -> list[str]:
 
 def _lists_age(root: str) -> float | None:
     """Since apt fetched them. Their own time is that of the archive, which may be months old: what counts is when they
-    were put there. (apt that found nothing new on the archive leaves only its stamp, where the distribution has one.)"""
+    were put there. (Where the archive had nothing new, only the stamp tells, if the distribution keeps one.)"""
     folder = f"{root}/var/lib/apt/lists"
     times = [os.stat(f"{folder}/{name}").st_ctime for name in _names(folder) if name.endswith(("Release", "Packages"))]
     stamp = f"{root}/var/lib/apt/periodic/update-success-stamp"

@@ -225,14 +225,14 @@ WATCH: list[tuple[str, list[dict[str, Any]], bool, str]] = [
     ("ollama", [frame("ollama", 0, state="restarting", health="unhealthy", restarts=1)], False, ""),
     # The stream of its log is in the middle of an earlier start, and what it died of is known.
     ("openwebui", [frame("openwebui", 0, state="restarting", restarts=0, log=["a banner"]),
-                   frame("openwebui", 0, state="restarting", restarts=3, exit_code=1, words=["a banner", "not a port"])],
-     False, "restarts over and over (3 times, last exit code 1): not a port"),
+                   frame("openwebui", 0, state="restarting", restarts=3, exit_code=1, words=["a banner", "no port"])],
+     False, "restarts over and over (3 times, last exit code 1): no port"),
     ("ollama", [frame("ollama", 0, state="running", restarts=0),
                 frame("ollama", 0, state="running", restarts=5, exit_code=1, words=["why"], log=["up I come"])],
      False, "restarts over and over (5 times, last exit code 1): why"),
     ("comfy", [frame("comfy", 0, state="running", restarts=0),
-               frame("comfy", 0, state="restarting", restarts=2, words=["!! ERROR: Directory /x owned by unexpected user"],
-                     log=["Starting script"])], False, "Directory /x owned by unexpected user"),
+               frame("comfy", 0, state="restarting", restarts=2, log=["Starting script"],
+                     words=["!! ERROR: Directory /x owned by unexpected user"])], False, "Directory /x owned by unexpected user"),
     # One that has come up again is judged by what it says now.
     ("ollama", [frame("ollama", 200, state="running", health="healthy", restarts=1, words=["why"])], True, ""),
     ("ollama", [frame("ollama", 0, state="running", health="unhealthy", restarts=1, words=["why"], log=["now"])],
