@@ -232,7 +232,8 @@ WATCH: list[tuple[str, list[dict[str, Any]], bool, str]] = [
      False, "restarts over and over (5 times, last exit code 1): why"),
     ("comfy", [frame("comfy", 0, state="running", restarts=0),
                frame("comfy", 0, state="restarting", restarts=2, log=["Starting script"],
-                     words=["!! ERROR: Directory /x owned by unexpected user"])], False, "Directory /x owned by unexpected user"),
+                     words=["!! ERROR: Directory /x owned by unexpected user"])],
+     False, "Directory /x owned by unexpected user"),
     # One that has come up again is judged by what it says now.
     ("ollama", [frame("ollama", 200, state="running", health="healthy", restarts=1, words=["why"])], True, ""),
     ("ollama", [frame("ollama", 0, state="running", health="unhealthy", restarts=1, words=["why"], log=["now"])],
