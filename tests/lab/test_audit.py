@@ -84,8 +84,7 @@ class TestWell:
         wrong = [name for name, one in baseline(well).items() if one["status"] in ("fail", "unknown")]
         assert wrong == [], [baseline(well)[name] for name in wrong]
 
-    def test_it_reads_only_and_takes_a_second_or_two(self, well: World) -> None:
-        """Or not much more than a bring-up that finds nothing to do, where others keep the processors busy."""
+    def test_it_reads_only(self, well: World) -> None:
         baseline(well)
         with well.unchanged():
             done = well.invoke("audit")
@@ -93,10 +92,6 @@ class TestWell:
         assert done.err == ""
         assert "AUDIT lab (ops@127.0.0.1)" in done.out
         assert done.out.count("\n✓ ") > 80, done.seen
-        plain, again = well.invoke("bringup", "--yes"), well.invoke("audit")
-        quickest = min(done.took_s, again.took_s)
-        print(f"audit: {quickest:.2f} s, bringup that finds nothing to do: {plain.took_s:.2f} s")
-        assert quickest < max(2.0, 4 * plain.took_s)
 
     def test_compared_with_an_hour_ago(self, well: World) -> None:
         """Of all controls only the one that was violated differs: no evidence changes by itself."""

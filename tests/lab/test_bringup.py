@@ -123,7 +123,7 @@ class TestFreshHost:
         fresh.state = "up"  # the next tests find what this one has made
 
     def test_the_second_run_finds_nothing_to_do(self, brought_up: World) -> None:
-        """One connection, at most two execs, under two seconds; as sshd itself counts them."""
+        """One connection, at most two execs, as sshd itself counts them. (How long it takes: bench/converged.py.)"""
         world = brought_up
         world.sh("printf 'LogLevel VERBOSE\\n' >/etc/ssh/sshd_config.d/00-count.conf; systemctl restart ssh")
         try:
@@ -138,9 +138,6 @@ class TestFreshHost:
         assert again.code == 0, again.seen
         assert re.fullmatch(r"✓ lab +nothing to do \([\d.]+ s\)\n", again.out), again.seen
         assert again.err == ""
-        # The quickest of a few: other tests share this machine's processors.
-        quick = (again.took_s, *(world.invoke("bringup", "--yes").took_s for _ in range(3)))
-        assert min(quick) < 2, quick
         assert len(re.findall(r"^Accepted publickey for ops", said, re.MULTILINE)) == 1, said
         assert 1 <= len(re.findall(r"^Starting session: ", said, re.MULTILINE)) <= 2, said
 

@@ -380,10 +380,9 @@ class TestComfy:
         owners = {(path.lstat().st_uid, path.lstat().st_gid) for path in (bench.folder / "comfy").rglob("*")}
         assert owners == {(1024, 1024)}
 
-    def test_a_restart_is_quicker_and_stop_is_quick_with_an_init(self, comfy: str) -> None:
-        began = time.monotonic()
+    def test_a_stop_is_obeyed_and_a_restart_clones_nothing(self, comfy: str) -> None:
         docker("stop", "--time", "9", comfy)
-        assert time.monotonic() - began < 3
+        assert docker("inspect", "-f", "{{.State.ExitCode}}", comfy).stdout.strip() != "137", "it was killed"
         docker("start", comfy)
         until(lambda: logs(comfy).count("To see the GUI") == 2, what="ComfyUI is up again")
         assert logs(comfy).count("== Cloning ComfyUI") == 1
