@@ -10,10 +10,10 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
-from pantheon import engine, foreign
+from pantheon import engine, foreign, stack
 from pantheon.belongings import Belongings
 from pantheon.errors import NotAsItShouldBe
-from pantheon.facts import Facts, Unknown
+from pantheon.facts import Container, Facts, Unknown
 from pantheon.finding import Finding
 from pantheon.inventory import Host
 from pantheon.options import Options
@@ -46,7 +46,7 @@ def prepare(connection: Any, host: Host, facts: Facts, options: Options) -> Taki
     seen = _count(connection, host, asked)
     if going_back and before is not None:
         before = before.at("begun")  # forward again: what is back already is stopped anew
-    when = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+    when = datetime.now(UTC).strftime(plan.WHEN)
     return plan.plan(host, facts, found, seen, record=before, kind=kind, when=when)
 
 
@@ -71,20 +71,33 @@ def _count(connection: Any, host: Host, asked: dict[str, object]) -> Belongings:
     return gather.belongings(connection, host, asked)
 
 
+def _same(facts: Facts, one: record.Kept) -> Container | None:
+    """That container; one of its name where it has been removed, and made again."""
+    containers = facts.containers if isinstance(facts.containers, tuple) else ()
+    by_id = next((c for c in containers if c.id == one.id), None)
+    if by_id is not None:
+        return by_id if by_id.name == one.name else None
+    return next((c for c in containers if c.name == one.name and stack.OURS not in c.labels), None)
+
+
 def is_back(host: Host, facts: Facts, before: record.Record) -> list[Finding]:
     """A finding for each container that was to be back, as it is."""
     findings = []
     for one in (kept for kept in before.containers if kept.kept):
-        container = foreign.named(facts, one.name)
-        if container is None or foreign.is_ours(host, container):
-            findings.append(Finding(f"undo.{one.name}", "fail", f"{one.name} is not there", one.image))
-        elif one.running and container.state != "running":
-            mend = host.ssh(f"docker logs --tail=50 {one.name}")
-            findings.append(
-                Finding(f"undo.{one.name}", "fail", f"{one.name} is {container.state}", container.error, mend)
-            )
+        container = _same(facts, one)
+        key, log = f"undo.{one.name}", host.ssh(f"docker logs --tail=50 {one.name}")
+        if container is None:
+            findings.append(Finding(key, "fail", f"{one.name} is not there", one.image))
+        elif one.running and one.state == "restarting":
+            evidence = "it ended again and again before it was taken over, too"
+            findings.append(Finding(key, "warn", f"{one.name} is {container.state}", evidence, log))
+        elif one.running and container.state not in ("running", one.state):
+            findings.append(Finding(key, "fail", f"{one.name} is {container.state}", container.error, log))
+        elif not one.running:
+            text, evidence = f"{one.name} is {container.state}", "it did not run when it was taken over, either"
+            findings.append(Finding(key, "warn", text, evidence))
         else:
-            findings.append(Finding(f"undo.{one.name}", "ok", f"{one.name} is {container.state}", container.image))
+            findings.append(Finding(key, "ok", f"{one.name} is {container.state}", container.image))
     return findings
 
 
@@ -127,5 +140,5 @@ def go_back(connection: Any, host: Host, facts: Facts, *, options: Options, repo
             details=[f"{finding.text} {finding.evidence}".rstrip() for finding in findings if not finding.is_good],
             next_commands=[finding.mend for finding in findings if finding.mend][:1],
         )
-    report.done(host, whole, [*findings, *remains.after_undo(host, before)], took_s=time.monotonic() - began)
+    report.done(host, whole, [*findings, *remains.after_undo(host, facts, before)], took_s=time.monotonic() - began)
     return 0

@@ -110,7 +110,7 @@ def _free(
     if place.is_empty or (is_ours and record is not None and record.is_open):
         return None, None
     inner = any(d.way == "in place" and within(copy.target, d.target) for d in data)
-    undone = record is not None and record.stage == "undone" and copy.target in {one.target for one in record.data}
+    undone = record is not None and copy.target in record.copies_left
     if (inner or undone) and not place.is_mount and place.kind == "dir":
         kept = spare(found, copy.target)
         return (Moved(copy.target, kept), None) if kept else (None, _too_many(copy.target))

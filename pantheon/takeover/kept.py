@@ -41,11 +41,18 @@ def after(host: Host, facts: Facts, record: Record | None) -> list[Finding]:
     return found
 
 
-def after_undo(host: Host, record: Record) -> list[Finding]:
-    """What the takeover has left, once the old stack is back."""
-    del host
-    if not record.targets:
-        return []
-    text = f"the copies are still there: {', '.join(record.targets)}"
-    evidence = "with what was written while ours ran; the next bringup that takes over sets them aside"
-    return [Finding("takeover.copies", "warn", text, evidence)]
+def after_undo(host: Host, facts: Facts, record: Record) -> list[Finding]:
+    """What the takeover has left, once the old stack is back, and the takeover before it: it can be undone, too."""
+    found = []
+    if record.targets:
+        text = f"the copies are still there: {', '.join(record.targets)}"
+        evidence = "with what was written while ours ran; the next bringup that takes over sets them aside"
+        found.append(Finding("takeover.copies", "warn", text, evidence))
+    if (older := record.earlier) is not None:
+        there = {c.id for c in facts.containers} if isinstance(facts.containers, tuple) else set()
+        names = [one.kept for one in older.containers if one.kept and one.id in there]
+        text = f"the {older.what} of {older.when or 'an earlier day'} can be undone, too"
+        evidence = f"kept for that: {', '.join(names)}" if names else "none of the old containers is there any more"
+        mend = f"invoke bringup --undo --host {host.name}   (once more; what it does is shown first)"
+        found.append(Finding("takeover.earlier", "warn", text, evidence, mend))
+    return found

@@ -141,6 +141,7 @@ def undone(host: Host, before: record.Record) -> tuple[Back, ...]:
     """Where the data of a move lies once that is undone."""
     if before.kind != "move":
         return ()
+    # hosts.toml has the new place still, or the old one again
     names = {path: name for name, path in wanted(host).items()}
-    there = [place for place in before.data if place.way == "copied" and place.target in names]
-    return tuple(Back(names[place.target], place.source) for place in there)
+    there = [(names.get(p.target) or names.get(p.source), p.source) for p in before.data if p.way == "copied"]
+    return tuple(Back(name, source) for name, source in there if name)

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 
 from pantheon import foreign, layout
 from pantheon.belongings import Belongings, Place
-from pantheon.facts import Facts
+from pantheon.facts import Container, Facts
 from pantheon.finding import Finding
 from pantheon.inventory import Host
 from pantheon.plan import SectionPlan
@@ -28,6 +29,8 @@ NAME = "takeover"
 NOTES = "/var/lib/pantheon/owners"  # lists of who owned what (mending/keep_owners.py)
 ORDER = ("openwebui", "comfy", "ollama")  # who needs another goes first
 DATABASE = ("webui.db", "webui.db-wal", "webui.db-shm")
+WHEN = "%Y-%m-%d %H:%M UTC"
+LOOPS, YOUNG = 3, timedelta(minutes=3)  # one that was restarted as often, and came up no longer ago, ends over and over
 
 
 @dataclass(frozen=True)
@@ -205,7 +208,7 @@ def _record(
     """What is written first. Of a takeover that goes on, how the containers were is what was noted then."""
     if begun:
         known = {kept.id for kept in begun.containers}
-        new = tuple(_kept(old) for old in olds if old.container.id not in known)
+        new = tuple(_kept(old, when) for old in olds if old.container.id not in known)
         aside = dict.fromkeys((*begun.aside, *(copy.aside for copy in made if copy.aside)))
         return replace(
             begun,
@@ -216,14 +219,15 @@ def _record(
             left=tuple(sorted({*begun.left, *found.left})),
         )
     # What an earlier takeover keeps stays known, if only as nothing to worry about.
-    earlier = before.kept_ids() if before else set()
+    known_before = before.kept_ids() if before else set()
+    targets = {copy.target for copy in made}
     stamp = "".join(filter(str.isdigit, when))
     in_place = [d for d in judged if d.way == "in place"]
     return Record(
         kind=kind,
         stage="begun",
         when=when,
-        containers=tuple(_kept(old) for old in olds),
+        containers=tuple(_kept(old, when) for old in olds),
         files=files,
         aside=tuple(copy.aside for copy in made if copy.aside),
         databases=_databases(host, in_place, seen, olds),
@@ -233,11 +237,13 @@ def _record(
             if _is_of_others(host, d)
         ),
         data=_noted(judged),
-        left=tuple(sorted({*found.left, *earlier} - {old.container.id for old in olds})),
+        left=tuple(sorted({*found.left, *known_before} - {old.container.id for old in olds})),
+        strays=tuple(path for path in before.copies_left if path not in targets) if before else (),
+        earlier=before if before and before.stage == "ready" else None,
     )
 
 
-def _kept(old: Old) -> Kept:
+def _kept(old: Old, when: str) -> Kept:
     c = old.container
     retries = f":{c.restart_retries}" if c.restart_policy == "on-failure" and c.restart_retries else ""
     policy = f"{c.restart_policy or 'no'}{retries}"
@@ -255,7 +261,20 @@ def _kept(old: Old) -> Kept:
         label=c.labels.get(f"{compose}service", ""),
         folder=c.labels.get(f"{compose}project.working_dir", ""),
         files=",".join(neighbours.compose_files(c)),
+        state="restarting" if _ends_again_and_again(c, when) else c.state,
     )
+
+
+def _ends_again_and_again(container: Container, when: str) -> bool:
+    """In a crash loop a container is `running` now and then."""
+    if container.state != "running":
+        return container.state == "restarting"
+    try:
+        started = datetime.fromisoformat(container.started_at[:19] + "+00:00")
+        now = datetime.strptime(when, WHEN).replace(tzinfo=UTC)
+    except ValueError:
+        return False
+    return container.restarts >= LOOPS and now - started < YOUNG
 
 
 def _noted(judged: list[Datum]) -> tuple[Noted, ...]:
@@ -333,7 +352,10 @@ def _planned(
     if len(changes) == 1 and begun is None and not olds:
         changes = []
     section = SectionPlan(
-        NAME, tuple(changes), reason="nothing to take over", notes=words.lines(host, olds, judged, made, to_stop)
+        NAME,
+        tuple(changes),
+        reason="" if changes else "nothing to take over",
+        notes=words.lines(host, olds, judged, made, to_stop),
     )
     return Taking(
         record,

@@ -5,12 +5,16 @@ It lies on the host (layout.TAKEOVER), and everyone who looks there reads it. `s
   ready     the data is in place: our services may start
   undoing   the old stack is on its way back
   undone    it is back; kept for what still lies beside it
+
+A takeover after a takeover (a move of what was adopted, say) keeps the record before it in its own, and gives way to
+that once it is undone: the way back goes on from one to the next older.
 """
 
 from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
 
 from pantheon import layout
 from pantheon.facts import Facts, TextFile, Unknown
@@ -21,14 +25,14 @@ SCHEMA = 1
 STAGES = ("begun", "ready", "undoing", "undone")
 SUFFIX = "-before-pantheon"  # of a container that is kept
 FILE_SUFFIX = ".before-pantheon"  # of a file or directory that is kept
-LISTS = "/var/lib/pantheon/takeover"  # records of earlier takeovers
 
 
 @dataclass(frozen=True)
 class Kept:
     """A container as it was. `policy` as `docker update --restart` takes it; `kept` is its name now ("": it keeps its
-    own, being ours); `running`: it ran when it was taken over. Of a Compose project besides: its name, the service in
-    it, the directory and the files, comma-separated, so that Compose can make it again where it has been removed."""
+    own, being ours); `running`: it ran when it was taken over, and `state`, "restarting" if it ended again and again.
+    Of a Compose project besides: its name, the service in it, the directory and the files, comma-separated, so that
+    Compose can make it again where it has been removed."""
 
     id: str
     name: str
@@ -42,6 +46,7 @@ class Kept:
     label: str = ""
     folder: str = ""
     files: str = ""
+    state: str = ""
 
 
 @dataclass(frozen=True)
@@ -68,7 +73,8 @@ class Place:
 class Record:
     """`files` are Compose files that were renamed, `aside` directories that made room, `databases` copies of databases
     that a newer image may migrate; `owners` lists by directory, of who owned what in it; `left` ids of containers that
-    stay as they are although they look like one of the services."""
+    stay as they are although they look like one of the services. `earlier` is the takeover before this one, as long as
+    that can be undone, too; `strays` are copies that takeovers have left which are undone since."""
 
     kind: str  # adopt, move
     stage: str
@@ -80,6 +86,12 @@ class Record:
     owners: tuple[Moved, ...] = ()  # old: the directory; new: the list
     data: tuple[Place, ...] = ()
     left: tuple[str, ...] = ()
+    strays: tuple[str, ...] = ()
+    earlier: Record | None = None
+
+    @property
+    def what(self) -> str:
+        return "takeover" if self.kind == "adopt" else "move"
 
     @property
     def is_open(self) -> bool:
@@ -92,6 +104,12 @@ class Record:
         copied = list(dict.fromkeys(place.target for place in self.data if place.way == "copied"))
         return tuple(one for one in copied if not any(one.startswith(f"{other}/") for other in copied))
 
+    @property
+    def copies_left(self) -> tuple[str, ...]:
+        """Copies that nobody uses: the next takeover sets them aside."""
+        own = (place.target for place in self.data) if self.stage == "undone" else ()
+        return tuple(dict.fromkeys((*self.strays, *own)))
+
     def kept_ids(self) -> set[str]:
         """Containers that are no strangers: they are kept for the way back, or stay on somebody's word."""
         kept = () if self.stage == "undone" else (kept.id for kept in self.containers if kept.kept)
@@ -99,6 +117,12 @@ class Record:
 
     def at(self, stage: str) -> Record:
         return replace(self, stage=stage)
+
+    def undone(self) -> Record:
+        """The record once this one is undone."""
+        if self.earlier is None:
+            return self.at("undone")
+        return replace(self.earlier, strays=tuple(dict.fromkeys((*self.earlier.strays, *self.strays, *self.targets))))
 
     def text(self) -> str:
         return json.dumps({"schema": SCHEMA, **asdict(self)}, indent=1, ensure_ascii=False) + "\n"
@@ -116,13 +140,32 @@ def read(facts: Facts) -> Record | Unknown | None:
         return file
     try:
         data = json.loads(file.text or "")
-        if data["schema"] != SCHEMA or data["stage"] not in STAGES or data["kind"] not in ("adopt", "move"):
+        if data["schema"] != SCHEMA:
             raise ValueError("of another pantheon")
-        lists = {name: tuple(_made(kind, entry) for entry in data.get(name, ())) for name, kind in _PARTS.items()}
-        left = tuple(str(one) for one in data.get("left", ()))
-        return Record(data["kind"], data["stage"], str(data.get("when", "")), left=left, **lists)  # type: ignore[arg-type]
+        return _parsed(data)
     except (ValueError, KeyError, TypeError) as error:
         return Unknown(f"{layout.TAKEOVER} cannot be read as one of ours: {error}")
+
+
+def _parsed(data: dict[str, object]) -> Record:
+    if data["stage"] not in STAGES or data["kind"] not in ("adopt", "move"):
+        raise ValueError("of another pantheon")
+    parts: dict[str, Any] = {
+        name: tuple(_made(kind, entry) for entry in _listed(data, name)) for name, kind in _PARTS.items()
+    }
+    names: dict[str, Any] = {name: tuple(str(one) for one in _listed(data, name)) for name in ("left", "strays")}
+    before = data.get("earlier")
+    if before is not None and not isinstance(before, dict):
+        raise TypeError("earlier is no object")
+    earlier = None if before is None else _parsed(before)
+    return Record(str(data["kind"]), str(data["stage"]), str(data.get("when", "")), **parts, **names, earlier=earlier)
+
+
+def _listed(data: dict[str, object], name: str) -> list[object]:
+    found = data.get(name, [])
+    if not isinstance(found, list):
+        raise TypeError(f"{name} is no list")
+    return found
 
 
 def _made(kind: type, entry: object) -> object:

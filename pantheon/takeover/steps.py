@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import replace
 
 from pantheon import layout, owners
@@ -14,7 +13,7 @@ from pantheon.takeover import copies
 from pantheon.takeover.copies import Copy, owner_of, size
 from pantheon.takeover.data import Datum
 from pantheon.takeover.old import Old
-from pantheon.takeover.record import LISTS, Moved, Record
+from pantheon.takeover.record import Moved, Record
 
 STOP_S = {"openwebui": 120}  # a database must not be cut short
 DEAF_S = 10  # the others have none, and ComfyUI without an init process is deaf to the signal
@@ -34,13 +33,7 @@ def note(facts: Facts, record: Record, what: str, why: str) -> list[Change]:
     text = record.text()
     if text == before:
         return []
-    writes = [Write(layout.TAKEOVER, text, 0o600, before=before, guards=(guard,))]
-    if (
-        before and record.stage == "begun" and '"stage": "begun"' not in before
-    ):  # an earlier one, which has its own way back
-        kept = f"{LISTS}/{hashlib.sha256(before.encode()).hexdigest()[:12]}.json"
-        writes.insert(0, Write(kept, before, 0o600))
-    return [Change(what, why, tuple(writes), sign="+")]
+    return [Change(what, why, (Write(layout.TAKEOVER, text, 0o600, before=before, guards=(guard,)),), sign="+")]
 
 
 def note_ready(record: Record) -> list[Change]:

@@ -7,6 +7,7 @@ or half-way. Copies stay where they are, and so does everything that was set asi
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterable
 
 from pantheon import foreign, layout, stack
@@ -21,7 +22,7 @@ from pantheon.takeover.steps import rename, stop
 
 NAME = "undo"
 ORDER = ("ollama", "comfy", "openwebui")
-OURS_ASIDE = ".of-pantheon"
+OURS, OURS_ASIDE = "compose.yaml", ".of-pantheon"
 UNNAMED = re.compile(r"/volumes/[0-9a-f]{64}/_data(/|$)")
 
 
@@ -31,6 +32,7 @@ def ask(record: Record) -> dict[str, object]:
     paths = [path for one in moved for path in (one.old, one.new, one.old + OURS_ASIDE)]
     files = {path for kept in record.containers for path in kept.files.split(",") if path.startswith("/")}
     paths += [name for path in files for name in (path, path + FILE_SUFFIX)]
+    paths += [f"{moved.old.rpartition('/')[0]}/{OURS}" for moved in record.files]
     return {"paths": sorted(paths), "layers": {}, "volumes": []}
 
 
@@ -47,21 +49,23 @@ def plan(host: Host, facts: Facts, record: Record | None, seen: Belongings) -> S
     kept = sorted(record.containers, key=lambda one: ORDER.index(one.service) if one.service in ORDER else 9)
     back = [(one, there[one.id]) for one in kept if one.id in there]
     gone = [one for one in kept if one.id not in there and one.kept]
-    blocked = _names_taken(host, facts, back) + _cannot(gone, seen)
+    away = _ours(host, facts, record)
+    mine = _our_files(host, facts, record.files, seen, away)
+    blocked = _names_taken(host, facts, back, away) + _cannot(gone, seen) + _in_their_place(host, record, seen, mine)
     if blocked:
         return SectionPlan(NAME, blocked=tuple(blocked))
     changes = [
         *_note(facts, record, "undoing", "note that the old stack is on its way back"),
-        *_ours_away(host, facts, _taken(record), {one.id for one in kept}),
-        *_files_back(host, facts, record.files, seen),
+        *(_away(container) for container in away),
+        *_files_back(record.files, seen, mine),
         *_owners_back(record),
         *_databases_back(host, facts, record, seen),
         *(change for one, container in back if (change := _container_back(one, container))),
         *(change for one in gone if (change := _made_again(one, record, seen))),
     ]
-    undone = Write(layout.TAKEOVER, record.at("undone").text(), 0o600, before=record.text())
+    undone = Write(layout.TAKEOVER, record.undone().text(), 0o600, before=record.text())
     changes.append(Change("note that it is back", "so that nothing is taken for ours", (undone,)))
-    return SectionPlan(NAME, tuple(changes), notes=_notes(host, record, gone))
+    return SectionPlan(NAME, tuple(changes), notes=_notes(record, gone))
 
 
 def started(record: Record) -> tuple[str, ...]:
@@ -69,11 +73,13 @@ def started(record: Record) -> tuple[str, ...]:
     return tuple(kept.name for kept in record.containers if kept.running)
 
 
-def _names_taken(host: Host, facts: Facts, back: Iterable[tuple[Kept, Container]]) -> list[Finding]:
-    found = []
+def _names_taken(
+    host: Host, facts: Facts, back: Iterable[tuple[Kept, Container]], away: list[Container]
+) -> list[Finding]:
+    found, free = [], {container.id for container in away}
     for one, container in back:
         holder = foreign.named(facts, one.name)
-        if holder is not None and holder.id != container.id and not foreign.is_ours(host, holder):
+        if holder is not None and holder.id not in (container.id, *free):
             text = f"the name {one.name} belongs to another container now"
             found.append(
                 Finding(f"undo.{one.name}", "fail", text, holder.image, host.ssh(f"docker inspect {one.name}"))
@@ -119,35 +125,65 @@ def _note(facts: Facts, record: Record, stage: str, what: str) -> list[Change]:
     return [Change(what, "whatever stops it, the same command goes on", (write,))]
 
 
-def _ours_away(host: Host, facts: Facts, services: set[str], old_ids: set[str]) -> list[Change]:
-    changes = []
-    for container in facts.containers if isinstance(facts.containers, tuple) else ():
-        is_half = container in foreign.half_made(host, facts)
-        service = container.labels.get("pantheon.service", "")
-        if not foreign.is_ours(host, container) or container.id in old_ids or (service not in services and not is_half):
-            continue
-        guards = (Guard("container", container.name, container.id),)
-        steps: list[Step] = []
-        if container.state in UP:
-            steps.append(stop(container, service))
-        steps.append(Run(("docker", "rm", "-f", container.id), guards=guards))
-        stops = (container.name,) if container.state in UP else ()
-        why = "ours makes room; nothing is kept in it"
-        changes.append(Change(f"remove our container {container.name}", why, tuple(steps), stops=stops, sign="-"))
-    return changes
+def _ours(host: Host, facts: Facts, record: Record) -> list[Container]:
+    """Our containers in the place of the old ones, by whatever project name hosts.toml has now: those that were ours
+    before, and those that an earlier takeover keeps, are none."""
+    services, halves = _taken(record), foreign.half_made(host, facts)
+    others = {*(one.id for one in record.containers), *record.left}
+    containers = facts.containers if isinstance(facts.containers, tuple) else ()
+    mine = [c for c in containers if stack.OURS in c.labels and c.id not in others]
+    return [c for c in mine if c.labels.get("pantheon.service", "") in services or c in halves]
 
 
-def _files_back(host: Host, facts: Facts, files: tuple[Moved, ...], seen: Belongings) -> list[Change]:
-    """Compose files get their names back. Ours beside one of them is set aside: Compose would take it first."""
-    todo = [moved for moved in files if _is_there(seen, moved.new)]
+def _away(container: Container) -> Change:
     steps: list[Step] = []
+    if container.state in UP:
+        steps.append(stop(container, container.labels.get("pantheon.service", "")))
+    guards = (Guard("container", container.name, container.id),)
+    steps.append(Run(("docker", "rm", "-f", container.id), guards=guards))
+    stops = (container.name,) if container.state in UP else ()
+    why = "ours makes room; nothing is kept in it"
+    return Change(f"remove our container {container.name}", why, tuple(steps), stops=stops, sign="-")
+
+
+def _our_files(
+    host: Host, facts: Facts, files: tuple[Moved, ...], seen: Belongings, away: list[Container]
+) -> list[tuple[str, Guard]]:
+    """Compose files of ours beside the old ones: Compose would take ours first. By the header, and by our containers'
+    labels where hosts.toml has another stack_dir by now."""
     ours = layout.compose_file(host)
     file = facts.files.get(ours)
-    is_ours = isinstance(file, TextFile) and (file.text or "").startswith(stack.HEADER)
-    if is_ours and any(moved.old.rpartition("/")[0] == host.stack_dir for moved in files):
-        guard = Guard("sha256", ours, facts.reading("sha256", ours))
-        steps.append(Run(("mv", "-f", "-T", "--", ours, ours + OURS_ASIDE), guards=(guard,)))
-    steps += [rename(Moved(moved.new, moved.old)) for moved in todo]
+    by_label = {c.compose_files for c in away} - {ours}
+    found = []
+    for path in dict.fromkeys(f"{moved.old.rpartition('/')[0]}/{OURS}" for moved in files):
+        place = seen.places.get(path)
+        if path == ours and isinstance(file, TextFile) and (file.text or "").startswith(stack.HEADER):
+            found.append((path, Guard("sha256", path, facts.reading("sha256", path))))
+        elif path in by_label and isinstance(place, Place) and place.kind == "file":
+            found.append((path, Guard("path", path, place.reading)))
+    return found
+
+
+def _in_their_place(host: Host, record: Record, seen: Belongings, mine: list[tuple[str, Guard]]) -> list[Finding]:
+    """Files that somebody has put where the old ones go back to: nothing is replaced."""
+    ours = {path for path, _ in mine}
+    there = [m.old for m in record.files if _is_there(seen, m.new) and _is_there(seen, m.old) and m.old not in ours]
+    return [
+        Finding(
+            f"undo.{path}",
+            "fail",
+            f"{path} is there, and the old stack's file goes back to that name",
+            "nothing is replaced",
+            f"look whose it is; to make room: {host.ssh(shlex.join(['sudo', 'mv', path, f'{path}.new']))}",
+        )
+        for path in there
+    ]
+
+
+def _files_back(files: tuple[Moved, ...], seen: Belongings, mine: list[tuple[str, Guard]]) -> list[Change]:
+    """Compose files get their names back, and ours beside one of them is set aside."""
+    steps: list[Step] = [Run(("mv", "-f", "-T", "--", path, path + OURS_ASIDE), (guard,)) for path, guard in mine]
+    steps += [rename(Moved(moved.new, moved.old)) for moved in files if _is_there(seen, moved.new)]
     return [Change("give the Compose files their names back", "as they were", tuple(steps))] if steps else []
 
 
@@ -199,6 +235,8 @@ def _container_back(one: Kept, container: Container) -> Change | None:
         steps.append(Run(("docker", "update", f"--restart={one.policy}", container.id)))
     if one.running and container.state not in UP:
         steps.append(Run(("docker", "start", container.id), timeout_s=180))
+        if one.state == "paused":
+            steps.append(Run(("docker", "pause", container.id)))
     if not steps:
         return None
     did = "rename back and start" if one.running else "rename back"
@@ -228,7 +266,7 @@ def _again(one: Kept, record: Record) -> str:
     return f"{one.name} is made again, and starts without what it had: that is in {where}{there}"
 
 
-def _notes(host: Host, record: Record, gone: list[Kept]) -> tuple[str, ...]:
+def _notes(record: Record, gone: list[Kept]) -> tuple[str, ...]:
     lines = [
         f"{kept.name}: as it was, on the data that it had"
         for kept in record.containers
@@ -247,5 +285,8 @@ def _notes(host: Host, record: Record, gone: list[Kept]) -> tuple[str, ...]:
     concerned = _taken(record) | {kept.service for kept in record.containers}
     others = [name for name in ORDER if name not in concerned]
     lines += [f"{name}: ours from the beginning, stays as it is" for name in others]
-    del host
+    if record.earlier:
+        lines.append(
+            f"the {record.earlier.what} of {record.earlier.when} stays done; --undo once more undoes that, too"
+        )
     return tuple(lines)

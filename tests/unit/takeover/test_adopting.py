@@ -143,6 +143,39 @@ def test_an_old_one_that_does_not_start_again_is_told(monkeypatch: pytest.Monkey
     assert "my-ollama is exited port is already allocated" in caught.value.details
 
 
+@pytest.mark.parametrize("now", ["restarting", "running", "exited"])
+def test_one_that_ended_again_and_again_before_is_back_as_it_was(monkeypatch: pytest.MonkeyPatch, now: str) -> None:
+    facts = taken()
+    before = record.known(facts)
+    assert before is not None
+    before = replace(before, containers=(replace(before.containers[0], state="restarting"),))
+    file = world.text_file(layout.TAKEOVER, before.text(), 0o600)
+    facts = replace(facts, files={**facts.files, layout.TAKEOVER: file})
+    answered(monkeypatch)
+    World(monkeypatch, facts, replace(seen(replace(OLD, state=now)), files=facts.files))
+    report = Recorder()
+    told: list[str] = []
+    monkeypatch.setattr(report, "done", lambda host, plan, findings, **_: told.extend(f.text for f in findings))
+    assert bring(report, undo=True) == 0
+    assert told == [f"my-ollama is {now}"]
+
+
+def test_a_container_is_back_by_what_it_is_and_not_by_its_name() -> None:
+    from pantheon import adopting
+
+    before = record.known(taken())
+    assert before is not None
+    ours = replace(OLD, labels={"pantheon.project": HOST.project})
+    for container, levels in (
+        (ours, ["ok"]),  # of a move, and hosts.toml has the old project name again
+        (replace(ours, id="f" * 64), ["fail"]),  # ours, under that name
+        (replace(OLD, id="f" * 64), ["ok"]),  # made again by its file
+        (KEPT, ["fail"]),
+        (replace(OLD, state="exited"), ["fail"]),
+    ):
+        assert [found.level for found in adopting.is_back(HOST, seen(container), before)] == levels
+
+
 def test_the_way_back_only_shown_or_not_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
     answered(monkeypatch)
     it = World(monkeypatch, taken(), taken(), finished())

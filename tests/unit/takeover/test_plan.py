@@ -367,7 +367,38 @@ def test_what_an_earlier_takeover_keeps_stays_known() -> None:
     again = taking(having(after, ollama=ollama(name="ollama")), *HAD)
     assert not again.blocked, why_not(again)
     assert kept.id in again.record.left
-    assert f"write {record.LISTS}/" in told(again)
+    assert again.record.earlier == record.known(after), "it can be undone in its turn"
+
+
+def test_an_earlier_one_that_is_undone_leaves_its_copies_and_nothing_to_undo() -> None:
+    first = taking(seen(comfy()), *HAD)
+    undone = cut(first, seen(comfy()), "undone")
+    again = taking(having(undone, ollama=ollama(name="ollama"), comfyui=None), *HAD)
+    assert again.record.earlier is None
+    assert TARGETS["comfy"] in again.record.strays
+
+
+@pytest.mark.parametrize(
+    ("state", "restarts", "started", "noted"),
+    [
+        ("running", 0, "2026-11-22T04:59:50.5Z", "running"),
+        ("running", 7, "2026-11-22T04:59:50.5Z", "restarting"),
+        ("running", 7, "2026-11-20T04:59:50.5Z", "running"),
+        ("running", 7, "", "running"),
+        ("restarting", 1, "2026-11-22T04:59:50.5Z", "restarting"),
+        ("paused", 0, "2026-11-22T04:59:50.5Z", "paused"),
+        ("exited", 9, "2026-11-22T04:59:50.5Z", "exited"),
+    ],
+)
+def test_how_it_ran_is_noted(state: str, restarts: int, started: str, noted: str) -> None:
+    it = taking(seen(replace(comfy(), state=state, restarts=restarts, started_at=started)), *HAD)
+    assert it.record.containers[0].state == noted
+
+
+def test_a_plan_with_changes_gives_no_reason_why_there_are_none() -> None:
+    section = next(section for section in taking(seen(comfy()), *HAD).sections if section.name == "takeover")
+    assert section.changes
+    assert not section.reason
 
 
 def test_a_name_from_an_earlier_day_is_not_taken_twice() -> None:

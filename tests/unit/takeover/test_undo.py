@@ -8,7 +8,7 @@ from typing import Any
 from pantheon import layout, stack
 from pantheon.belongings import Belongings, Place
 from pantheon.facts import Container, Facts, TextFile
-from pantheon.plan import Mend, Run, SectionPlan
+from pantheon.plan import Mend, Run, SectionPlan, Write
 from pantheon.takeover import kept, record, undo
 from pantheon.takeover.record import Kept, Moved, Record
 from tests.unit import world
@@ -199,6 +199,88 @@ def test_our_file_beside_the_old_one_would_be_taken_first() -> None:
     said = text(undo.plan(HOST, facts, it, answer(it, place(f"{old}.before-pantheon", kind="file"))))
     assert said.index(f"mv -f -T -- {mine} {mine}.of-pantheon") < said.index(f"→ {old}")
     assert stack.HEADER in (file.text or "")
+
+
+def test_a_file_that_somebody_has_put_there_is_not_replaced_half_way() -> None:
+    it = noted()
+    section = undo.plan(HOST, there(it, KEPT), it, answer(it, HERE, place(FILE, kind="file")))
+    assert [finding.id for finding in section.blocked] == [f"undo.{FILE}"]
+    assert not section.changes
+    begun = noted(stage="begun")
+    assert undo.plan(HOST, there(begun, KEPT), begun, answer(begun, place(FILE, kind="file"))).changes
+
+
+def test_a_paused_one_is_paused_again() -> None:
+    it = noted()
+    it = replace(it, containers=(replace(it.containers[0], state="paused"),))
+    said = text(undo.plan(HOST, there(it, KEPT), it, answer(it, HERE)))
+    assert said.index(f"docker start {OLD.id}") < said.index(f"docker pause {OLD.id}")
+
+
+# ---- one after the other
+
+
+MOVED = Kept("b" * 64, "comfy", "comfy-before-pantheon", "comfy", True, "unless-stopped", project=HOST.project)
+MOVE = noted(kind="move", files=(), containers=(MOVED,), left=(OLD.id,), strays=("/srv/stray",), earlier=noted(),
+             data=(record.Place("comfy", TARGETS["comfy"], "/srv/fast/comfy", "copied"),))  # fmt: skip
+
+
+def test_a_record_keeps_the_one_before_it() -> None:
+    assert record.known(there(MOVE)) == MOVE
+    for wrong in ('{"kind": "x"}', "3", '{"stage": "ready", "kind": "adopt", "files": 3}'):
+        broken = '{"schema": 1, "kind": "move", "stage": "ready", "earlier": ' + wrong + "}"
+        facts = there(MOVE)
+        file = world.text_file(layout.TAKEOVER, broken, 0o600)
+        assert record.known(replace(facts, files={**facts.files, layout.TAKEOVER: file})) is None
+
+
+def test_undone_it_gives_way_to_the_one_before() -> None:
+    was = replace(KEPT, id=MOVED.id, name=MOVED.kept)
+    section = undo.plan(HOST, there(MOVE, KEPT, was), MOVE, answer(MOVE))
+    last = section.changes[-1].steps[-1]
+    assert isinstance(last, Write)
+    facts = there(MOVE)
+    file = world.text_file(layout.TAKEOVER, last.text, 0o600)
+    after = record.known(replace(facts, files={**facts.files, layout.TAKEOVER: file}))
+    assert after == replace(noted(), strays=("/srv/stray", "/srv/fast/comfy"))
+    assert after is not None
+    assert after.kept_ids() == {OLD.id}
+    assert after.copies_left == ("/srv/stray", "/srv/fast/comfy")
+    assert any("--undo once more" in line for line in section.notes)
+    (copies, earlier) = kept.after_undo(HOST, there(MOVE, KEPT), MOVE)
+    assert copies.id == "takeover.copies"
+    assert earlier.text == "the takeover of yesterday can be undone, too"
+    assert KEPT.name in earlier.evidence
+    assert "invoke bringup --undo" in earlier.mend
+
+
+def test_ours_make_room_by_whatever_name_hosts_toml_has_now() -> None:
+    """The move is undone, and hosts.toml still names the new project and the new place."""
+    host = replace(HOST, project="house", stack_dir="/srv/stacks/house")
+    file = f"{HOST.stack_dir}/docker-compose.yml"
+    mine = layout.compose_file(HOST)
+    it = noted(files=(Moved(file, f"{file}.before-pantheon"),))
+    facts = there(it, KEPT)
+    ours = world.container(HOST, "comfy")
+    ours = replace(ours, labels={**ours.labels, "com.docker.compose.project.config_files": mine})
+    facts = having(facts, comfy=ours)
+    where = (place(f"{file}.before-pantheon", kind="file"), place(mine, kind="file"))
+    section = undo.plan(host, facts, it, answer(it, *where))
+    said = text(section)
+    assert f"docker rm -f {ours.id}" in said
+    assert said.index(f"mv -f -T -- {mine} {mine}.of-pantheon") < said.index(f"→ {file}")
+    assert world.container(HOST, "ollama").id not in said
+
+
+def test_what_an_earlier_one_keeps_is_none_of_ours() -> None:
+    """Moved twice: the containers of the first move carry our label, and stay."""
+    labels = {stack.OURS: "first", "pantheon.service": "comfy"}
+    first = replace(KEPT, id="c" * 64, name="comfy-before-pantheon-2", labels=labels)
+    second = replace(KEPT, id=MOVED.id, name=MOVED.kept, labels={**labels, stack.OURS: "second"})
+    it = replace(MOVE, left=(first.id,))
+    said = text(undo.plan(HOST, there(it, first, second), it, answer(it)))
+    assert first.id not in said
+    assert f"docker rename {second.id} comfy" in said
 
 
 def test_a_move_says_that_hosts_toml_still_has_the_new_place() -> None:
