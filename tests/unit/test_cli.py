@@ -281,3 +281,11 @@ def test_every_section_has_a_page() -> None:
 
 def test_a_page_in_a_pipe_is_its_text() -> None:
     assert invoke("runbook", "comfy").stdout == (ROOT / "runbooks" / "comfy.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("told", ["", "1"])
+def test_what_is_compiled_is_kept(tmp_path: Path, told: str) -> None:
+    """Invoke would have each command compile everything anew; what Python itself was told holds."""
+    env = {"PYTHONPYCACHEPREFIX": str(tmp_path), "PYTHONDONTWRITEBYTECODE": told}
+    assert invoke("--list", env=env).returncode == 0
+    assert any(path.name.startswith("cli.") for path in tmp_path.rglob("pantheon/*.pyc")) is (not told)
