@@ -41,32 +41,39 @@ def install(
     pin: Mapping[str, str] | None = None,
     also: Mapping[str, str] | None = None,
     recommends: bool = True,
+    stop: Iterable[str] = (),
     says: str = "",
 ) -> Mend:
     """apt-get install. What would come is simulated first, and nothing is done when a package that matches a pattern of
     `expect` would not have a version that begins as `expect` says, or when one would be removed that matches none of
     `may_remove` (both fnmatch). `pin` (packages -> version, both as apt_preferences(5) has them) is tried, for this one
     step, where apt of itself would not bring what `expect` says. `also` come along where apt knows them and what they
-    stand for: what could not be known when this was planned."""
-    names = tuple(packages)
+    stand for: what could not be known when this was planned. The units in `stop`, which something that was removed may
+    have left active, are stopped once everything is downloaded."""
+    names, units = tuple(packages), list(stop)
     more: dict[str, object] = {"expect": dict(expect or {}), "may_remove": list(may_remove), "pin": dict(pin or {})}
-    more |= {"also": dict(also or {}), "recommends": recommends}
-    says = says or f"apt-get install {shlex.join(names)}"
+    more |= {"also": dict(also or {}), "recommends": recommends, "stop": units}
+    says = says or f"apt-get install {shlex.join(names)}{_after(units)}"
     return _mend("install", names, says, FETCH_S + DPKG_S, **more)
 
 
-def fetch(packages: Iterable[str]) -> Mend:
-    """The packages and what they depend on, downloaded: what follows needs no network."""
+def fetch(packages: Iterable[str], *, may_remove: Iterable[str] = ()) -> Mend:
+    """The packages and what they depend on, downloaded: what follows needs no network. Fails where others than those in
+    `may_remove` would have to go for them, before any has gone."""
     names = tuple(packages)
-    return _mend("fetch", names, f"apt-get install --download-only {shlex.join(names)}", FETCH_S)
+    says = f"apt-get install --download-only {shlex.join(names)}"
+    return _mend("fetch", names, says, FETCH_S, may_remove=list(may_remove))
 
 
 def remove(packages: Iterable[str], *, stop: Iterable[str] = ()) -> Mend:
     """apt-get remove of exactly these, after the units in `stop` were stopped; where others would go with them nothing
     is done. Their configuration and data stay."""
-    names, units = tuple(packages), tuple(stop)
-    says = f"apt-get remove {shlex.join(names)}" + (f", after {', '.join(units)} were stopped" if units else "")
-    return _mend("remove", names, says, DPKG_S, stop=list(units))
+    names, units = tuple(packages), list(stop)
+    return _mend("remove", names, f"apt-get remove {shlex.join(names)}{_after(units)}", DPKG_S, stop=units)
+
+
+def _after(units: list[str]) -> str:
+    return f", after systemctl stop {shlex.join(units)}" if units else ""
 
 
 def hold(packages: Iterable[str]) -> Mend:

@@ -2,7 +2,7 @@
 
 arguments: do (update, fetch, install, remove, hold, unhold, configure); packages; lock_s, fetch_s, dpkg_s, update_s
 (deadlines in seconds); for update: need (URIs of repositories); for install: expect, may_remove, pin, also, recommends,
-for remove: stop (units), as install/apt.py has them.
+again; for remove: stop (units), as install/apt.py has them.
 
 Whoever has apt's or dpkg's lock is named and waited for. What an earlier installation left half-way is finished first.
 Lists and packages are fetched as a part of this run, and end with it. What dpkg does is not: a dpkg that is killed
@@ -242,23 +242,28 @@ def offered(also: dict[str, str]) -> list[str]:
 def install(told: dict[str, Any]) -> None:
     options: tuple[str, ...] = ()
     told = {**told, "packages": [*told["packages"], *offered(told.get("also", {}))]}
-    words = ("install", *parameters(told))
+    words = ("install", *(["--reinstall"] if told.get("again") else []), *parameters(told))
     comes, goes = simulate(*words)
-    wrong = unexpected(comes, told["expect"])
+    there = {name: version for name, (state, _, version) in query(*told["packages"]).items() if state == "installed"}
+    wrong = unexpected(there | comes, told["expect"])
     if wrong and told["pin"]:
         options = pinned(told["pin"])
+        words = (words[0], "--allow-downgrades", *words[1:])
         comes, goes = simulate(*words, options=options)
-        if unexpected(comes, told["expect"]):
+        if unexpected(there | comes, told["expect"]):
             raise Failed(*wrong[:6], "nothing was installed")
         say(f"apt of itself would not do: {wrong[0]}; told to take {', '.join(told['pin'].values())}")
     elif wrong:
         raise Failed(*wrong[:6], "nothing was installed")
     check_removals(goes, told["may_remove"])
     if not comes and not goes:
+        if told.get("again"):
+            raise Failed(f"apt has no longer what is installed of {', '.join(told['packages'])}: not installed again")
         say(f"installed already: {', '.join(told['packages'])}")
         return
     say(f"{len(comes)} packages: {some([f'{name} {short(version)}' for name, version in comes.items()])}")
     download(words, told, options)
+    stop(told)
     careful = () if goes else ("APT::Get::Remove=false",)
     status, lines = run(
         apt(*words, options=(*options, *careful)), told["dpkg_s"], apart=True, count=len(comes) + len(goes)
@@ -292,7 +297,8 @@ def download(words: tuple[str, ...], told: dict[str, Any], options: tuple[str, .
 
 def fetch(told: dict[str, Any]) -> None:
     words = ("install", *parameters(told))
-    simulate(*words)
+    _, goes = simulate(*words)
+    check_removals(goes, told.get("may_remove", []))
     download(words, told)
     say(f"fetched: {', '.join(told['packages'])}")
 
@@ -309,12 +315,16 @@ def remove(told: dict[str, Any]) -> None:
         return
     _, goes = simulate("remove", "--", *names)
     check_removals(goes, names)
-    for unit in told["stop"]:
-        quiet(["systemctl", "stop", unit], 120)  # one that is not there is stopped as well
+    stop(told)
     status, lines = run(apt("remove", "--", *names), told["dpkg_s"], apart=True, count=len(goes))
     if status:
         raise Failed(*errors(lines))
     say(f"removed {', '.join(names)}; their configuration and data are kept")
+
+
+def stop(told: dict[str, Any]) -> None:
+    for unit in told.get("stop", []):
+        quiet(["systemctl", "stop", unit], 120)  # one that is not there is stopped as well
 
 
 def mark(told: dict[str, Any]) -> None:

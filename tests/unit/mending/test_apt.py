@@ -178,6 +178,53 @@ def test_an_older_version_is_taken_where_only_that_is_of_the_branch(ready: Root)
     assert ready.version("nvidia-driver-590") == ready.version("libnvidia-compute-590") == "590.48.01-0ubuntu1"
 
 
+def test_a_newer_version_of_the_same_package_gives_way_to_the_branch(ready: Root) -> None:
+    """A package that is called 590 has become 595 in the archive, and was upgraded."""
+    for version in ("590.48.01-0ubuntu1", "595.71.05-0ubuntu1"):
+        ready.package("libnvidia-compute-590", version)
+        ready.package("nvidia-driver-590", version, Depends=f"libnvidia-compute-590 (= {version})")
+    ready.run("update")
+    assert ready.run("install", "nvidia-driver-590")[0] == 0
+    assert ready.version("nvidia-driver-590") == "595.71.05-0ubuntu1"
+    asked = {"expect": {"*nvidia*": "590."}, "pin": {"*nvidia*": "590.*"}}
+    status, output = ready.run("install", "nvidia-driver-590", **asked)
+    assert status == 0, output
+    assert ready.version("nvidia-driver-590") == ready.version("libnvidia-compute-590") == "590.48.01-0ubuntu1"
+
+
+def test_nothing_else_is_taken_back_with_it(ready: Root) -> None:
+    """The older driver wants an older library of somebody else's, which others may need as it is."""
+    ready.package("nvidia-driver-590", "590.48", Depends="common (= 1.0)")
+    ready.package("nvidia-driver-590", "595.71", Depends="common")
+    ready.package("common", "1.0")
+    ready.package("common", "2.0")
+    ready.run("update")
+    assert ready.run("install", "nvidia-driver-590")[0] == 0
+    asked = {"expect": {"nvidia-*": "590."}, "pin": {"*nvidia*": "590.*"}}
+    status, output = ready.run("install", "nvidia-driver-590", **asked)
+    assert (status, ready.version("common"), ready.version("nvidia-driver-590")) == (1, "2.0", "595.71"), output
+    assert "E: " in output
+
+
+def test_what_a_package_has_lost_comes_back(ready: Root) -> None:
+    assert ready.run("install", "runtime")[0] == 0
+    lost = ready.root / "usr/share/runtime/version"
+    lost.unlink()
+    assert ready.run("install", "runtime") == (0, "installed already: runtime\n")
+    status, output = ready.run("install", "runtime", again=True)
+    assert status == 0, output
+    assert lost.read_text() == "2.2"
+    (ready.repository / "Packages").write_text("")
+    ready.run("update")
+    for file in ready.repository.glob("*.deb"):
+        file.unlink()
+    for file in (ready.root / "var/cache/apt/archives").glob("*.deb"):
+        file.unlink()
+    status, output = ready.run("install", "runtime", again=True)
+    assert status == 1
+    assert "apt has no longer what is installed of runtime" in output, output
+
+
 def test_nothing_goes_that_was_not_agreed_to(ready: Root) -> None:
     ready.package("docker.io", "24.0")
     ready.package("of-somebody", Depends="docker.io")
