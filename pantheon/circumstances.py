@@ -31,6 +31,26 @@ class SocketUnit:
 
 
 @dataclass(frozen=True)
+class Datagram:
+    """A UDP socket that takes what anybody sends to it. `device` is the interface that it is tied to, `process` who has
+    it ("": the kernel itself), `container` the id of the container that runs in."""
+
+    address: str
+    port: int
+    device: str = ""
+    process: str = ""
+    container: str = ""
+
+
+@dataclass(frozen=True)
+class CdiSpec:
+    """A CDI specification of NVIDIA's cards: its file, and the versions of the driver whose libraries it names."""
+
+    path: str
+    drivers: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class SshdLine:
     """A line of sshd's files; `match` holds the criteria of the Match block that it stands in, "" for none."""
 
@@ -79,12 +99,14 @@ class Domain:
 
 @dataclass(frozen=True)
 class Virtual:
-    """libvirt's machines and what the host has for them; `unread` are definitions that could not be read."""
+    """libvirt's machines and what the host has for them; `unread` are definitions that could not be read, `strangers`
+    virtual machines that run and are not libvirt's, as "PROGRAM (pid N)"."""
 
     domains: tuple[Domain, ...]
     cpus: int
     memory_mib: int
     unread: tuple[str, ...] = ()
+    strangers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

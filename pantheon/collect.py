@@ -101,10 +101,12 @@ PARTS: dict[str, Callable[[Object, str], Json]] = {
     "namespaces": exposure.namespaces,
     "addresses": network.addresses,
     "sockets": network.sockets,
+    "datagrams": network.datagrams,
     "ssh_server": sshserver.server,
     "desktop": desktop.desktop,
     "virtual": virtual.virtual,
     "cards": cards.cards,
+    "cdi": cards.cdi,
     "accounts": accounts.accounts,
     "drives": cards.drives,
 }
@@ -112,7 +114,7 @@ PARTS: dict[str, Callable[[Object, str], Json]] = {
 # What only some commands ask for, by name: the others need not wait for it.
 MORE: tuple[str, ...] = (
     *("packages", "kernels", "driver_offer", "atlas", "sources", "belongings"),
-    *("addresses", "sockets", "ssh_server", "desktop", "virtual", "cards", "accounts", "drives"),
+    *("addresses", "sockets", "datagrams", "ssh_server", "desktop", "virtual", "cards", "cdi", "accounts", "drives"),
     *("clock", "journal", "upgrades", "custom_nodes", "open_trees", "secret_files", "namespaces"),
 )
 

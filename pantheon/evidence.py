@@ -9,7 +9,19 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from pantheon.belongings import Belongings
-from pantheon.circumstances import Account, Address, Cards, Desktop, Drive, SocketUnit, SshdLine, SshServer, Virtual
+from pantheon.circumstances import (
+    Account,
+    Address,
+    Cards,
+    CdiSpec,
+    Datagram,
+    Desktop,
+    Drive,
+    SocketUnit,
+    SshdLine,
+    SshServer,
+    Virtual,
+)
 from pantheon.errors import LookFailed
 from pantheon.facts import Command, Http, Maybe, decode
 from pantheon.kernels import Kernels, Offer
@@ -314,10 +326,12 @@ class Evidence:
     # ---- for the audit alone (collect.MORE)
     addresses: Maybe[tuple[Address, ...]] = None
     sockets: Maybe[tuple[SocketUnit, ...]] = None  # those of the network that systemd holds
+    datagrams: Maybe[tuple[Datagram, ...]] = None
     ssh_server: Maybe[SshServer] = None  # None: there is no sshd of OpenSSH's
     desktop: Maybe[Desktop] = None
-    virtual: Maybe[Virtual] = None  # None: there is no libvirt
+    virtual: Maybe[Virtual] = None  # None: there is no libvirt, and no virtual machine
     cards: Maybe[Cards] = None
+    cdi: Maybe[tuple[CdiSpec, ...]] = None  # in the order in which engines read them: the later wins
     accounts: Maybe[tuple[Account, ...]] = None  # those with the number 1024, and of 0 all but root
     drives: Maybe[tuple[Drive, ...]] = None  # under / and the roots of the storage model
     clock: Maybe[Clock] = None

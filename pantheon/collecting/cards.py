@@ -10,9 +10,15 @@ from pantheon.looks.files import read_bytes, read_text, unescape
 from pantheon.looks.text import Json, Object, Unread, plain, shown
 
 NVIDIA = "0x10de"
+BOOT_FILES = ("/etc/default/grub", "/etc/default/grub.d/*.cfg", "/etc/kernel/cmdline")  # of the next boot
 MODULE_FILES = ("/etc/modprobe.d/*.conf", "/run/modprobe.d/*.conf", "/usr/lib/modprobe.d/*.conf")
 REMOTE = re.compile(r"nfs4?|cifs|smb3|ceph|fuse\.(nfs.*|sshfs|glusterfs|cephfs)|glusterfs|9p")
+KEPT_AT_BOOT = re.compile(r"[^#]*\bvfio[-_]pci[.]ids=\S*10de:", re.IGNORECASE)
+KEPT_BY_MODULE = re.compile(r"\s*options\s+vfio[-_]pci\s.*\bids=\S*10de:", re.IGNORECASE)
 MOST = 100
+CDI = ("/etc/cdi", "/var/run/cdi")  # as Docker reads them: what the later says of a device goes before
+CDI_KIND = re.compile(r"""^\W*kind["']?\s*:\s*["']?nvidia\.com/gpu\b""", re.MULTILINE)
+DRIVER_FILE = re.compile(r"/lib(?:cuda|nvidia-ml)\.so\.(\d+(?:\.\d+)+)\b")
 
 
 def cards(spec: Object, root: str) -> Json:
@@ -49,17 +55,32 @@ def vfio(root: str) -> list[str]:
     """circumstances.Cards.vfio"""
     out = []
     cmdline = read_text(f"{root}/proc/cmdline", 65536) or ""
-    if re.search(r"vfio-pci[.]ids=\S*10de:", cmdline):
+    if KEPT_AT_BOOT.match(cmdline):
         out.append(f"/proc/cmdline:1: {plain(' '.join(w for w in cmdline.split() if 'vfio' in w))}")
-    for pattern in MODULE_FILES:
+    for pattern in (*BOOT_FILES, *MODULE_FILES):
+        wanted = KEPT_AT_BOOT if pattern in BOOT_FILES else KEPT_BY_MODULE
         for path in sorted(glob.glob(root + pattern))[:MOST]:
             try:
                 text = read_text(path, 1 << 18) or ""
             except (OSError, Unread):
                 continue
             for number, line in enumerate(text.splitlines(), 1):
-                if re.match(r"\s*options\s+vfio[-_]pci\s.*\bids=\S*10de:", line, re.IGNORECASE):
+                if wanted.match(line):
                     out.append(f"{shown(path[len(root) :])}:{number}: {plain(line.strip())}")
+    return out
+
+
+def cdi(spec: Object, root: str) -> Json:
+    """circumstances.CdiSpec of each file that describes NVIDIA's cards to container engines."""
+    del spec
+    out = []
+    for folder in CDI:
+        for path in sorted(glob.glob(f"{root}{folder}/*"))[:MOST]:
+            if not path.endswith((".yaml", ".yml", ".json")):
+                continue
+            text = read_text(path, 4 << 20) or ""
+            if CDI_KIND.search(text):
+                out.append({"path": shown(path[len(root) :]), "drivers": sorted(set(DRIVER_FILE.findall(text)))})
     return out
 
 

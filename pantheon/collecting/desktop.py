@@ -9,13 +9,14 @@ from pantheon.collecting.packages import STATUS_BYTES, _field
 from pantheon.looks.files import read_bytes
 from pantheon.looks.text import Json, Object, Unread, shown
 
-# What makes a desktop, of Ubuntu and of others; its libraries alone (which headless tools pull in) are none.
+# What makes a desktop, of Ubuntu and of others. Its libraries are none, which headless tools need; nor is an X server
+# alone, which NVIDIA's driver does (nvidia-driver-590-server, by way of xserver-xorg-video-nvidia).
 PACKAGES = re.compile(
     r"(?:k|x|l|ed)?ubuntu-desktop(?:-minimal|-raspi)?"
     r"|ubuntu(?:studio|-mate|-budgie|-unity|-cinnamon|cinnamon|kylin)-desktop|kde-(?:full|standard|plasma-desktop)"
     r"|task-.*desktop|plasma-desktop|gnome-(?:shell|session|core)|xfce4|xfce4-session|lxqt-session|lxde-core"
     r"|mate-(?:session-manager|desktop-environment)|cinnamon-session|budgie-desktop"
-    r"|gdm3?|lightdm|sddm|lxdm|xdm|slim|xserver-xorg(?:-core)?|xorg|xwayland|weston|sway"
+    r"|gdm3?|lightdm|sddm|lxdm|xdm|slim|weston|sway"
 )
 UNITS = ("/etc/systemd/system", "/run/systemd/system", "/usr/lib/systemd/system", "/lib/systemd/system")
 

@@ -15,6 +15,7 @@ from fnmatch import fnmatchcase
 from pantheon.collecting import netplan
 from pantheon.looks import work
 from pantheon.looks.files import read_text, which
+from pantheon.looks.system import container_of
 from pantheon.looks.text import Json, Object, Unread, plain, shown
 
 COMMAND_S = 3.0
@@ -29,6 +30,9 @@ INI = (
     *("/etc/NetworkManager/system-connections/*", "/run/NetworkManager/system-connections/*"),
 )
 NETPLAN = ("/lib/netplan/*.yaml", "/etc/netplan/*.yaml", "/run/netplan/*.yaml")
+# A line of `ss -u -l -n -p`; the peer is given for a socket that is connected alone.
+UDP = re.compile(r"(?:[A-Z]\S* +)?\d+ +\d+ +(?P<address>\S+):(?P<port>\d+) +\S+:\*(?: +users:\((?P<users>.*)\))?\s*")
+PORTS = "/proc/sys/net/ipv4/ip_local_port_range"
 VPN = re.compile(r"(tailscale|wg|tun|tap|zt|nebula|ppp|utun|vpn)\w*")
 
 
@@ -203,3 +207,38 @@ def sockets(spec: Object, root: str) -> Json:
     rows = [line.split() for line in done["output"].splitlines()]
     found = [row for row in rows if len(row) >= 3 and re.search(r"(^|:)\d+$", row[0])]
     return [{"listen": plain(row[0]), "unit": plain(row[1]), "activates": plain(row[2])} for row in found][:MOST]
+
+
+# ---- UDP
+
+
+def datagrams(spec: Object, root: str) -> Json:
+    """evidence.Evidence.datagrams. Programs that ask somewhere get a port out of the kernel's range for that, and look
+    like those that wait to be asked: they are left out. (/proc/net/udp does not say which interface one is tied to.)"""
+    del spec
+    if not which("ss"):
+        raise Unread("ss (iproute2): not there")
+    done = work.command(["ss", "-H", "-u", "-l", "-n", "-p"], COMMAND_S, limit=4 << 20)
+    if done["status"]:
+        raise Unread(f"ss: exit {done['status']}: {done['output'].strip()[:200]}")
+    words = (read_text(root + PORTS) or "32768 60999").split()
+    passing = range(int(words[0]), int(words[1]) + 1)
+    rows = [datagram(root, found) for found in map(UDP.fullmatch, done["output"].splitlines()) if found]
+    kept = {(row["address"], row["port"], row["device"]): row for row in rows
+            if not (row["process"] and row["port"] in passing)}  # fmt: skip
+    return [kept[key] for key in sorted(kept, key=lambda key: (key[1], key[0], key[2]))][:MOST]
+
+
+def datagram(root: str, found: re.Match[str]) -> Object:
+    """circumstances.Datagram. systemd holds the sockets of others: they go before it."""
+    address, _, device = found["address"].partition("%")
+    address = address.removeprefix("[").removesuffix("]")
+    users = re.findall(r'\("(.*?)",pid=(\d+)', found["users"] or "")
+    process, pid = min(users, key=lambda user: user[1] == "1", default=("", "0"))
+    return {
+        "address": "::" if address == "*" else plain(address),
+        "port": int(found["port"]),
+        "device": plain(device.removesuffix("]")),
+        "process": plain(process),
+        "container": container_of(root, int(pid)) if pid != "0" else "",
+    }

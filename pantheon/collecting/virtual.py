@@ -13,17 +13,20 @@ from pantheon.looks.text import Json, Object, Unread, plain, shown, why
 FOLDER = "/etc/libvirt/qemu"
 RUNNING = "/run/libvirt/qemu"
 MOST, BYTES = 500, 1 << 20
+# What runs virtual machines, as the kernel calls it (15 characters).
+PROGRAMS = re.compile(r"qemu-system-\S*|qemu-kvm|cloud-hyperviso\S*|firecracker|VBoxHeadless|vmware-vmx|crosvm")
 KIB = {"b": 1 / 1024, "bytes": 1 / 1024, "kb": 1000 / 1024, "k": 1, "kib": 1, "mb": 1e6 / 1024, "m": 1024, "mib": 1024,
        "gb": 1e9 / 1024, "g": 1 << 20, "gib": 1 << 20, "tb": 1e12 / 1024, "t": 1 << 30, "tib": 1 << 30}  # fmt: skip
 
 
 def virtual(spec: Object, root: str) -> Json:
-    """circumstances.Virtual; None where there is no libvirt and no machine of its."""
+    """circumstances.Virtual; None where there is no libvirt, nor a machine of its or anybody's."""
     del spec
     paths = sorted(glob.glob(f"{root}{FOLDER}/*.xml"))[:MOST]
     started = sorted(glob.glob(f"{root}{RUNNING}/*.xml"))[:MOST]
     there = os.path.isdir(f"{root}{FOLDER}") or (not root and (which("libvirtd") or which("virtqemud")))
-    if not paths and not started and not there:
+    running = machines(root)
+    if not paths and not started and not there and not running:
         return None
     domains: dict[str, Object] = {}
     unread = []
@@ -45,7 +48,24 @@ def virtual(spec: Object, root: str) -> Json:
         "cpus": os.cpu_count() or 0,
         "memory_mib": memory_mib(root),
         "unread": unread,
+        "strangers": [said for name, said in running if name not in domains],
     }
+
+
+def machines(root: str) -> list[tuple[str, str]]:
+    """The virtual machines that run, as (libvirt's name for it or "", "PROGRAM (pid N)")."""
+    out = []
+    for pid in sorted((name for name in os.listdir(f"{root}/proc") if name.isdigit()), key=int):
+        try:
+            program = (read_text(f"{root}/proc/{pid}/comm") or "").strip()
+            if PROGRAMS.fullmatch(program):
+                argv = (read_text(f"{root}/proc/{pid}/cmdline", BYTES) or "").split("\0")
+                at = argv.index("-name") + 1 if "-name" in argv[:-1] else 0
+                found = re.match(r"guest=((?:[^,]|,,)+)", argv[at]) if at else None
+                out.append((found[1].replace(",,", ",") if found else "", f"{plain(program)} (pid {pid})"))
+        except (OSError, Unread):
+            continue
+    return out[:MOST]
 
 
 def domain(text: str, path: str) -> Object | None:

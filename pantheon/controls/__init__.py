@@ -26,7 +26,8 @@ NEVER_WAIVED = "audit.waivers"
 
 # Parts of the evidence (collect.MORE) that controls are judged on.
 MORE: tuple[str, ...] = (
-    *("addresses", "sockets", "ssh_server", "desktop", "virtual", "cards", "accounts", "drives", "kernels", "atlas"),
+    *("addresses", "sockets", "datagrams", "ssh_server", "desktop", "virtual", "cards", "cdi", "accounts", "drives"),
+    *("kernels", "atlas"),
     *("clock", "journal", "upgrades", "custom_nodes", "open_trees", "secret_files", "namespaces"),
 )
 

@@ -30,11 +30,12 @@ def desktop(case: Case) -> Verdict:
     if not isinstance(found, Desktop):
         return unknown(found)
     if not found.packages:
-        return passed("no desktop, display manager or display server is installed")
+        return passed("no desktop and no display manager is installed")
     names = ", ".join(found.packages[:SHOWN]) + (" ..." if len(found.packages) > SHOWN else "")
     remove = " ".join(found.packages[:SHOWN])
     mend = case.host.ssh(f"sudo apt-get remove --autoremove {remove}")
-    return Verdict("fail", f"installed: {names}", mend)
+    keep = "look at apt's list first: network-manager and the driver must stay"
+    return Verdict("fail", f"installed: {names}", f"{mend}  ({keep})")
 
 
 def display_manager(case: Case) -> Verdict:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from pantheon.circumstances import Account, Card, Cards, Desktop, Domain, Drive, SshServer, Virtual
+from pantheon.circumstances import Account, Card, Cards, CdiSpec, Desktop, Domain, Drive, SshServer, Virtual
 from pantheon.collecting import accounts, cards, desktop, sshserver, virtual
 from pantheon.facts import decode
 from pantheon.looks.text import Unread
@@ -51,8 +51,9 @@ class TestSshServer:
 
 class TestDesktop:
     def test_packages_by_name(self, host: FakeHost) -> None:
-        there = ("ubuntu-desktop-minimal", "gdm3", "xserver-xorg-core", "kubuntu-desktop", "task-gnome-desktop")
+        there = ("ubuntu-desktop-minimal", "gdm3", "xfce4", "kubuntu-desktop", "task-gnome-desktop")
         fine = ("libgtk-3-0", "gnome-keyring", "xserver-common", "desktop-file-utils", "ubuntu-server", "x11-common")
+        fine += ("xserver-xorg-core", "xserver-xorg-video-nvidia-590-server", "xwayland")  # NVIDIA's driver has them
         gone = package("lightdm", "deinstall ok config-files")
         host.write("/var/lib/dpkg/status", "".join(map(package, (*there, *fine))) + gone)
         found = decode(Desktop, desktop.desktop({}, str(host.root)), "desktop")
@@ -121,6 +122,22 @@ class TestVirtual:
         (found,) = self.gathered(host).domains
         assert (found.name, found.cpu_mode, found.vcpus, found.memory_mib) == ("x", "", 1, 0)
 
+    def test_machines_that_are_not_libvirts(self, host: FakeHost) -> None:
+        """There need be no libvirt for one to run."""
+        for pid, comm, argv in (
+            (11, "qemu-system-x86", "/usr/bin/qemu-system-x86_64\0-name\0guest=a b,debug-threads=on\0"),
+            (9, "qemu-system-x86", "qemu-system-x86_64\0-m\0" + "4G\0"),
+            (10, "firecracker", "firecracker\0-name"),
+            (12, "qemu-ga", "qemu-ga\0"),  # an agent within a machine
+        ):
+            host.write(f"/proc/{pid}/comm", f"{comm}\n")
+            host.write(f"/proc/{pid}/cmdline", argv)
+        found = self.gathered(host)
+        strangers = ("qemu-system-x86 (pid 9)", "firecracker (pid 10)", "qemu-system-x86 (pid 11)")
+        assert (found.domains, found.strangers) == ((), strangers)
+        host.write("/etc/libvirt/qemu/a b.xml", xml("a b"))
+        assert self.gathered(host).strangers == strangers[:2]
+
 
 class TestCards:
     def gathered(self, host: FakeHost) -> Cards:
@@ -153,10 +170,37 @@ class TestCards:
         host.write("/proc/cmdline", "root=/dev/sda vfio-pci.ids=10de:27b2,10de:22bc quiet\n")
         host.write("/etc/modprobe.d/v.conf", "# options vfio-pci ids=10de:1\noptions vfio-pci ids=8086:1,10DE:27b2\n")
         host.write("/etc/modprobe.d/w.conf", "options vfio-pci ids=8086:1\n")
+        grub = (
+            'GRUB_DEFAULT=0\n# GRUB_CMDLINE_LINUX="vfio-pci.ids=10de:1"\nGRUB_CMDLINE_LINUX="vfio-pci.ids=10de:27b2"\n'
+        )
+        host.write("/etc/default/grub", grub)
         assert self.gathered(host).vfio == (
             "/proc/cmdline:1: vfio-pci.ids=10de:27b2,10de:22bc",
+            '/etc/default/grub:3: GRUB_CMDLINE_LINUX="vfio-pci.ids=10de:27b2"',
             "/etc/modprobe.d/v.conf:2: options vfio-pci ids=8086:1,10DE:27b2",
         )
+
+
+class TestCdi:
+    def gathered(self, host: FakeHost) -> tuple[CdiSpec, ...]:
+        return tuple(CdiSpec(one["path"], tuple(one["drivers"])) for one in cards.cdi({}, str(host.root)))
+
+    def test_which_driver_each_is_for(self, host: FakeHost) -> None:
+        mount = "- containerPath: {0}\n      hostPath: {0}\n"
+        libraries = (f"/usr/lib/x86_64-linux-gnu/lib{name}.so.590.48.01" for name in ("cuda", "nvidia-ml", "other"))
+        host.write("/var/run/cdi/nvidia.yaml", "kind: nvidia.com/gpu\n" + "".join(map(mount.format, libraries)))
+        host.write("/etc/cdi/n.json", '{\n "kind": "nvidia.com/gpu",\n "hostPath": "/usr/lib/libcuda.so.580.95.05"}')
+        host.write("/etc/cdi/amd.yaml", "kind: amd.com/gpu\n")
+        host.write("/etc/cdi/mig.yaml", "kind: nvidia.com/gpu\n")
+        host.write("/etc/cdi/nvidia.yaml.bak", "kind: nvidia.com/gpu\n")
+        assert self.gathered(host) == (
+            CdiSpec("/etc/cdi/mig.yaml"),
+            CdiSpec("/etc/cdi/n.json", ("580.95.05",)),
+            CdiSpec("/var/run/cdi/nvidia.yaml", ("590.48.01",)),
+        )
+
+    def test_none(self, host: FakeHost) -> None:
+        assert self.gathered(host) == ()
 
 
 class TestDrives:

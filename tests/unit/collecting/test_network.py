@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pantheon.circumstances import Address, SocketUnit
+from pantheon.circumstances import Address, Datagram, SocketUnit
 from pantheon.collecting import netplan, network
 from pantheon.evidence import Evidence
 from pantheon.facts import decode
@@ -163,6 +163,48 @@ def test_sockets(at: FakeHost) -> None:
         SocketUnit("[::]:22", "ssh.socket", "ssh.service"),
         SocketUnit("0.0.0.0:9090", "cockpit.socket", "-"),
     )
+
+
+SAID = """
+UNCONN 0      0      127.0.0.53%lo:53    0.0.0.0:* users:(("systemd-resolve",pid=7,fd=13))
+UNCONN 0      0    10.0.60.5%eno1:68    0.0.0.0:* users:(("systemd-network",pid=6,fd=20))
+UNCONN 0      0     0.0.0.0%virbr0:67    0.0.0.0:* users:(("dnsmasq",pid=5,fd=3))
+UNCONN 0      0            0.0.0.0:111   0.0.0.0:* users:(("systemd",pid=1,fd=9),("rpcbind",pid=9,fd=5))
+UNCONN 0      0                  *:161         *:* users:(("snmpd, old one",pid=8,fd=6))
+UNCONN 0      0    [fe80::1]%eno1:546      [::]:* users:(("systemd-network",pid=6,fd=21))
+UNCONN 0      0            0.0.0.0:51820 0.0.0.0:*
+UNCONN 0      0            0.0.0.0:41641 0.0.0.0:* users:(("tailscaled",pid=4,fd=3))
+ESTAB  0      0          10.0.60.5:123  10.0.60.1:123 users:(("x",pid=4,fd=3))
+nonsense
+"""
+
+
+def test_datagrams(at: FakeHost) -> None:
+    """But for the ports that programs get when they ask somewhere."""
+    at.write("/said", SAID)
+    at.tool("ss", f"cat {at.root}/said")
+    at.write("/proc/8/cgroup", f"0::/system.slice/docker-{'a' * 64}.scope\n")
+    at.write("/proc/sys/net/ipv4/ip_local_port_range", "32768\t60999\n")
+    found = decode(Evidence, {"schema": 1, "datagrams": network.datagrams({}, str(at.root))}, "evidence")
+    assert isinstance(found, Evidence)
+    assert found.datagrams == (
+        Datagram("127.0.0.53", 53, "lo", "systemd-resolve"),
+        Datagram("0.0.0.0", 67, "virbr0", "dnsmasq"),
+        Datagram("10.0.60.5", 68, "eno1", "systemd-network"),
+        Datagram("0.0.0.0", 111, "", "rpcbind"),
+        Datagram("::", 161, "", "snmpd, old one", "a" * 64),
+        Datagram("fe80::1", 546, "eno1", "systemd-network"),
+        Datagram("0.0.0.0", 51820),
+    )
+
+
+def test_no_ss_is_not_known(at: FakeHost, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(at.bin))
+    with pytest.raises(Unread, match="not there"):
+        network.datagrams({}, str(at.root))
+    at.tool("ss", "echo 'Cannot open netlink socket' >&2; exit 1")
+    with pytest.raises(Unread, match="exit 1"):
+        network.datagrams({}, str(at.root))
 
 
 @pytest.mark.parametrize(
