@@ -84,10 +84,12 @@ def bring(host: Host, names: tuple[str, ...], *, what: str, options: Options, re
             from pantheon import adopting  # which asks, agrees and applies by what is here
 
             return adopting.go_back(connection, host, facts, options=options, report=report, began=began)
+        said: tuple[Finding, ...] = ()
         for phase in (_install, _mount):
-            ready, code = phase(connection, host, facts, names, what=what, options=options, report=report)
+            ready, code, notes = phase(connection, host, facts, names, what=what, options=options, report=report)
             if ready is None:
                 return code
+            said += notes
             if ready is not facts:  # what follows is looked at anew, and timed by itself
                 facts, began = ready, time.monotonic() - ready.took_s
         taking = None
@@ -96,7 +98,7 @@ def bring(host: Host, names: tuple[str, ...], *, what: str, options: Options, re
 
             taking = adopting.prepare(connection, host, facts, options)
             what = "bringup --adopt" if taking and taking.record.kind == "adopt" else what
-        warnings = [*memory.warnings(host, facts), *beside(), *(taking.warnings if taking else ())]
+        warnings = [*memory.warnings(host, facts), *said, *beside(), *(taking.warnings if taking else ())]
         plan = procedure.plan(host, facts, names, taking=taking)
         took = time.monotonic() - began
         if options.plan_only or plan.blocked:
@@ -121,11 +123,12 @@ def bring(host: Host, names: tuple[str, ...], *, what: str, options: Options, re
 
 def _install(
     connection: Any, host: Host, facts: Facts, names: tuple[str, ...], *, what: str, options: Options, report: Report
-) -> tuple[Facts | None, int]:
-    """Ahead of the plan, with a plan of its own: the facts then, or None and the exit code where the command ends."""
+) -> tuple[Facts | None, int, tuple[Finding, ...]]:
+    """Ahead of the plan, with a plan of its own: the facts then, and what is to be said of them; or None and the exit
+    code where the command ends."""
     del names
     if not options.install:
-        return facts, 0
+        return facts, 0, ()
     from pantheon import installing
 
     return installing.install(connection, host, facts, what=what, options=options, report=report)
@@ -133,13 +136,13 @@ def _install(
 
 def _mount(
     connection: Any, host: Host, facts: Facts, names: tuple[str, ...], *, what: str, options: Options, report: Report
-) -> tuple[Facts | None, int]:
+) -> tuple[Facts | None, int, tuple[Finding, ...]]:
     """The same for the disks that hosts.toml names and that are not mounted."""
     if "storage" not in names or not storage.to_mount(host, facts):
-        return facts, 0
+        return facts, 0, ()
     from pantheon import mounting
 
-    return mounting.disks(connection, host, facts, what=what, options=options, report=report)
+    return (*mounting.disks(connection, host, facts, what=what, options=options, report=report), ())
 
 
 def _atlas(connection: Any, host: Host, names: tuple[str, ...]) -> Callable[[], list[Finding]]:
@@ -323,12 +326,12 @@ def prerequisites(host: Host, *, options: Options, report: Report) -> int:
     report.connecting(host, "prereqs")
     with connected(host, options) as connection:
         facts, names = look(connection, host), ("prereqs",)
-        ready, code = _install(connection, host, facts, names, what="prereqs", options=options, report=report)
+        ready, code, notes = _install(connection, host, facts, names, what="prereqs", options=options, report=report)
         if ready is None:
             return code
         if ready is not facts:
             facts, began = ready, time.monotonic() - ready.took_s
-        findings = procedure.check(host, facts, names)
+        findings = [*procedure.check(host, facts, names), *notes]
     report.findings(host, "prerequisites (§2)", findings, took_s=time.monotonic() - began)
     return code_of(findings)
 

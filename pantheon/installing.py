@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from pantheon import engine, foreign, reboot, repair, survival
 from pantheon import install as rooms
@@ -27,13 +27,22 @@ MOST_PASSES = 5  # before the reboot, the reboot, after it; and one that a packa
 THE_STACK = "the stack, planned when this is done"
 
 
+class Installed(NamedTuple):
+    """The facts then, and what is to be said of the host that no plan has said; None where the command ends with that
+    exit code."""
+
+    facts: Facts | None
+    code: int = 0
+    notes: tuple[Finding, ...] = ()
+
+
 def install(
     connection: Any, host: Host, facts: Facts, *, what: str, options: Options, report: engine.Report
-) -> tuple[Facts | None, int]:
+) -> Installed:
     """Brings section 2 about: looks for what it needs, plans, shows, asks, applies, reboots where that is needed and
-    agreed, and looks again. Returns (the new facts, 0) when nothing is left to install; (None, exit code) when the
-    command ends here: it was a --plan, or something stands in the way. Raises what engine.bring raises, and
-    NotAsItShouldBe where a reboot is needed that nobody agreed to."""
+    agreed, and looks again, until nothing is left to install. The command ends here when it was a --plan, or when
+    something stands in the way. Raises what engine.bring raises, and NotAsItShouldBe where a reboot is needed that
+    nobody agreed to."""
     rebooted, agreed = False, False
     done: tuple[Change, ...] = ()
     for _ in range(MOST_PASSES):
@@ -46,7 +55,7 @@ def install(
             warnings = _warnings(host, facts, evidence, options)
             took = time.monotonic() - began
             report.plan(host, plan, warnings, took_s=took, details=options.details, final=True)
-            return None, 2
+            return Installed(None, 2)
         if section.changes:
             if section.changes == done:
                 break
@@ -59,12 +68,12 @@ def install(
             continue
         why = driver.reboot(host, facts, evidence)
         if not why:
-            return facts, 0
+            return Installed(facts, notes=() if agreed else tuple(rooms.notes(host, facts, evidence)))
         if rebooted:
             raise _not_loaded(host, why)
         back = _reboot(connection, host, facts, evidence, why, what=what, options=options, report=report, agreed=agreed)
         if back is None:
-            return None, 2
+            return Installed(None, 2)
         facts, rebooted = back, True
     raise NotAsItShouldBe(
         f"{host.name}: after the changes there is still something to install",
@@ -119,11 +128,12 @@ def _then(host: Host, facts: Facts, evidence: Evidence, *, what: str, options: O
 
 
 def _warnings(host: Host, facts: Facts, evidence: Evidence, options: Options) -> list[Finding]:
-    """What a reboot that will follow ends, or does not bring back: said before the question."""
+    """What stays as it is; what a reboot that will follow ends, or does not bring back: said before the question."""
+    notes = rooms.notes(host, facts, evidence)
     if not options.reboot or not driver.will_reboot(host, facts, evidence):
-        return []
+        return notes
     lost = reboot.losses(host, facts, evidence, prefix=survival.ID)
-    return [*lost, *_ends(host, facts, evidence)]
+    return [*notes, *lost, *_ends(host, facts, evidence)]
 
 
 def _ends(host: Host, facts: Facts, evidence: Evidence) -> list[Finding]:

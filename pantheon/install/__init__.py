@@ -13,7 +13,7 @@ from pantheon.evidence import Evidence
 from pantheon.facts import Facts, Unknown
 from pantheon.finding import Finding
 from pantheon.install import apt, daemon_json, docker, driver, toolkit
-from pantheon.install.vendors import DOCKER, TOOLKIT, VENDORS, Vendor
+from pantheon.install.vendors import DOCKER, DOCKER_PACKAGES, TOOLKIT, VENDORS, Vendor
 from pantheon.inventory import Host
 from pantheon.options import Options
 from pantheon.packages import Packages
@@ -37,6 +37,11 @@ def plan(host: Host, facts: Facts, evidence: Evidence, options: Options) -> Sect
     if found or not isinstance(packages, Packages):
         return SectionPlan(NAME, reason=prereqs.summary(facts), blocked=tuple(found))
     return SectionPlan(NAME, tuple(changes(host, facts, evidence, options)), reason=prereqs.summary(facts))
+
+
+def notes(host: Host, facts: Facts, evidence: Evidence) -> list[Finding]:
+    """What stays as it is, and might not be expected to."""
+    return docker.kept(host, facts, evidence)
 
 
 def blocked(host: Host, facts: Facts, evidence: Evidence, options: Options) -> list[Finding]:
@@ -64,7 +69,8 @@ def blocked(host: Host, facts: Facts, evidence: Evidence, options: Options) -> l
 
 def _vendors(host: Host, facts: Facts, evidence: Evidence) -> tuple[Vendor, ...]:
     """Whose packages are to be installed."""
-    pairs = ((DOCKER, docker.missing(host, facts, evidence)), (TOOLKIT, toolkit.missing(host, facts, evidence)))
+    of_docker = set(docker.missing(host, facts, evidence)) & set(DOCKER_PACKAGES)
+    pairs = ((DOCKER, of_docker), (TOOLKIT, toolkit.missing(host, facts, evidence)))
     return tuple(vendor for vendor, names in pairs if names)
 
 
@@ -110,7 +116,7 @@ def _repositories(host: Host, facts: Facts, evidence: Evidence) -> list[Change]:
         found += apt.keys(host, facts, packages, vendor)
     for vendor in VENDORS:
         found += apt.sources(host, facts, packages, vendor, wanted=vendor in wanted)
-    if not wanted and not driver.missing(host, facts, evidence):
+    if not wanted and not driver.missing(host, facts, evidence) and not docker.missing(host, facts, evidence):
         return found
     if wanted and "ca-certificates" not in packages.installed:
         steps = (apt.update(), apt.install(("ca-certificates",)))

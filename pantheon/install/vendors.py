@@ -63,9 +63,11 @@ ENGINE_PACKAGES = ("docker-ce", "docker-ce-cli", "containerd.io")
 COMPOSE_PACKAGE = "docker-compose-plugin"
 DOCKER_PACKAGES = (*ENGINE_PACKAGES, "docker-buildx-plugin", COMPOSE_PACKAGE)
 
-# What Docker's documentation has removed first, and Ubuntu's buildx, which has a file of docker-buildx-plugin's.
+# What Docker's documentation has removed first, and what else has files of its packages': buildx, Debian's client.
 CONFLICTING = (
     *("docker.io", "docker-doc", "docker-compose", "docker-compose-v2", "podman-docker", "containerd", "runc"),
-    "docker-buildx",
+    *("docker-buildx", "docker-cli"),
 )
+COMPOSE_CONFLICTING = ("docker-compose", "docker-compose-v2", "docker-buildx")  # the plugin brings buildx along
+DISTRIBUTION_COMPOSE = {"ubuntu": "docker-compose-v2", "debian": "docker-compose"}
 DISTRIBUTIONS = ("ubuntu", "debian")  # for which both vendors have repositories

@@ -2,7 +2,7 @@
 
 arguments: do (update, fetch, install, remove, hold, unhold, configure); packages; lock_s, fetch_s, dpkg_s, update_s
 (deadlines in seconds); for update: need (URIs of repositories); for install: expect, may_remove, pin, also, recommends,
-again; for remove: stop (units), as install/apt.py has them.
+again, stop (units); for fetch: may_remove; for remove: stop; as install/apt.py has them.
 
 Whoever has apt's or dpkg's lock is named and waited for. What an earlier installation left half-way is finished first.
 Lists and packages are fetched as a part of this run, and end with it. What dpkg does is not: a dpkg that is killed

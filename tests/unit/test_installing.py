@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from rich.console import Console as RichConsole
 
-from pantheon import engine, installing, reboot, rebooting, repair
+from pantheon import engine, installing, procedure, reboot, rebooting, repair
 from pantheon import install as rooms
 from pantheon.errors import Declined, Interrupted, Locked, NotAsItShouldBe, StepFailed
 from pantheon.evidence import Busy, Evidence, FstabLine, Unit
@@ -20,7 +20,7 @@ from pantheon.finding import Finding
 from pantheon.inventory import Host
 from pantheon.kernels import Kernel, Kernels
 from pantheon.options import Options
-from pantheon.packages import Packages
+from pantheon.packages import Package, Packages
 from pantheon.plan import Change, Mend, Plan, Run, SectionPlan
 from pantheon.report.console import Console
 from pantheon.report.data import Json
@@ -85,7 +85,8 @@ class World(Remote):
 
 
 def install(report: Recorder, facts: Facts, what: str = "bringup", **options: Any) -> tuple[Facts | None, int]:
-    return installing.install(object(), HOST, facts, what=what, options=Options(install=True, **options), report=report)
+    given = Options(install=True, **options)
+    return installing.install(object(), HOST, facts, what=what, options=given, report=report)[:2]
 
 
 def then(plan: Plan) -> str:
@@ -332,6 +333,41 @@ def test_engine_asks_for_installing(monkeypatch: pytest.MonkeyPatch) -> None:
     report = Seen()
     assert engine.bring(HOST, ("prereqs",), what="bringup", options=Options(install=True), report=report) == 2
     assert report.events == ["look", "shown"]
+
+
+class Noting(Seen):
+    """Keeps the ids of all that was shown."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ids: list[str] = []
+
+    def plan(self, host: Host, plan: Plan, warnings: list[Finding], **given: Any) -> None:
+        super().plan(host, plan, warnings, **given)
+        self.ids += [finding.id for finding in warnings]
+
+    def nothing_to_do(self, host: Host, findings: list[Finding], *, took_s: float) -> None:
+        self.ids += [finding.id for finding in findings]
+
+    def findings(self, host: Host, title: str, findings: list[Finding], *, took_s: float) -> None:
+        self.ids += [finding.id for finding in findings]
+
+
+@pytest.mark.parametrize("names", [(), procedure.ORDER])
+@pytest.mark.parametrize("plans", [[READY], [SectionPlan("prereqs", (PACKAGES,)), READY]])
+def test_an_engine_that_stays_is_said_once(
+    monkeypatch: pytest.MonkeyPatch, names: tuple[str, ...], plans: list[SectionPlan]
+) -> None:
+    """docker.io with containers on it: in the plan where there is one, else among what the command finds."""
+    world, report = World(monkeypatch, [finished(), finished()], list(plans)), Noting()
+    there = {"docker.io": Package("29.1.3-0ubuntu3", "installed")}
+    world.evidence = replace(world.evidence, packages=Packages(there, "amd64", "noble"))
+    options = Options(install=True, yes=True)
+    if names:
+        assert engine.bring(HOST, names, what="bringup", options=options, report=report) == 0
+    else:
+        assert engine.prerequisites(HOST, options=options, report=report) == 0
+    assert report.ids.count("prereqs.docker-kept") == 1
 
 
 # ---- as it is shown

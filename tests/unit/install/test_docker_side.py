@@ -138,10 +138,159 @@ def test_https_needs_its_certificates() -> None:
 # ---- the engine
 
 
-def test_an_engine_of_the_distribution_that_will_do_is_left() -> None:
-    theirs = {"docker.io": Package("28.2.2-0ubuntu1", "installed"), "docker-compose-v2": Package("2.37", "installed")}
-    found = packages(without(*DOCKER_PACKAGES, **theirs))
-    assert docker.missing(HOST, FINISHED, Evidence(packages=found)) == ()
+UBUNTUS = {
+    "docker.io": Package("29.1.3-0ubuntu3~24.04.2", "installed"),
+    "docker-compose-v2": Package("2.40.3+ds1-0ubuntu1~24.04.1", "installed"),
+    "containerd": Package("2.2.1-0ubuntu1~24.04.4", "installed"),
+    "runc": Package("1.3.4-0ubuntu1~24.04.1", "installed"),
+}
+EMPTY = replace(FINISHED, containers=())
+STOPPED = world.having(EMPTY, old=replace(world.container(HOST, "comfy"), name="old", state="exited", labels={}))
+DOWN = having(replace(FINISHED, containers=Unknown("no answer")), engine=Unknown("Cannot connect"))
+OLD_ENGINE = {"docker.io": Package("24.0.7-0ubuntu4", "installed")}
+HELD = {"docker.io": Package("29.1.3-0ubuntu3~24.04.2", "installed", held=True)}
+HOLDS = replace(HOST, install=Install(hold=True))
+
+
+@pytest.mark.parametrize(
+    ("facts", "more", "host", "kept", "mend"),
+    [
+        (EMPTY, {}, HOST, "", ""),
+        (EMPTY, OLD_ENGINE, HOST, "", ""),
+        (FINISHED, {}, HOST, "it has 3 containers", "sudo apt-get remove docker.io docker-compose-v2 containerd runc"),
+        (STOPPED, {}, HOST, "it has 1 container", "sudo apt-get remove docker.io"),
+        (having(FINISHED, engine="24.0.7"), OLD_ENGINE, HOST, "", ""),
+        (DOWN, {}, HOST, "its containers could not be listed: no answer", "sudo apt-get remove docker.io"),
+        (DOWN, OLD_ENGINE, HOST, "", ""),
+        (replace(EMPTY, containers=None), {}, HOST, "its containers could not be listed", "sudo apt-get remove"),
+        (EMPTY, HELD, HOST, "docker.io is on hold", "sudo apt-mark unhold docker.io"),
+        (FINISHED, HELD, HOST, "docker.io is on hold", "sudo apt-mark unhold docker.io"),
+        (EMPTY, HELD, HOLDS, "", ""),
+        (FINISHED, HELD, HOLDS, "it has 3 containers", "sudo apt-get remove docker.io"),
+    ],
+)  # fmt: skip
+def test_when_the_distributions_engine_gives_way(
+    facts: Facts, more: dict[str, Package], host: Any, kept: str, mend: str
+) -> None:
+    found = packages(without(*DOCKER_PACKAGES, **{**UBUNTUS, **more}))
+    evidence = Evidence(packages=found)
+    assert docker.missing(host, facts, evidence) == (() if kept else DOCKER_PACKAGES)
+    notes = install.notes(host, facts, evidence)
+    assert [note.level for note in notes] == (["warn"] if kept else [])
+    for note in notes:
+        assert note.text.startswith("docker.io 29.1.3")
+        assert kept in note.text
+        assert mend in note.mend
+        assert "then invoke prereqs --install --host prometheus" in note.mend
+    if not kept:
+        going = ["docker.io", "docker-compose-v2", "containerd", "runc"]
+        made = docker_changes(facts, found, host=host)
+        assert [step for step in mends(made) if step[0] != "unhold"] == [
+            ("fetch", list(DOCKER_PACKAGES)), ("remove", going), ("install", list(DOCKER_PACKAGES)),
+        ]  # fmt: skip
+        assert made[0].stops == docker.running(facts)
+        assert "docs.docker.com" in made[0].why
+        assert "/var/lib/docker is kept" in made[0].why
+        assert ("could not be listed" in made[0].why) == (not isinstance(facts.containers, tuple))
+        assert not plan(facts, found, host).blocked
+
+
+def test_only_what_was_agreed_to_goes_for_what_comes() -> None:
+    """Asked of apt before anything is removed."""
+    made = docker_changes(EMPTY, packages(without(*DOCKER_PACKAGES, **UBUNTUS)))
+    step = made[0].steps[0]
+    assert isinstance(step, Mend)
+    assert step.arguments["may_remove"] == ["docker.io", "docker-compose-v2", "containerd", "runc"]
+
+
+@pytest.mark.parametrize(
+    ("there", "going"),
+    [
+        (("containerd",), ["containerd"]),
+        (("runc",), ["runc"]),
+        (("docker-doc",), ["docker-doc"]),
+        (("docker-compose",), ["docker-compose"]),
+        (("podman-docker",), ["podman-docker"]),
+        (("docker-buildx", "docker-cli"), ["docker-buildx", "docker-cli"]),
+        (("docker-registry", "docker2aci", "golang-docker-credential-helpers"), []),
+    ],
+)
+def test_what_conflicts_goes_where_there_is_no_engine(there: tuple[str, ...], going: list[str]) -> None:
+    found = packages(without(*DOCKER_PACKAGES, **{name: Package("1.0", "installed") for name in there}))
+    facts = having(FINISHED, engine=None, compose=None) if "podman-docker" in there else FRESH
+    made = docker_changes(facts, found)
+    assert [names for verb, names in mends(made) if verb == "remove"] == ([going] if going else [])
+    assert mends(made)[-1] == ("install", list(DOCKER_PACKAGES))
+    assert ("Kubernetes" in made[0].why) == ("containerd" in there), "what else runs on it cannot be seen"
+    assert install.notes(HOST, facts, Evidence(packages=found)) == []
+
+
+@pytest.mark.parametrize(
+    ("compose", "more", "comes"),
+    [
+        (None, {}, "docker-compose-v2"),
+        ("2.10.0", {"docker-compose-v2": Package("2.10", "installed")}, "docker-compose-v2"),
+        # As this program had it once: beside docker.io, from Docker
+        ("2.10.0", {"docker-compose-plugin": Package("2.10", "installed")}, "docker-compose-plugin"),
+        ("2.40.3", {}, None),
+    ],
+)
+def test_compose_comes_from_where_the_engine_came_from(
+    compose: Any, more: dict[str, Package], comes: str | None
+) -> None:
+    theirs = {name: UBUNTUS[name] for name in ("docker.io", "containerd", "runc")}
+    found = packages(without(*DOCKER_PACKAGES, **theirs, **more))
+    made = plan(having(FINISHED, compose=compose), found)
+    steps = mends(made.changes)
+    assert [names for verb, names in steps if verb == "install"] == ([[comes]] if comes else [])
+    asked = [verb for verb, _ in steps]
+    assert asked == (["update", "install"] if comes else []), "the lists are asked for first"
+    docker_is_asked = any("Docker's" in change.what for change in made.changes)
+    assert docker_is_asked == (comes == "docker-compose-plugin")
+
+
+def test_compose_on_debian() -> None:
+    assert isinstance(FINISHED.os, OsRelease)
+    facts = having(replace(FINISHED, os=replace(FINISHED.os, id="debian", version="13")), compose=None)
+    found = packages(without(*DOCKER_PACKAGES, **{"docker.io": UBUNTUS["docker.io"]}))
+    assert docker.missing(HOST, facts, Evidence(packages=found)) == ("docker-compose",)
+
+
+def test_the_old_compose_gives_way_to_the_plugin() -> None:
+    """Docker's plugin conflicts with it, and brings its own buildx along."""
+    others = {name: Package("1.29", "installed") for name in ("docker-compose", "docker-buildx")}
+    made = docker_changes(having(FINISHED, compose=None), packages(without("docker-compose-plugin", **others)))
+    assert mends(made) == [
+        ("fetch", ["docker-compose-plugin"]), ("remove", ["docker-compose", "docker-buildx"]),
+        ("install", ["docker-compose-plugin"]),
+    ]  # fmt: skip
+    assert [change.stops for change in made] == [(), ()]
+
+
+@pytest.mark.parametrize(
+    ("installed", "said"),
+    [({}, "it was put there by hand"), ({"moby-engine": Package("29.0", "installed")}, "it is from moby-engine")],
+)
+def test_an_engine_of_another_make_is_left_and_said(installed: dict[str, Package], said: str) -> None:
+    found = packages(without(*DOCKER_PACKAGES, **installed))
+    assert plan(FINISHED, found).is_ready
+    [note] = install.notes(HOST, FINISHED, Evidence(packages=found))
+    assert said in note.text
+    assert "29.1.3" in note.text
+    made = plan(having(FINISHED, engine="20.10.7"), found)
+    assert said in made.blocked[0].text
+
+
+def test_what_docker_s_own_pages_have_removed_by_hand_is_no_engine() -> None:
+    """`apt-get remove docker.io` leaves its socket, with nobody behind it; the next engine does not start beside it."""
+    left = having(replace(FINISHED, containers=Unknown("no answer")), client=None, engine=Unknown("no answer"))
+    found = packages(without(*DOCKER_PACKAGES))
+    assert not plan(left, found).blocked
+    made = docker_changes(left, found)
+    assert mends(made) == [("install", list(DOCKER_PACKAGES))]
+    last = made[-1].steps[-1]
+    assert isinstance(last, Mend)
+    assert last.arguments["stop"] == ["docker.socket"]
 
 
 def test_an_engine_of_the_distribution_that_is_too_old_is_replaced() -> None:

@@ -232,7 +232,7 @@ def test_nothing_goes_that_was_not_agreed_to(ready: Root) -> None:
     ready.run("update")
     assert ready.run("install", "of-somebody")[0] == 0
     noted = ready.program("systemctl", f'echo "$*" >>{ready.path}/stopped')
-    for asked in (("install", "docker-ce"), ("remove", "docker.io")):
+    for asked in (("fetch", "docker-ce"), ("install", "docker-ce"), ("remove", "docker.io")):
         status, output = ready.run(*asked, may_remove=["docker.io"], stop=["docker.socket"])
         assert status == 1
         assert "apt would also remove of-somebody: nothing was done" in output
@@ -240,7 +240,8 @@ def test_nothing_goes_that_was_not_agreed_to(ready: Root) -> None:
     assert not noted.exists()
     assert ready.run("remove", "of-somebody", "docker.io", "containerd", stop=["docker.socket"])[0] == 0
     assert noted.read_text() == "stop docker.socket\n"
-    assert ready.run("install", "docker-ce")[0] == 0
+    assert ready.run("install", "docker-ce", stop=["docker.socket"])[0] == 0
+    assert noted.read_text() == "stop docker.socket\n" * 2
     assert ready.run("remove", "docker.io") == (0, "gone already: docker.io\n")
 
 
