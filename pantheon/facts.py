@@ -260,13 +260,16 @@ class Image:
 
 @dataclass(frozen=True)
 class Listener:
-    """A listening TCP socket. `container` is set when a container's process or Docker's proxy for it holds it."""
+    """A listening TCP socket. `container` is set when a container's process or Docker's proxy for it holds it. `unit`
+    is the service of systemd that runs it, `user` the uid whose service or session that is ("": the system's)."""
 
     address: str
     port: int
     pid: int | None
     process: str
     container: str
+    unit: str = ""
+    user: str = ""
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import re
 import shlex
 
 from pantheon import layout, stack
-from pantheon.facts import Container, Entry, Facts, Image, TextFile, Unknown
+from pantheon.facts import Container, Entry, Facts, Image, Listener, TextFile, Unknown
 from pantheon.finding import Finding
 from pantheon.inventory import SERVICES, Host
 from pantheon.takeover import record
@@ -219,15 +219,44 @@ def port_finding(host: Host, facts: Facts, name: str) -> Finding | None:
             continue
         if not listener.container and _is_own_proxy(host, facts, name, listener.process):
             continue
-        if holder is not None:
-            who = f"container {holder.name}"
-        else:
-            who = f"{listener.process or 'an unknown process'}" + (f" (pid {listener.pid})" if listener.pid else "")
+        who, mend = (
+            (f"container {holder.name}", host.ssh(shlex.join(["docker", "stop", holder.name])))
+            if holder
+            else _process(host, listener)
+        )
         text = f"port {port} on {listener.address} is taken by {who}"
-        look = host.ssh(f"sudo ss -ltnp 'sport = :{port}'")
-        mend = f"give {name} another port in hosts.toml ({name}.port), or stop what {look} shows"
-        return Finding(f"{name}.port", "fail", text, mend=mend, source="procedure §5")
+        evidence = "" if holder or not listener.process else "it is none of Docker's containers, and not taken over"
+        mend += f"; or another port for {name} in hosts.toml ({name}.port)"
+        return Finding(f"{name}.port", "fail", text, evidence, mend, "procedure §5")
     return None
+
+
+# Programs that listen for containers of which Docker's engine knows nothing, and how these are listed.
+_RUNTIMES = {
+    "conmon": ("Podman", "podman ps"),
+    "rootlessport": ("Podman", "podman ps"),
+    "pasta": ("Podman", "podman ps"),
+    "rootlesskit": ("rootless Docker", "docker --context rootless ps"),
+}
+
+
+def _process(host: Host, listener: Listener) -> tuple[str, str]:
+    """Who listens there, in words, and what ends it."""
+    name = next((name for name in _RUNTIMES if listener.process.startswith(name)), "")
+    runtime, listed = _RUNTIMES.get(name, ("", ""))
+    told = [listener.process] if runtime else []
+    told += [f"pid {listener.pid}"] if listener.pid else []
+    told += [f"user {listener.user}"] if listener.user else []
+    who = (runtime or listener.process or "an unknown process") + (f" ({', '.join(told)})" if told else "")
+    there = f"as user {listener.user} on {host.name}: " if listener.user else ""
+    if listener.unit and listener.process not in ("docker-proxy", "dockerd"):
+        argv = ["systemctl", "--user"] if there else ["sudo", "systemctl"]
+        stop = shlex.join([*argv, "disable", "--now", listener.unit])
+        return f"{who}, which is {listener.unit}", there + stop if there else host.ssh(stop)
+    if listed:
+        return who, f"stop what this shows: {there + listed if there else host.ssh('sudo ' + listed)}"
+    look = host.ssh(f"sudo ss -ltnp 'sport = :{listener.port}'")
+    return who, f"stop what this shows: {look}"
 
 
 def _is_own_proxy(host: Host, facts: Facts, name: str, process: str) -> bool:

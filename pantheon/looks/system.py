@@ -106,7 +106,9 @@ def listeners(root: str) -> list[Object]:
             if process.startswith("docker-proxy"):
                 argv = (read_text(f"{root}/proc/{pid}/cmdline", 65536) or "").replace("\0", " ")
         row: Object = {"address": address, "port": port, "pid": pid, "process": plain(process)}
-        out.append({**row, "container": container_of(root, pid) if pid else "", "argv": argv})
+        runs = cgroup_of(root, pid) if pid else ""
+        unit, user = service_of(runs)
+        out.append({**row, "container": container_in(runs), "unit": unit, "user": user, "argv": argv})
     unique = {(row["address"], row["port"]): row for row in reversed(out)}
     return sorted(unique.values(), key=lambda row: (row["port"], row["address"]))
 
@@ -138,12 +140,27 @@ def socket_owners(root: str, inodes: set[str]) -> dict[str, int]:
     return out
 
 
-def container_of(root: str, pid: int) -> str:
-    """The id of the container that a process runs in, "" for none: the last 64 hex digits in its cgroup's path, which
-    cgroup v1 and v2 and both cgroup drivers have in common."""
+def cgroup_of(root: str, pid: int) -> str:
     try:
-        text = read_text(f"{root}/proc/{pid}/cgroup", 65536) or ""
+        return read_text(f"{root}/proc/{pid}/cgroup", 65536) or ""
     except OSError:
         return ""
-    found = re.findall(r"(?<![0-9a-f])[0-9a-f]{64}(?![0-9a-f])", text)
+
+
+def container_of(root: str, pid: int) -> str:
+    """The id of the container that a process runs in, "" for none."""
+    return container_in(cgroup_of(root, pid))
+
+
+def container_in(cgroup: str) -> str:
+    """The last 64 hex digits in its path, which cgroup v1 and v2 and both cgroup drivers have in common."""
+    found = re.findall(r"(?<![0-9a-f])[0-9a-f]{64}(?![0-9a-f])", cgroup)
     return str(found[-1]) if found else ""
+
+
+def service_of(cgroup: str) -> tuple[str, str]:
+    """facts.Listener's unit and user, by the path of systemd's tree."""
+    path = next((line for line in cgroup.splitlines() if line.startswith(("0::", "1:name=systemd:"))), "")
+    user = re.search(r"/user-([0-9]+)\.slice/", path)
+    units = [part for part in path.split("/") if part.endswith(".service") and not part.startswith("user@")]
+    return plain(units[-1]) if units else "", user[1] if user else ""

@@ -100,6 +100,21 @@ def test_who_listens(host: FakeHost, docker: FakeDocker) -> None:
 
 
 @pytest.mark.parametrize(
+    ("cgroup", "unit", "user"),
+    [
+        ("0::/system.slice/ollama.service\n", "ollama.service", ""),
+        ("12:pids:/x.service\n1:name=systemd:/system.slice/ollama.service\n", "ollama.service", ""),
+        ("0::/user.slice/user-1000.slice/user@1000.service/app.slice/web.service\n", "web.service", "1000"),
+        ("0::/user.slice/user-1000.slice/session-4.scope\n", "", "1000"),
+        ("0::/machine.slice/libpod-conmon-abc.scope\n", "", ""),
+        ("", "", ""),
+    ],
+)
+def test_who_runs_a_process(cgroup: str, unit: str, user: str) -> None:
+    assert system.service_of(cgroup) == (unit, user)
+
+
+@pytest.mark.parametrize(
     ("cgroup", "expect"),
     [
         (f"0::/system.slice/docker-{ID}.scope\n", ID),
