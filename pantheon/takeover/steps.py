@@ -120,7 +120,7 @@ def own(host: Host, own: list[Datum], record: Record) -> list[Change]:
         others = ", ".join(sorted(set(datum.owners) - {f"{uid}:{gid}"}))
         note = Mend(
             "keep_owners",
-            {"path": datum.target, "list": lists[datum.target], "uid": uid, "gid": gid},
+            {"path": datum.target, "list": lists[datum.target]},
             f"note who owns what in {datum.target}, in {lists[datum.target]}",
             timeout_s=layout.WALK_S,
         )

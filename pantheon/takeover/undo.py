@@ -16,6 +16,7 @@ from pantheon.facts import Container, Facts, Image, TextFile
 from pantheon.finding import Finding
 from pantheon.inventory import Host
 from pantheon.plan import Change, Guard, Mend, Run, SectionPlan, Step, Write
+from pantheon.takeover.data import COMFY, ROOT
 from pantheon.takeover.old import UP
 from pantheon.takeover.record import FILE_SUFFIX, Kept, Moved, Record
 from pantheon.takeover.steps import rename, stop
@@ -188,21 +189,17 @@ def _files_back(files: tuple[Moved, ...], seen: Belongings, mine: list[tuple[str
 
 
 def _owners_back(record: Record) -> list[Change]:
-    return [
-        Change(
-            f"{moved.old}: owners as they were",
-            "the old containers need them",
-            (
-                Mend(
-                    "give_owners",
-                    {"path": moved.old, "list": moved.new},
-                    f"give {moved.old} the owners back that {moved.new} has",
-                    timeout_s=layout.WALK_S,
-                ),
-            ),
-        )
-        for moved in record.owners
-    ]
+    """As they were; what our container has made in it meanwhile is made over to whoever goes on there."""
+    changes = []
+    for moved in record.owners:
+        service = next((place.service for place in record.data if place.target == moved.old), "")
+        uid, gid = COMFY if service == "comfy" else ROOT
+        arguments: dict[str, object] = {"path": moved.old, "list": moved.new, "uid": uid, "gid": gid}
+        says = f"give {moved.old} the owners back that {moved.new} has, and to what is new those of its directory"
+        step = Mend("give_owners", arguments, says, timeout_s=layout.WALK_S)
+        what = f"{moved.old}: owners as they were, and of what is new those of its directory"
+        changes.append(Change(what, "the old containers need them", (step,)))
+    return changes
 
 
 def _databases_back(host: Host, facts: Facts, record: Record, seen: Belongings) -> list[Change]:

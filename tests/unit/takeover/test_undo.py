@@ -167,10 +167,13 @@ def test_a_name_that_somebody_else_has_by_now() -> None:
 
 
 def test_owners_are_given_back() -> None:
-    it = noted(owners=(Moved(TARGETS["comfy"], "/var/lib/pantheon/owners/x.gz"),))
+    data = (record.Place("comfy", TARGETS["comfy"], TARGETS["comfy"], "in place"),)
+    it = noted(owners=(Moved(TARGETS["comfy"], "/var/lib/pantheon/owners/x.gz"),), data=data)
     section = undo.plan(HOST, there(it, KEPT), it, answer(it, HERE))
     mends = [step for change in section.changes for step in change.steps if isinstance(step, Mend)]
-    assert {"path": TARGETS["comfy"], "list": "/var/lib/pantheon/owners/x.gz"} in [mend.arguments for mend in mends]
+    assert [mend.arguments for mend in mends if mend.name == "give_owners"] == [
+        {"path": TARGETS["comfy"], "list": "/var/lib/pantheon/owners/x.gz", "uid": 1024, "gid": 1024}
+    ]
 
 
 def test_a_migrated_database_makes_room_for_the_one_that_was_kept() -> None:
