@@ -11,10 +11,12 @@ from lab.machine import Lab
 LISTEN = """
 import socket, sys, time
 family = socket.AF_INET6 if ":" in sys.argv[1] else socket.AF_INET
-server = socket.socket(family)
+tcp = sys.argv[3] == "tcp"
+server = socket.socket(family, socket.SOCK_STREAM if tcp else socket.SOCK_DGRAM)
 server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
 server.bind((sys.argv[1], int(sys.argv[2])))
-server.listen()
+if tcp:
+    server.listen()
 time.sleep(1e6)
 """
 # An empty file system that says what it is called; killed, it leaves a dead mount behind.
@@ -60,19 +62,21 @@ def away(lab: Lab, name: str) -> None:
     lab.sh('docker rm -fv "$1" >/dev/null 2>&1 || true', name)
 
 
-def listen(lab: Lab, unit: str, address: str, port: int, *, program: str = "python3") -> None:
-    """A program that listens there, as a unit of that name; `program` is what it is called by."""
+def listen(lab: Lab, unit: str, address: str, port: int, *, program: str = "python3", protocol: str = "tcp") -> None:
+    """A program that listens there, as a unit of that name; `program` is what it is called by, `protocol` udp or
+    tcp."""
     lab.sh(
         """
         systemctl reset-failed "$1" 2>/dev/null || true
-        systemd-run -q --unit="$1" "$5" -c "$4" "$2" "$3"
-        for _ in $(seq 100); do ss -ltn | grep -qF "$2:$3 " && exit; sleep 0.05; done; exit 1
+        systemd-run -q --unit="$1" "$5" -c "$4" "$2" "$3" "$6"
+        for _ in $(seq 100); do ss -ln "--$6" | grep -qF "$2:$3 " && exit; sleep 0.05; done; exit 1
         """,
         unit,
         address,
         str(port),
         LISTEN,
         program,
+        protocol,
     )
 
 

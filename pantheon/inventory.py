@@ -140,7 +140,7 @@ class Host:
     gateway: str = ""
     mgmt_network: str = ""
     servers_network: str = ""
-    listeners: tuple[str, ...] = ()  # what may listen beyond loopback besides sshd: "PORT" or "ADDRESS:PORT"
+    listeners: tuple[str, ...] = ()  # what may listen beyond loopback besides sshd, TCP or UDP: "PORT", "ADDRESS:PORT"
     stack_dir: str = "/opt/stacks/ai"
     project: str = "pantheon-ai"
     os: Os = field(default_factory=Os)

@@ -25,6 +25,9 @@ VIOLATIONS = (
               lambda lab: planting.stop(lab, "v-bound"), host=DECLARED),
     Violation("net.listeners", "9999", lambda lab: planting.listen(lab, "v-open", planting.EVERYWHERE, 9999),
               lambda lab: planting.stop(lab, "v-open")),
+    Violation("net.datagrams", "0.0.0.0:161/udp: python3",
+              lambda lab: planting.listen(lab, "v-snmp", planting.EVERYWHERE, 161, protocol="udp"),
+              lambda lab: planting.stop(lab, "v-snmp")),
 )  # fmt: skip
 
 

@@ -36,14 +36,15 @@ def bounded(lab: Lab) -> None:
 
 
 def unattended(lab: Lab) -> None:
-    """As Ubuntu's installer switches it on; the program itself is not run by the audit."""
+    """As Ubuntu's installer switches it on, and somebody has let it upgrade Docker too; the program itself is not run by
+    the audit."""
     lab.sh(
         """
         [ -e "$2" ] || { printf '#!/bin/sh\n' >"$2" && chmod 755 "$2"; }
         cat >"$1" <<'END'
 APT::Periodic::Update-Package-Lists "1";
 APT::Periodic::Unattended-Upgrade "1";
-Unattended-Upgrade::Allowed-Origins { "${distro_id}:${distro_codename}-security"; };
+Unattended-Upgrade::Allowed-Origins { "${distro_id}:${distro_codename}-security"; "Docker:${distro_codename}"; };
 END
         """,
         APT,
@@ -76,8 +77,8 @@ def no_node(lab: Lab) -> None:
 VIOLATIONS = (
     Violation("upkeep.reboot", "System restart required *** (linux-image-6.8.0-99-generic)", pending, not_pending),
     Violation("upkeep.journal", "SystemMaxUse=100T in /etc/systemd/journald.conf.d/90-lab.conf", boundless, bounded),
-    Violation("upkeep.unattended", "it may upgrade containerd, docker.io", unattended, attended),
-    Violation("upkeep.hold", "not on hold: containerd, docker.io", host={"install": {"hold": True}}),
+    Violation("upkeep.unattended", "it may upgrade containerd.io, docker-buildx-plugin, docker-ce", unattended, attended),
+    Violation("upkeep.hold", "not on hold: containerd.io, docker-ce, docker-ce-cli", host={"install": {"hold": True}}),
     Violation("upkeep.custom-nodes", "lab-node: on branch main (0123456789)", node, no_node),
     Violation(
         "audit.waivers",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from lab import planting
 from lab.machine import Lab
 from lab.violations import Violation
 
@@ -30,7 +31,19 @@ def undefine(name: str) -> Callable[[Lab], None]:
     return undo
 
 
+def stranger(lab: Lab) -> None:
+    """Something that runs, and is called what runs virtual machines."""
+    lab.sh("mkdir -p /run/v-machine; ln -sf /usr/bin/python3 /run/v-machine/qemu-system-x86_64")
+    planting.listen(lab, "v-machine", "127.0.0.1", 11600, program="/run/v-machine/qemu-system-x86_64")
+
+
+def no_stranger(lab: Lab) -> None:
+    planting.stop(lab, "v-machine")
+    lab.sh("rm -rf /run/v-machine")
+
+
 VIOLATIONS = (
+    Violation("virt.libvirt", "qemu-system-x86 (pid ", stranger, no_stranger),
     Violation("virt.kvm", "v-slow: type qemu", define("v-slow", kind="qemu"), undefine("v-slow")),
     Violation("virt.cpu-mode", "v-mode: CPU mode custom", define("v-mode", cpu="custom"), undefine("v-mode")),
     Violation("virt.cpu-overcommit", "v-cpus has 4096", define("v-cpus", vcpus=4096), undefine("v-cpus")),

@@ -44,15 +44,16 @@ def gpu_errors(case: Case) -> Verdict:
     nvml, log, clock = case.facts.nvml, case.evidence.kernel_log, case.evidence.clock
     if nvml is None:
         return not_applicable("no NVIDIA driver is installed")
-    if not isinstance(nvml, Nvml):
-        return unknown(nvml, mend=command(case, "prereqs"))
     look = case.host.ssh("sudo journalctl -k -g NVRM")
     codes = [int(found[1]) for line in log if (found := XID.search(line))] if isinstance(log, tuple) else []
     wrong = [f"the driver has logged Xid {code} ({gpu_lost.XIDS[code]})" for code in codes if code in gpu_lost.XIDS]
-    wrong += [f"GPU {gpu.index}: {gpu.ecc_uncorrected} uncorrected memory errors" for gpu in nvml.gpus
+    cards = nvml.gpus if isinstance(nvml, Nvml) else ()
+    wrong += [f"GPU {gpu.index}: {gpu.ecc_uncorrected} uncorrected memory errors" for gpu in cards
               if gpu.ecc_uncorrected]  # fmt: skip
     if wrong:
         return Verdict("fail", "\n".join(dict.fromkeys(wrong)), look)
+    if not isinstance(nvml, Nvml):
+        return unknown(nvml, mend=command(case, "prereqs"))
     if not isinstance(log, tuple) and isinstance(clock, Clock) and clock.container:
         return not_applicable(f"this host is a container ({clock.container}): the kernel's log is another machine's")
     if not isinstance(log, tuple):

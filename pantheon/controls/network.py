@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from pantheon.circumstances import Address, SocketUnit, SshServer
+from pantheon.circumstances import Address, Datagram, SocketUnit, SshServer
 from pantheon.control import Control, Verdict
+from pantheon.controls import docker
 from pantheon.controls.verdicts import (
     beyond,
     containers,
@@ -13,6 +14,7 @@ from pantheon.controls.verdicts import (
     is_in,
     network,
     not_applicable,
+    on,
     outward,
     passed,
     place,
@@ -32,6 +34,10 @@ PROGRAMS = {"cockpit": "Cockpit", "vnc": "VNC", "xrdp": "RDP", "telnetd": "telne
             "webmin": "Webmin", "miniserv": "Webmin", "shellinabox": "a web terminal", "ttyd": "a web terminal",
             "teamviewer": "TeamViewer", "anydesk": "AnyDesk", "rustdesk": "RustDesk", "xpra": "Xpra",
             "novnc": "VNC", "websockify": "VNC", "guacd": "Guacamole", "nxd": "NoMachine"}  # fmt: skip
+
+# Ports on which a host gets the answers to what it has asked: DHCP of both kinds.
+ASKED = (68, 546)
+RPCBIND = "rpcbind"  # comes with nfs-common; NFS of version 4 does without it
 
 
 def unit_of(case: Case, listener: Listener) -> str:
@@ -82,16 +88,19 @@ def who(case: Case, listener: Listener) -> str:
     if listener.container:
         return f"container {listener.container}"
     unit = unit_of(case, listener)
-    return f"{listener.process or 'a process'}" + (f" for {unit}" if unit and listener.process == "systemd" else "")
+    nobody = "a process" if listener.pid else "the kernel itself"  # NFS's locks and callbacks are such
+    return f"{listener.process or nobody}" + (f" for {unit}" if unit and listener.process == "systemd" else "")
 
 
 def listeners(case: Case) -> Verdict:
-    """The services' own ports, Docker's API and other ways in are judged by controls of their own."""
+    """The services' own ports, other ways in and what docker.api finds are judged by controls of their own."""
     found, everything = case.facts.listeners, containers(case)
     if not isinstance(found, tuple):
         return unknown(found)
     mine = {*SERVICES, *(c.name for c in everything or () if c.labels.get("pantheon.project") == case.host.project)}
-    ports = {case.host.service(name).port for name in SERVICES} | {int(port) for port in exposed_ports.API_PORTS}
+    ports = {case.host.service(name).port for name in SERVICES}
+    if docker.api(case).status == "fail":
+        ports |= {int(port) for port in exposed_ports.API_PORTS}
     bridges = {one.address for one in _addresses(case) if one.kind == "bridge"}
     seen: dict[str, str] = {}
     for one in found:
@@ -107,14 +116,48 @@ def listeners(case: Case) -> Verdict:
         if port not in ports and name not in mine and not _allowed(case, address, port):
             seen.setdefault(place(address, port), f"container {name}")
     if seen:
-        told = "\n".join(f"{where}: {name}" for where, name in sorted(seen.items()))
-        ports_seen = ", ".join(f'"{where.rpartition(":")[2]}"' for where in sorted(seen))
-        mend = f"stop what should not listen (sudo ss -ltnp), or allow it in hosts.toml: listeners = [{ports_seen}]"
-        return Verdict("fail", told, mend)
+        return _unexpected(case, seen, "sudo ss -ltnp")
     if everything is None and not isinstance(case.facts.containers, tuple | type(None)):
         return unknown(case.facts.containers)
     allowed = f"; allowed: {', '.join(case.host.listeners)}" if case.host.listeners else ""
     return passed(f"no TCP port but sshd's is open beyond loopback{allowed}")
+
+
+def datagrams(case: Case) -> Verdict:
+    """UDP. What Docker publishes of it is judged with what it publishes of TCP."""
+    found = case.evidence.datagrams
+    if not isinstance(found, tuple):
+        return unknown(found)
+    kinds = {one.interface: one.kind for one in _addresses(case)}
+    bridges = {one.address for one in _addresses(case) if one.kind == "bridge"}
+    seen: dict[str, str] = {}
+    for one in found:
+        inside = kinds.get(one.device, "") in ("lo", "bridge") or one.device == "lo" or one.address in bridges
+        judged = one.port in ASKED or one.process == "docker-proxy" or _allowed(case, one.address, one.port)
+        if beyond(one.address) and not inside and not judged:
+            seen[f"{place(one.address, one.port)}/udp"] = _whose(case, one)
+    if seen:
+        return _unexpected(case, seen, "sudo ss -lunp")
+    return passed("no UDP port is open beyond loopback, but those on which programs wait for answers")
+
+
+def _whose(case: Case, one: Datagram) -> str:
+    name = next((c.name for c in containers(case) or () if one.container and c.id == one.container), "")
+    return f"container {name}" if name else one.process or "the kernel itself"
+
+
+def _unexpected(case: Case, seen: dict[str, str], look: str) -> Verdict:
+    """`seen`: who listens, by address and port."""
+    told = "\n".join(f"{where}: {name}" for where, name in sorted(seen.items()))
+    old_nfs = any(mount.type != "nfs4" or "vers=3" in mount.options for mount in case.host.atlas)
+    if not old_nfs and all(RPCBIND in name for name in seen.values()):
+        units = (f"{RPCBIND}.socket", f"{RPCBIND}.service")
+        stop = on(case, "sudo", "systemctl", "mask", "--now", *units)
+        return Verdict("fail", told, f"{stop}  (NFS 4 works without it)")
+    ports = dict.fromkeys(where.removesuffix("/udp").rpartition(":")[2] for where in sorted(seen))
+    allowed = ", ".join([*(f'"{item}"' for item in case.host.listeners), *(f'"{port}"' for port in ports)])
+    mend = f"stop what should not listen ({on(case, *look.split())}), or allow it in hosts.toml, "
+    return Verdict("fail", told, f"{mend}[hosts.{case.host.name}]: listeners = [{allowed}]")
 
 
 def _published(case: Case) -> Iterator[tuple[str, int, str]]:
@@ -162,6 +205,7 @@ def cards(case: Case) -> Verdict:
     if not names:
         return not_applicable("hosts.toml names neither servers_network nor mgmt_network")
     told, missing, interfaces = [], [], {}
+    unnamed = [name for name in ("servers_network", "mgmt_network") if name not in names]
     for name in names:
         mine, verdict = _in(case, name)
         if verdict:
@@ -170,7 +214,11 @@ def cards(case: Case) -> Verdict:
             missing.append(f"no address in {getattr(case.host, name)} ({name})")
         told += [f"{name.partition('_')[0].upper()}: {_at(one)}" for one in mine]
         interfaces[name] = {one.interface for one in mine}
-    mend = "see to the host's network, or correct mgmt_network and servers_network in hosts.toml"
+    told += [f"{name.partition('_')[0].upper()} was not looked for: hosts.toml names no {name}" for name in unnamed]
+    mend = (
+        f"see to the host's network ({case.host.ssh('ip -br addr')}), or correct mgmt_network and servers_network in "
+        f"hosts.toml, [hosts.{case.host.name}]"
+    )
     if missing:
         return Verdict("fail", "\n".join([*missing, *told]), mend)
     shared = set.intersection(*interfaces.values()) if len(interfaces) == 2 else set()
@@ -188,7 +236,8 @@ def mgmt_address(case: Case) -> Verdict:
         return not_applicable(f"no address in {case.host.mgmt_network}: net.cards says so")
     return _origin(
         mine,
-        mend="make it static in /etc/netplan; where Cerberus has a reservation for it, a waiver in hosts.toml says so",
+        mend=f"make it static in /etc/netplan ({on(case, 'sudo', 'netplan', 'get')}); where Cerberus has a "
+        f"reservation for it, say so in hosts.toml, [[hosts.{case.host.name}.waivers]]",
     )
 
 
@@ -210,7 +259,11 @@ def dhcp(case: Case) -> Verdict:
         return not_applicable(f"no service binds to an address of SERVERS ({told})")
     used = [one for one in mine if one.address in users]
     text = "; ".join(f"{address}: {', '.join(names)}" for address, names in users.items())
-    found = _origin(used, mend="a static address or a reservation on Cerberus; or bind to 127.0.0.1 (procedure §5)")
+    found = _origin(
+        used,
+        mend=f"make it static in /etc/netplan ({on(case, 'sudo', 'netplan', 'get')}), or bind to 127.0.0.1 (procedure "
+        f"§5); where Cerberus has a reservation for it, say so in hosts.toml, [[hosts.{case.host.name}.waivers]]",
+    )
     return Verdict(found.status, f"{found.evidence}\nbound to it: {text}", found.mend)
 
 
@@ -239,4 +292,6 @@ CONTROLS = (
             "system page, Network and Known Limitations", dhcp),
     Control("net.listeners", "Nothing listens beyond loopback but sshd and what hosts.toml allows", "high",
             "procedure §1, §5; system page, Security Posture", listeners),
+    Control("net.datagrams", "Nothing waits for UDP beyond loopback but what hosts.toml allows", "medium",
+            "procedure §1; system page, Security Posture", datagrams),
 )  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Literal
 
 from pantheon import atlas, foreign
 from pantheon.control import Control, Verdict
@@ -24,8 +25,12 @@ from pantheon.nfs import Atlas, Share
 SOURCE = "system page, Storage Layout"
 ROOT = "/mnt/atlas"
 # What the page wants of the places that it names.
-PAGE = {"/mnt/atlas/appdata": "rw", "/mnt/atlas/datasets": "rw"}
-PAGE |= {"/mnt/atlas/managed-media": "ro", "/mnt/atlas/shared-media": "ro"}
+PAGE: dict[str, Literal["ro", "rw"]] = {
+    "/mnt/atlas/appdata": "rw",
+    "/mnt/atlas/datasets": "rw",
+    "/mnt/atlas/managed-media": "ro",
+    "/mnt/atlas/shared-media": "ro",
+}
 UNUSED_RULES = (
     "The system page keeps the state of containers on /mnt/atlas/appdata, the procedure says local storage only. The "
     "procedure rules for the AI stack: it must run with Atlas down. Other services may use appdata."
@@ -54,23 +59,42 @@ def _up(case: Case) -> list[tuple[AtlasMount, Share, Mount]] | Verdict:
 
 def intent(case: Case) -> Verdict:
     """hosts.toml is what the other controls go by: it must want what the page wants, and name what is there."""
+    absent = [place for place in PAGE if place not in {want.mount for want in case.host.atlas}]
     named = [want for want in case.host.atlas if want.mount in PAGE]
     if strangers := _unnamed(case):
         seen = [f"{row.target} is mounted ({row.source}, {_mode(row)}), and hosts.toml does not name it"
                 for row in strangers]  # fmt: skip
         first = strangers[0]
-        keys = {"export": first.source, "mount": first.target, "mode": PAGE.get(first.target, _mode(first))}
-        lines = [f"{key} = {json.dumps(value)}" for key, value in keys.items()]
-        return Verdict(
-            "fail", "\n".join(seen), "\n".join(["in hosts.toml:", f"[[hosts.{case.host.name}.atlas]]", *lines])
-        )
-    if not named:
-        return not_applicable("hosts.toml names none of the mounts that the page names")
+        return Verdict("fail", "\n".join(seen), _entry(case, first.source, first.target, _mode(first)))
+    if not case.host.atlas:
+        return not_applicable("hosts.toml names no mount of Atlas")
     wrong = [want for want in named if want.mode != PAGE[want.mount]]
     if wrong:
         told = "\n".join(f"hosts.toml wants {w.mount} {w.mode}, the page {PAGE[w.mount]}" for w in wrong)
-        return Verdict("fail", told, f'hosts.toml: mode = "{PAGE[wrong[0].mount]}" for {wrong[0].mount}')
+        told = "\n".join([told, *(_absent(place) for place in absent)])
+        mend = f'in hosts.toml, [[hosts.{case.host.name}.atlas]] of {wrong[0].mount}: mode = "{PAGE[wrong[0].mount]}"'
+        return Verdict("fail", told, mend)
+    if absent:
+        server = case.host.atlas[0].export.partition(":/")[0]
+        return Verdict(
+            "fail", "\n".join(map(_absent, absent)), _entry(case, f"{server}:/{_name(absent[0])}", absent[0])
+        )
     return passed("\n".join(f"{want.mount}: {want.mode}" for want in named))
+
+
+def _absent(place: str) -> str:
+    return f"the page names {place} ({PAGE[place]}), and hosts.toml does not"
+
+
+def _name(place: str) -> str:
+    return place.rpartition("/")[2]
+
+
+def _entry(case: Case, export: str, mount: str, mode: str = "rw") -> str:
+    """What to write into hosts.toml."""
+    keys = {"export": export, "mount": mount, "mode": PAGE.get(mount, mode)}
+    lines = [f"{key} = {json.dumps(value)}" for key, value in keys.items()]
+    return "\n".join(["in hosts.toml:", f"[[hosts.{case.host.name}.atlas]]", *lines])
 
 
 def _unnamed(case: Case) -> list[Mount]:
@@ -200,7 +224,8 @@ def owners(case: Case) -> Verdict:
 
 
 CONTROLS = (
-    Control("nfs.intent", "hosts.toml names what is mounted of Atlas: media ro, data and appdata rw", "medium", SOURCE,
+    Control("nfs.intent", "hosts.toml names what is mounted of Atlas, and what is to be: media ro, data and appdata rw",
+            "medium", SOURCE,
             intent),
     Control("nfs.mounted", "Every mount of Atlas is there, or made at its first use", "medium", SOURCE, mounted),
     Control("nfs.type", "Each is really NFS, from the export that hosts.toml names", "medium", SOURCE, really),

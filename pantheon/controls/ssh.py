@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-
 from pantheon.circumstances import Address, SshdLine, SshServer
 from pantheon.control import Control, Verdict
 from pantheon.controls.network import is_sshd, other_way, who
@@ -15,6 +13,7 @@ from pantheon.controls.verdicts import (
     network,
     not_applicable,
     of,
+    on,
     outward,
     passed,
     place,
@@ -25,28 +24,34 @@ from pantheon.fixes import browser_access
 from pantheon.incident import Case
 
 SOURCE = "system page, Security Posture"
-OURS = "/etc/ssh/sshd_config.d/00-access.conf"  # read before the others, and the first value counts
+SPELT = {"without-password": "prohibit-password"}  # as sshd -T prints it, and as it is written
+DROP_INS = "/etc/ssh/sshd_config.d/"
+OURS = f"{DROP_INS}00-access.conf"  # read before the others, and the first value counts
 
 
 def _server(case: Case) -> SshServer | Verdict:
     found = case.evidence.ssh_server
     if isinstance(found, SshServer):
         return found
-    return unknown(missing(found, "there is no sshd of OpenSSH's on the host"))
+    return unknown(missing(found, "there is no sshd of OpenSSH's on the host"), mend=on(case, "sudo", "sshd", "-t"))
 
 
-def _set(case: Case, *lines: str) -> str:
+def _mend(case: Case, wrong: list[SshdLine], *settings: str) -> str:
     """What to type to have sshd say so, and to be sure of it before it is reloaded. Added to what another control has
-    had written there."""
-    text = "\\n".join(lines)
-    todo = f'printf "{text}\\n" | sudo tee -a {OURS} && sudo sshd -t && sudo systemctl reload ssh'
-    return case.host.ssh(todo)
+    had written there. It does nothing about a line that is read before, nor about one in a Match block: those are put
+    right where they stand."""
+    check = "sudo sshd -t && sudo systemctl reload ssh"
+    over = next((line for line in wrong if line.match or (line.path.startswith(DROP_INS) and line.path <= OURS)), None)
+    if over:
+        return f"{on(case, 'sudoedit', over.path)}  (line {over.line}; then: {check})"
+    text = "\\n".join(settings)
+    return case.host.ssh(f'printf "{text}\\n" | sudo tee -a {OURS} && {check}')
 
 
-def _matched(server: SshServer, keyword: str, good: tuple[str, ...]) -> list[str]:
+def _matched(server: SshServer, keyword: str, good: tuple[str, ...]) -> list[SshdLine]:
     """Lines in Match blocks that say otherwise, whoever they are for."""
     lines = [line for line in server.lines if line.keyword == keyword and line.match]
-    return [_line(line) for line in lines if line.value.lower() not in good]
+    return [line for line in lines if line.value.lower() not in good]
 
 
 def _line(line: SshdLine) -> str:
@@ -54,10 +59,14 @@ def _line(line: SshdLine) -> str:
     return f"{line.path}:{line.line}: ({line.keyword} {line.value}){block}"
 
 
-def _where(server: SshServer, keyword: str, value: str) -> list[str]:
+def _where(server: SshServer, keyword: str, value: str) -> list[SshdLine]:
     """The first line that says it: in the global part it is the one that counts."""
     lines = [line for line in server.lines if line.keyword == keyword and not line.match]
-    return [_line(line) for line in lines[:1] if line.value.lower() == value]
+    return [line for line in lines[:1] if line.value.lower() in (value, SPELT.get(value))]
+
+
+def _told(wrong: list[str], lines: list[SshdLine]) -> str:
+    return "\n".join([*wrong, *dict.fromkeys(_line(line) for line in lines)])
 
 
 def root_login(case: Case) -> Verdict:
@@ -66,16 +75,15 @@ def root_login(case: Case) -> Verdict:
     if isinstance(server, Verdict):
         return server
     values = {one.get("permitrootlogin", "") for one in (server.settings, server.root)}
-    mend = _set(case, "PermitRootLogin no")
     by_key = ("without-password", "prohibit-password")
     wrong = [f"root logs in{' with a key' if value in by_key else ''} (PermitRootLogin {value})"
              for value in sorted(values - {"no", ""})]  # fmt: skip
     matched = _matched(server, "permitrootlogin", ("no",))
     if wrong or matched:
-        where = [line for value in sorted(values) for line in _where(server, "permitrootlogin", value)]
-        if matched and not wrong:
-            mend = case.host.ssh(f"sudoedit {shlex.quote(matched[0].partition(':')[0])}")
-        return Verdict("fail", "\n".join([*wrong, *dict.fromkeys([*where, *matched])]), mend)
+        where = [line for value in sorted(values - {"no"}) for line in _where(server, "permitrootlogin", value)]
+        is_global = server.settings.get("permitrootlogin", "") not in ("no", "")
+        mend = _mend(case, where if is_global else matched, "PermitRootLogin no")
+        return Verdict("fail", _told(wrong, [*where, *matched]), mend)
     if values != {"no"}:
         return unknown(Unknown("sshd -T does not say PermitRootLogin"))
     return passed("PermitRootLogin no")
@@ -85,29 +93,43 @@ def keys(case: Case) -> Verdict:
     server = _server(case)
     if isinstance(server, Verdict):
         return server
+    if by_key := _by_key_first(server):
+        return passed(by_key)
     names = {
         "passwordauthentication": "PasswordAuthentication",
         "kbdinteractiveauthentication": "KbdInteractiveAuthentication",
     }
-    wrong, lines = [], []
+    wrong: list[str] = []
+    where: list[SshdLine] = []
+    in_blocks: list[SshdLine] = []
     for key, name in names.items():
         value = server.settings.get(key) or server.settings.get(
             "challengeresponseauthentication" if key[0] == "k" else "", ""
         )
         if not value:
             return unknown(Unknown(f"sshd -T does not say {name}"))
-        matched = _matched(server, key, ("no",))
-        if value != "no" or matched:
-            wrong += [f"{name} {value}"] if value != "no" else []
-            lines += [*_where(server, key, value), *matched]
+        in_blocks += _matched(server, key, ("no",))
+        if value != "no":
+            wrong.append(f"{name} {value}")
+            where += _where(server, key, value)
     if server.settings.get("pubkeyauthentication", "yes") == "no":
         wrong.append("PubkeyAuthentication no")
     if server.settings.get("permitemptypasswords", "no") == "yes":
         wrong.append("PermitEmptyPasswords yes")
-    if wrong or lines:
-        mend = _set(case, "PasswordAuthentication no", "KbdInteractiveAuthentication no", "PubkeyAuthentication yes")
-        return Verdict("fail", "\n".join([*wrong, *dict.fromkeys(lines)]), mend)
+    if wrong or in_blocks:
+        settings = ("PasswordAuthentication no", "KbdInteractiveAuthentication no", "PubkeyAuthentication yes")
+        mend = _mend(case, where if wrong else in_blocks, *settings)
+        return Verdict("fail", _told(wrong, [*where, *in_blocks]), f"{mend}  (first see that a key lets you in)")
     return passed("keys only: PasswordAuthentication no, KbdInteractiveAuthentication no")
+
+
+def _by_key_first(server: SshServer) -> str:
+    """AuthenticationMethods that ask for a key whatever else they ask for, for everybody; "" where they do not."""
+    said = [server.settings.get("authenticationmethods", ""), server.root.get("authenticationmethods", "")]
+    said += [line.value.lower() for line in server.lines if line.keyword == "authenticationmethods" and line.match]
+    ways = [way.split(",") for methods in said for way in methods.split() or ["any"]]
+    is_on = server.settings.get("pubkeyauthentication", "yes") != "no"
+    return f"AuthenticationMethods {said[0]}" if is_on and all("publickey" in way for way in ways) else ""
 
 
 def forwarding(case: Case) -> Verdict:

@@ -48,12 +48,20 @@ def at_boot(case: Case) -> Verdict:
     for path, source in ((host.storage.nvme, host.storage.nvme_source), (host.storage.ssd, host.storage.ssd_source)):
         mine = [line for line in lines if line.target == path]
         line = next((one for one in mine if one.unit), mine[-1] if mine else None)
-        said = _at_boot(path, line)
-        (wrong if said else told).append(said or f"{path}: {_where(line)}")
+        by_pool = None if line else _by_its_pool(case, path)
+        said = "" if by_pool else _at_boot(path, line)
+        (wrong if said else told).append(said or f"{path}: {by_pool or _where(line)}")
         mend = mend or (_into_fstab(case, path, source, line) if said else "")
     if wrong:
         return Verdict("fail", "\n".join(wrong), mend)
     return passed("\n".join(told))
+
+
+def _by_its_pool(case: Case, path: str) -> str:
+    """ZFS mounts its file systems itself, at the boot too."""
+    mounts = case.facts.mounts if isinstance(case.facts.mounts, tuple) else ()
+    row = next((one for one in reversed(mounts) if one.target == path), None)
+    return f"{row.source} by ZFS" if row and row.fstype == "zfs" else ""
 
 
 def _into_fstab(case: Case, path: str, source: str, line: FstabLine | None) -> str:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from pantheon import foreign
 from pantheon.control import Control, Verdict
-from pantheon.controls.verdicts import command, containers, missing, not_applicable, of, passed, unknown
+from pantheon.controls.verdicts import command, containers, missing, not_applicable, of, on, passed, unknown
+from pantheon.evidence import Unit
 from pantheon.facts import Docker, Unknown
 from pantheon.incident import Case
+from pantheon.install import toolkit
 from pantheon.sections import prereqs, validate
 
 NO_DOCKER = not_applicable("there is no Docker")
 SOURCE = "procedure §2; system page, Services Hosted"
+RUN = "/var/run/cdi/"
 
 
 def installed(case: Case) -> Verdict:
@@ -34,16 +37,34 @@ def runtime(case: Case) -> Verdict:
 
 
 def cdi(case: Case) -> Verdict:
-    """Devices by CDI outlive a `systemctl daemon-reload`, which takes the card away from containers otherwise."""
+    """Devices by CDI outlive a `systemctl daemon-reload`, which takes the card away from containers otherwise. A
+    file that somebody has generated stays as it is when the driver is upgraded; one in /var/run goes before it."""
     docker = case.facts.docker
     if docker is None:
         return NO_DOCKER
     if not isinstance(docker, Docker):
         return unknown(docker)
-    if docker.cdi:
-        return passed(", ".join(docker.cdi))
-    text = "no CDI specification in /etc/cdi or /var/run/cdi"
-    return Verdict("fail", text, command(case, "prereqs", "--install"))
+    specs, library = case.evidence.cdi, case.facts.library_version
+    if not docker.cdi:
+        text = "no CDI specification in /etc/cdi or /var/run/cdi"
+        return Verdict("fail", text, command(case, "prereqs", "--install"))
+    if not isinstance(specs, tuple):
+        return unknown(specs)
+    if not specs:
+        text = f"none of NVIDIA's cards: {', '.join(docker.cdi)}"
+        return Verdict("fail", text, _generate(case, "/etc/cdi/nvidia.yaml"))
+    used = [one for one in specs if one.path.startswith(RUN)] or list(specs)
+    old = [one for one in used if isinstance(library, str) and one.drivers and library not in one.drivers]
+    if old:
+        told = [f"{one.path} is for driver {', '.join(one.drivers)}, and {library} is installed" for one in old]
+        return Verdict("fail", "\n".join(told), _generate(case, old[0].path))
+    return passed("\n".join(" ".join([one.path, *one.drivers]) for one in used))
+
+
+def _generate(case: Case, path: str) -> str:
+    if path.startswith(RUN) and isinstance(case.evidence.units.get(toolkit.REFRESH), Unit):
+        return on(case, "sudo", "systemctl", "restart", toolkit.REFRESH)
+    return on(case, "sudo", "nvidia-ctk", "cdi", "generate", f"--output={path}")
 
 
 def hook(case: Case) -> Verdict:
@@ -75,7 +96,13 @@ CONTROLS = (
     Control("toolkit.installed", "NVIDIA Container Toolkit is installed", "high", SOURCE, installed),
     Control("toolkit.runtime", "Docker knows the nvidia runtime", "high", SOURCE, runtime),
     Control("toolkit.hook", "Docker was started with the toolkit in place", "high", SOURCE, hook),
-    Control("toolkit.cdi", "There is a CDI specification of the card", "low", "procedure §2", cdi),
+    Control(
+        "toolkit.cdi",
+        "There is a CDI specification of the card, for the driver that is installed",
+        "low",
+        "procedure §2",
+        cdi,
+    ),
     _gpu_in("comfy"),
     _gpu_in("ollama"),
 )

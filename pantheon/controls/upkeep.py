@@ -119,13 +119,14 @@ def hold(case: Case) -> Verdict:
     seen = case.evidence.upgrades
     if isinstance(seen, Unknown):
         return _unknown(case, seen.reason)
-    if seen is None or not seen.ours:
+    wanted = [name for name in seen.ours if HOLDS.fullmatch(name)] if seen else []
+    if seen is None or not wanted:
         return Verdict("not applicable", "none of them is a package of dpkg's")
-    loose = [name for name in seen.ours if name not in seen.held]
+    loose = [name for name in wanted if name not in seen.held]
     if loose:
         mend = f"invoke prereqs --install --host {case.host.name}"
         return Verdict("fail", f"not on hold: {', '.join(loose)}", mend)
-    return Verdict("pass", f"on hold: {', '.join(seen.ours)}")
+    return Verdict("pass", f"on hold: {', '.join(wanted)}")
 
 
 def custom_nodes(case: Case) -> Verdict:

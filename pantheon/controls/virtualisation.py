@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pantheon.circumstances import Cards, Domain, Virtual
 from pantheon.control import Control, Verdict
-from pantheon.controls.verdicts import not_applicable, passed, unknown
+from pantheon.controls.verdicts import not_applicable, on, passed, unknown
 from pantheon.facts import Unknown
 from pantheon.incident import Case
 
@@ -24,7 +24,21 @@ def _virtual(case: Case) -> Virtual | Verdict:
 
 
 def _edit(case: Case, domain: Domain) -> str:
-    return case.host.ssh(f"sudo virsh edit {domain.name}")
+    return on(case, "sudo", "virsh", "edit", domain.name)
+
+
+def libvirt(case: Case) -> Verdict:
+    """The others of these controls read libvirt's definitions: of a machine beside it they know nothing."""
+    found = case.evidence.virtual
+    if found is None:
+        return not_applicable("no virtual machine is there")
+    if isinstance(found, Unknown):
+        return unknown(found)
+    if found.strangers:
+        told = "\n".join(f"{one} is no machine of libvirt's" for one in found.strangers)
+        look = on(case, "sudo", "ps", "-o", "pid,user,args", "-p", found.strangers[0].rpartition(" ")[2].rstrip(")"))
+        return Verdict("fail", told, f"define it in libvirt (virsh define), or end it: {look}")
+    return passed("; ".join(one.name for one in found.domains) or "no virtual machine runs")
 
 
 def hypervisor(case: Case) -> Verdict:
@@ -34,7 +48,7 @@ def hypervisor(case: Case) -> Verdict:
     wrong = [one for one in found.domains if one.type != "kvm"]
     if wrong:
         told = "\n".join(f"{one.name}: type {one.type or 'not set'}" for one in wrong)
-        return Verdict("fail", told, f"{_edit(case, wrong[0])}: <domain type='kvm'>")
+        return Verdict("fail", told, f"{_edit(case, wrong[0])}  (there: <domain type='kvm'>)")
     return passed("\n".join(f"{one.name}: kvm" for one in found.domains))
 
 
@@ -45,7 +59,7 @@ def cpu_mode(case: Case) -> Verdict:
     wrong = [one for one in found.domains if one.cpu_mode != "host-passthrough"]
     if wrong:
         told = "\n".join(f"{one.name}: CPU mode {one.cpu_mode or 'not set'}" for one in wrong)
-        return Verdict("fail", told, f"{_edit(case, wrong[0])}: <cpu mode='host-passthrough'/>")
+        return Verdict("fail", told, f"{_edit(case, wrong[0])}  (there: <cpu mode='host-passthrough'/>)")
     return passed("\n".join(f"{one.name}: host-passthrough" for one in found.domains))
 
 
@@ -90,19 +104,28 @@ def passthrough(case: Case) -> Verdict:
         return unknown(virtual)
     wrong = [f"{card.address} ({card.ids}) is bound to vfio-pci" for card in cards.cards if card.driver == "vfio-pci"]
     wrong += [*cards.vfio]
+    handed_to: list[Domain] = []
     mine = {card.address.rpartition(".")[0] for card in cards.cards}
     for one in virtual.domains if virtual else ():
         handed = [device for device in one.devices if device.rpartition(".")[0] in mine or not mine]
+        handed_to += [one] if handed else []
         wrong += [f"{one.name} ({one.path}) has the PCI device {device} handed through" for device in handed]
     if wrong:
-        mend = "hosts.toml's card belongs to containers: take it out of the machine (virsh edit) and out of vfio-pci"
-        return Verdict("fail", "\n".join(wrong), mend)
+        return Verdict("fail", "\n".join(wrong), _give_back(case, handed_to))
     if virtual is None and not cards.cards:
         return passed("nothing hands a card of NVIDIA's to a virtual machine")
     return passed("no card is handed to a virtual machine or kept for one")
 
 
+def _give_back(case: Case, machines: list[Domain]) -> str:
+    if machines:
+        return f"{_edit(case, machines[0])}  (take its <hostdev> out)"
+    made = case.host.ssh("sudo update-initramfs -u && sudo update-grub")
+    return f"take NVIDIA's ids (10de:) from vfio-pci, {made}, then: invoke reboot --host {case.host.name}"
+
+
 CONTROLS = (
+    Control("virt.libvirt", "Virtual machines are managed by libvirt", "low", SOURCE, libvirt),
     Control("virt.kvm", "Virtual machines run on KVM", "low", SOURCE, hypervisor),
     Control("virt.cpu-mode", "Virtual machines have CPU mode host-passthrough", "low", SOURCE, cpu_mode),
     Control("virt.cpu-overcommit", "Virtual machines have no more CPUs than the host", "medium", SOURCE, cpus),

@@ -10,6 +10,8 @@ from pantheon.circumstances import (
     Address,
     Card,
     Cards,
+    CdiSpec,
+    Datagram,
     Desktop,
     Domain,
     Drive,
@@ -20,6 +22,7 @@ from pantheon.circumstances import (
 )
 from pantheon.control import Verdict
 from pantheon.controls import every
+from pantheon.controls.nfs import PAGE
 from pantheon.evidence import ComfyTree, FstabLine, Room
 from pantheon.facts import Command, Facts, Listener, Mount
 from pantheon.incident import Case
@@ -47,6 +50,7 @@ VM = Domain("vm", "/etc/libvirt/qemu/vm.xml", "host-passthrough", 4, 8192, autos
 CARD = Card("0000:01:00.0", "10de:27b2", "nvidia")
 WANT = (AtlasMount("atlas:/data", "/mnt/atlas/data", "rw"), AtlasMount("atlas:/media", "/mnt/atlas/media", "ro"))
 WITH_ATLAS = replace(AUDITED, atlas=WANT)
+AS_PAGE = replace(AUDITED, atlas=tuple(AtlasMount(f"nas:/{at}", at, mode) for at, mode in PAGE.items()))
 
 
 def share(want: AtlasMount, **more: Any) -> Share:
@@ -87,10 +91,12 @@ def evidence() -> dict[str, Any]:
     return {
         "addresses": (MGMT, SERVERS, Address("docker0", "172.17.0.1", 16, "bridge", "static")),
         "sockets": (SocketUnit("10.0.99.10:22", "ssh.socket", "ssh.service"),),
+        "datagrams": (Datagram("127.0.0.53", 53, "lo", "systemd-resolve"), Datagram("10.0.60.5", 68, "eno1", "x")),
         "ssh_server": SERVER,
         "desktop": Desktop((), "", "graphical.target"),
         "virtual": Virtual((VM,), 16, 65536),
         "cards": Cards((CARD,), False, "NVRM version: NVIDIA UNIX x86_64 Kernel Module 590.48.01"),
+        "cdi": (CdiSpec("/etc/cdi/nvidia.yaml", ("590.48.01",)),),
         "accounts": (),
         "drives": (
             Drive("/", "/dev/sda2", "ssd"),

@@ -15,10 +15,10 @@ from invoke.parser.context import ParserContext
 
 import tasks
 from pantheon import controls, layout
-from pantheon.circumstances import Account, Cards, Desktop, Drive, SocketUnit, Virtual
+from pantheon.circumstances import Account, Cards, CdiSpec, Datagram, Desktop, Drive, SocketUnit, SshdLine, Virtual
 from pantheon.control import SEVERITIES, STATUSES, Control
 from pantheon.controls import storage
-from pantheon.evidence import ComfyTree, Evidence, FstabLine, Room
+from pantheon.evidence import ComfyTree, Evidence, FstabLine, Room, Unit
 from pantheon.facts import Command, ContainerMount, Facts, Http, Listener, Mount, Port, Tree, Unknown
 from pantheon.here import Here
 from pantheon.incident import Case, Choices
@@ -26,6 +26,7 @@ from pantheon.inventory import Monitoring
 from pantheon.kernels import Kernel
 from pantheon.upkeep import Clock
 from tests.unit.controls.documents import (
+    AS_PAGE,
     AUDITED,
     CARD,
     KERNELS,
@@ -149,6 +150,16 @@ def says(name: str, *lines: str) -> Facts:
     return with_(name, log_markers=lines)
 
 
+def cdi(*specs: CdiSpec) -> Case:
+    return well(look=docker(cdi=tuple(spec.path for spec in specs)), cdi=specs)
+
+
+def asks(*sockets: Datagram, **more: Any) -> Case:
+    return well(datagrams=sockets, **more)
+
+
+ETC, RUN = (CdiSpec(f"{folder}/nvidia.yaml", ("580.95.05",)) for folder in ("/etc/cdi", "/var/run/cdi"))
+OPEN_UDP = Datagram("0.0.0.0", 161, "", "snmpd")
 ROOM = Room("/mnt/local/ssd", "/dev/sda1", "ext4", 1 << 20, 400 * GIB, 1000, 2000, ("ssd",))
 PROXY = Listener("0.0.0.0", 8188, 900, "docker-proxy", "comfy")
 OPEN = Port("8188/tcp", "0.0.0.0", 8188)
@@ -165,6 +176,8 @@ ROWS: list[Row] = [
     ("hw.nvidia-smi", lambda: well(look=look(nvidia_smi=LOST, nvml=NO)), "unknown", "no answer"),
     ("hw.gpu-errors", lambda: well(look=gpu(ecc_uncorrected=2)), "fail", "2 uncorrected"),
     ("hw.gpu-errors", lambda: well(kernel_log=("NVRM: Xid (PCI:0000:01:00): 79, GPU lost",)), "fail", "Xid 79"),
+    ("hw.gpu-errors", lambda: well(look=look(nvml=NO), kernel_log=("NVRM: Xid (PCI:0000:01:00): 79, lost",)), "fail",
+     "Xid 79"),
     ("hw.gpu-errors", lambda: well(kernel_log=NO), "unknown", "denied"),
     ("hw.gpu-errors", lambda: well(kernel_log=NO, clock=Clock(True, (), "docker")), "not applicable", "container"),
     ("hw.gpu-errors", lambda: well(look=look(nvml=NO)), "unknown", "denied"),
@@ -220,6 +233,12 @@ ROWS: list[Row] = [
     ("toolkit.hook", lambda: well(engine_has_hook=False), "fail", "without"),
     ("toolkit.hook", lambda: well(engine_has_hook=None), "unknown", "does not run"),
     ("toolkit.cdi", lambda: well(look=docker(cdi=())), "fail", "no CDI"),
+    ("toolkit.cdi", lambda: well(look=docker(cdi=("/etc/cdi/amd.yaml",)), cdi=()), "fail", "none of NVIDIA's"),
+    ("toolkit.cdi", lambda: cdi(ETC), "fail", "is for driver 580.95.05, and 590.48.01 is installed"),
+    ("toolkit.cdi", lambda: cdi(replace(ETC, drivers=("590.48.01",)), RUN), "fail", "/var/run/cdi/nvidia.yaml is for"),
+    ("toolkit.cdi", lambda: cdi(ETC, replace(RUN, drivers=("590.48.01",))), "pass", "/var/run/cdi/nvidia.yaml 590"),
+    ("toolkit.cdi", lambda: cdi(replace(ETC, drivers=())), "pass", "/etc/cdi/nvidia.yaml"),
+    ("toolkit.cdi", lambda: well(cdi=NO), "unknown", "denied"),
     ("toolkit.comfy-gpu", lambda: well(look=with_("comfy", gpu_seen=Command(9, "no devices"))), "fail", "no devices"),
     ("toolkit.ollama-gpu", lambda: well(look=says("ollama", "inference compute library=cpu")), "fail", "CPU"),
     ("toolkit.ollama-gpu", lambda: well(look=having(facts(), ollama=None)), "not applicable", "no container"),
@@ -229,6 +248,8 @@ ROWS: list[Row] = [
     ("storage.nvme-root", lambda: well(touched={"/mnt/local/nvme": Command(1, "Stale file handle")}), "fail", "stale"),
     ("storage.at-boot", lambda: well(fstab=()), "fail", "gone after the next boot"),
     ("storage.at-boot", lambda: well(fstab=(), look=look(mounts=())), "fail", "gone after the next boot"),
+    ("storage.at-boot", lambda: well(fstab=(), look=look(mounts=tuple(
+        Mount(path, f"tank{path}", "zfs", "rw") for path in ("/mnt/local/nvme", "/mnt/local/ssd")))), "pass", "by ZFS"),
     ("storage.at-boot", lambda: well(fstab=(FstabLine("LABEL=n", "/mnt/local/nvme", "ext4", "noauto"),
                                             FstabLine("LABEL=s", "/mnt/local/ssd", "ext4", ""))), "fail", "noauto"),
     ("storage.at-boot", lambda: well(fstab=(FstabLine("LABEL=n", "/mnt/local/nvme", "ext4", "", there=False),
@@ -324,6 +345,24 @@ ROWS: list[Row] = [
      lambda: well(host=replace(AUDITED, listeners=("9100", "10.0.60.5:80", "[fd00::1]:81")), look=hears(
         SSHD, Listener("::", 9100, 1, "x", ""), Listener("10.0.60.5", 80, 1, "y", ""),
         Listener("fd00::1", 81, 1, "z", ""))), "pass", "9100"),
+    ("net.listeners", lambda: well(look=also("web", ports=(Port("80/tcp", "0.0.0.0", 2375),))), "fail",
+     "0.0.0.0:2375: container web"),
+    ("net.listeners", lambda: well(look=replace(BARE_HOST, listeners=(Listener("::", 2375, 9, "socat", ""),))), "fail",
+     "[::]:2375: socat"),
+    ("net.listeners", lambda: well(look=hears(SSHD, Listener("0.0.0.0", 2375, 9, "socat", ""))), "pass", ""),
+    ("net.listeners", lambda: well(look=hears(SSHD, Listener("::", 38573, None, "", ""))), "fail", "the kernel itself"),
+    ("net.datagrams", lambda: asks(OPEN_UDP), "fail", "0.0.0.0:161/udp: snmpd"),
+    ("net.datagrams", lambda: asks(Datagram("0.0.0.0", 51820)), "fail", "the kernel itself"),
+    ("net.datagrams", lambda: asks(Datagram("::", 5353, "eno1", "avahi-daemon")), "fail", "[::]:5353/udp"),
+    ("net.datagrams", lambda: asks(replace(OPEN_UDP, device="lo")), "pass", ""),
+    ("net.datagrams", lambda: asks(replace(OPEN_UDP, device="docker0")), "pass", ""),
+    ("net.datagrams", lambda: asks(replace(OPEN_UDP, address="172.17.0.1")), "pass", ""),
+    ("net.datagrams", lambda: asks(Datagram("fe80::1", 546, "eno1", "systemd-network")), "pass", ""),
+    ("net.datagrams", lambda: asks(OPEN_UDP, host=replace(AUDITED, listeners=("161",))), "pass", ""),
+    ("net.datagrams", lambda: asks(replace(OPEN_UDP, container=container(AUDITED, "comfy").id)), "fail",
+     "container comfy"),
+    ("net.datagrams", lambda: well(datagrams=NO), "unknown", "denied"),
+    ("net.cards", lambda: well(host=replace(AUDITED, servers_network="")), "pass", "SERVERS was not looked for"),
     ("net.listeners", lambda: well(host=replace(AUDITED, listeners=("10.0.60.5:80",)), look=hears(
         SSHD, Listener("0.0.0.0", 80, 1, "y", ""))), "fail", "0.0.0.0:80"),
     ("ssh.root", lambda: well(ssh_server=told(permitrootlogin="yes")), "fail", "PermitRootLogin yes"),
@@ -338,6 +377,15 @@ ROWS: list[Row] = [
     ("ssh.keys", lambda: well(ssh_server=told(permitemptypasswords="yes")), "fail", "PermitEmptyPasswords yes"),
     ("ssh.keys", lambda: well(ssh_server=replace(SERVER, lines=(line("passwordauthentication", "yes", "User x"),))),
      "fail", "Match User x"),
+    ("ssh.keys", lambda: well(ssh_server=told(passwordauthentication="yes", authenticationmethods="publickey")),
+     "pass", "AuthenticationMethods publickey"),
+    ("ssh.keys", lambda: well(ssh_server=told(passwordauthentication="yes", pubkeyauthentication="no",
+                                              authenticationmethods="publickey")), "fail", "PubkeyAuthentication no"),
+    ("ssh.keys", lambda: well(ssh_server=told(passwordauthentication="yes",
+                                              authenticationmethods="publickey,password password")), "fail", "yes"),
+    ("ssh.keys", lambda: well(ssh_server=replace(
+        told(passwordauthentication="yes", authenticationmethods="publickey"),
+        lines=(line("authenticationmethods", "any", "User x"),))), "fail", "PasswordAuthentication yes"),
     ("ssh.keys", lambda: well(ssh_server=None), "unknown", "no sshd"),
     ("ssh.only", lambda: well(look=hears(SSHD, Listener("0.0.0.0", 5901, 1, "Xtigervnc", ""))), "fail", "VNC"),
     ("ssh.only", lambda: well(look=hears(SSHD, Listener("::", 9090, 1, "systemd", "")), sockets=(
@@ -380,19 +428,22 @@ ROWS: list[Row] = [
     ("virt.kvm", lambda: well(virtual=machine(type="qemu")), "fail", "type qemu"),
     ("nfs.intent", lambda: well(replace(AUDITED, atlas=(replace(WANT[0], mount="/mnt/atlas/shared-media"),))), "fail",
      "the page ro"),
+    ("nfs.intent", lambda: well(replace(AUDITED, atlas=AS_PAGE.atlas[:3])), "fail",
+     "the page names /mnt/atlas/shared-media (ro), and hosts.toml does not"),
+    ("nfs.intent", lambda: well(WITH_ATLAS), "fail", "the page names /mnt/atlas/appdata (rw)"),
     *((name, lambda: well(look=BARE_HOST), "not applicable", "") for name in (
         "docker.root", "docker.neighbours", "docker.apt", "docker.snap", "docker.api", "toolkit.runtime",
         "toolkit.hook", "toolkit.cdi", "toolkit.comfy-gpu", "stack.comfy-bind", "stack.comfy-answers",
         "stack.comfy-log", "stack.comfy-mount", "stack.declared", "storage.state", "nfs.unused")),
     *((name, lambda: well(look=BARE_HOST), "fail", "") for name in ("stack.comfy-up", "docker.engine",
         "driver.branch")),
-    ("nfs.intent", well, "not applicable", "names none"),
+    ("nfs.intent", well, "not applicable", "names no mount"),
     ("nfs.intent", lambda: well(look=mounted(
         Mount("/mnt/atlas/managed-media", "atlas:/media", "nfs4", "rw,relatime"))), "fail",
      "/mnt/atlas/managed-media is mounted (atlas:/media, rw), and hosts.toml does not name it"),
-    ("nfs.intent", lambda: well(WITH_ATLAS, look=mounted(
-        Mount("/mnt/atlas/data", "atlas:/data", "nfs4", "rw"),
-        Mount("/mnt/atlas", "systemd-1", "autofs", "rw"))), "not applicable", "names none"),
+    ("nfs.intent", lambda: well(AS_PAGE, look=mounted(
+        Mount("/mnt/atlas/appdata", "nas:/mnt/atlas/appdata", "nfs4", "rw"),
+        Mount("/mnt/atlas", "systemd-1", "autofs", "rw"))), "pass", ""),
     ("stack.containerised", lambda: well(look=hears(SSHD, Listener("127.0.0.1", 11500, 9, "ollama", ""))), "fail",
      "127.0.0.1:11500"),
     ("stack.containerised", lambda: well(look=hears(SSHD, Listener("127.0.0.1", 8188, 9, "python3", ""))), "fail",
@@ -409,6 +460,9 @@ ROWS: list[Row] = [
     ("virt.gpu", lambda: well(cards=Cards((replace(CARD, driver="vfio-pci"),), False, "")), "fail", "vfio-pci"),
     ("virt.gpu", lambda: well(cards=Cards((CARD,), False, "", ("/etc/modprobe.d/v.conf:1: options",))),
      "fail", "v.conf"),
+    ("virt.libvirt", lambda: well(virtual=Virtual((), 16, 1, (), ("qemu-system-x86 (pid 9)",))), "fail",
+     "qemu-system-x86 (pid 9) is no machine of libvirt's"),
+    ("virt.libvirt", lambda: well(virtual=None), "not applicable", ""),
     *((f"virt.{name}", lambda: well(virtual=None), "not applicable", "libvirt")
       for name in ("kvm", "cpu-mode", "cpu-overcommit", "memory-overcommit")),
     *((f"virt.{name}", lambda: well(virtual=Virtual((), 16, 1, ("/x.xml: broken",))), "unknown", "broken")
@@ -422,7 +476,7 @@ ROWS: list[Row] = [
 ]  # fmt: skip
 
 # What need not pass on a host that is well: it cannot, or there is nothing to judge.
-BESIDES = {"mon.dcgm", "mon.metrics", "mon.alerts", "net.dhcp", "nfs.owners", "nfs.intent"}
+BESIDES = {"mon.dcgm", "mon.metrics", "mon.alerts", "net.dhcp", "nfs.owners"}
 
 
 @pytest.mark.parametrize(
@@ -452,12 +506,37 @@ def test_each(row: Row) -> None:
          fstab=()), "LABEL=n\\040v /mnt/local/nvme ext4 "),
         ("storage.at-boot", lambda: well(fstab=(), look=look(mounts=())), "invoke fix.mounts-missing"),
         ("ssh.root", lambda: well(ssh_server=told(permitrootlogin="yes")), "tee -a /etc/ssh/sshd_config.d/"),
+        ("ssh.root", lambda: well(ssh_server=replace(told(permitrootlogin="without-password"), lines=(
+            first("permitrootlogin", "prohibit-password"),))), "sudoedit /etc/ssh/sshd_config.d/00-a.conf  (line 7;"),
+        ("ssh.root", lambda: well(ssh_server=replace(told(permitrootlogin="yes"), lines=(
+            line("permitrootlogin", "yes"),))), "tee -a /etc/ssh/sshd_config.d/"),
+        ("ssh.keys", lambda: well(ssh_server=replace(SERVER, lines=(
+            line("passwordauthentication", "yes", "User x", 3),))), "sudoedit /etc/ssh/sshd_config  (line 3;"),
+        ("ssh.keys", lambda: well(ssh_server=replace(told(passwordauthentication="yes"), lines=(
+            first("passwordauthentication", "yes"),))), "sudoedit /etc/ssh/sshd_config.d/00-a.conf"),
+        ("toolkit.cdi", lambda: cdi(ETC), "nvidia-ctk cdi generate --output=/etc/cdi/nvidia.yaml"),
+        ("toolkit.cdi", lambda: replace(cdi(RUN), evidence=replace(cdi(RUN).evidence, units={
+            "nvidia-cdi-refresh.service": Unit("inactive", "dead", "success", "", 0, "enabled")})),
+         "systemctl restart nvidia-cdi-refresh.service"),
+        ("net.listeners", lambda: well(look=hears(SSHD, Listener("::", 111, 1, "rpcbind", ""))), "mask --now rpcbind."),
+        ("net.datagrams", lambda: asks(replace(OPEN_UDP, port=111, process="rpcbind")), "mask --now rpcbind.socket"),
+        ("net.datagrams", lambda: asks(replace(OPEN_UDP, port=111, process="rpcbind"), host=replace(
+            AUDITED, atlas=(replace(WANT[0], type="nfs"),))), 'hosts.toml, [hosts.prometheus]: listeners = ["111"]'),
+        ("net.datagrams", lambda: asks(OPEN_UDP, host=replace(AUDITED, listeners=("9100",))), '["9100", "161"]'),
+        ("virt.cpu-mode", lambda: well(virtual=machine(name="a b", cpu_mode="")), "virsh edit 'a b'"),
+        ("nfs.intent", lambda: well(replace(AUDITED, atlas=AS_PAGE.atlas[:3])),
+         'export = "nas:/shared-media"\nmount = "/mnt/atlas/shared-media"\nmode = "ro"'),
     ],
 )  # fmt: skip
 def test_the_mend_is_one_that_helps_there(control: str, about: Callable[[], Case], mend: str) -> None:
     verdict = judged(control, about())
     assert verdict.status == "fail"
     assert mend in verdict.mend
+
+
+def first(keyword: str, value: str) -> SshdLine:
+    """In a file that is read before the one that a mend writes to."""
+    return SshdLine("/etc/ssh/sshd_config.d/00-a.conf", 7, keyword, value)
 
 
 COMMAND = re.compile(r"\binvoke [a-z][^;,()\n]*")
@@ -475,7 +554,7 @@ def test_every_command_is_one_that_there_is() -> None:
 
 @pytest.mark.parametrize("control", [one.id for one in CONTROLS])
 def test_holds_on_a_host_that_is_as_the_documents_say(control: str) -> None:
-    verdict = judged(control, well(WITH_ATLAS))
+    verdict = judged(control, well(AS_PAGE if control == "nfs.intent" else WITH_ATLAS))
     expected = {"pass", "not checkable", "not applicable"} if control in BESIDES else {"pass"}
     expected = {"not checkable"} if control.startswith("beyond.") else expected
     assert verdict.status in expected, verdict
