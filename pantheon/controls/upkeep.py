@@ -15,6 +15,11 @@ SOURCE = "practice"
 JOURNAL_SHARE = 5  # a journal may take a fifth of its file system; journald's own default is a tenth, 4 GiB at most
 JOURNAL_LEAST = 4 << 30
 DRIVER = re.compile(r"(?:lib)?nvidia-(?!container)|linux-modules-nvidia")
+# What `prereqs --install` holds (`holds` in install/docker.py, toolkit.py and driver.py): the rest comes with these.
+HELD = (
+    r"docker-ce(-cli)?|docker\.io|containerd(\.io)?|nvidia-container-toolkit"
+    r"|(nvidia-driver|nvidia-dkms|libnvidia-compute)-{branch}(-[a-z-]+)?"
+)
 
 
 def _unknown(case: Case, reason: str) -> Verdict:
@@ -119,7 +124,8 @@ def hold(case: Case) -> Verdict:
     seen = case.evidence.upgrades
     if isinstance(seen, Unknown):
         return _unknown(case, seen.reason)
-    wanted = [name for name in seen.ours if HOLDS.fullmatch(name)] if seen else []
+    pattern = HELD.format(branch=re.escape(case.host.gpu.driver))
+    wanted = [name for name in seen.ours if re.fullmatch(pattern, name)] if seen else []
     if seen is None or not wanted:
         return Verdict("not applicable", "none of them is a package of dpkg's")
     loose = [name for name in wanted if name not in seen.held]

@@ -11,8 +11,11 @@ import pytest
 
 from pantheon.control import Status, Verdict
 from pantheon.controls import upkeep, waivers
+from pantheon.evidence import Evidence
 from pantheon.facts import Unknown
+from pantheon.install import docker, driver, toolkit
 from pantheon.inventory import Install, Waiver
+from pantheon.packages import Package, Packages
 from pantheon.upkeep import Clock, CustomNode, Journal, Upgrades
 from tests.unit.world import HOST, case, finished
 
@@ -176,6 +179,23 @@ class TestHold:
         assert verdict.status == status
         if status == "fail":
             assert verdict.mend == "invoke prereqs --install --host prometheus"
+
+    def test_what_the_mend_holds_is_all_that_is_asked_for(self) -> None:
+        host = replace(HOST, install=Install(hold=True))
+        names = (
+            *("containerd.io", "docker-ce", "docker-ce-cli", "nvidia-container-toolkit", "nvidia-driver-590-server"),
+            *("libnvidia-compute-590-server", "nvidia-dkms-590-server"),
+        )
+        there = {name: Package("1.0", "installed") for name in names}
+        evidence = Evidence(packages=Packages(there, "amd64", "noble"))
+        held = {name for part in (docker, driver, toolkit) for name in part.holds(host, finished(), evidence)}
+        assert held == set(names)
+        others = ("docker-buildx-plugin", "docker-compose-plugin", "libnvidia-container1", "nvidia-utils-590-server")
+        verdict = judged("hold", host, upgrades=Upgrades(False, (), (), tuple(held), (*names, *others)))
+        assert verdict.status == "pass"
+        for name in names:
+            held_but = tuple(held - {name})
+            assert judged("hold", host, upgrades=Upgrades(False, (), (), held_but, names)).status == "fail", name
 
 
 class TestCustomNodes:
