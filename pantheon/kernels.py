@@ -23,7 +23,8 @@ class Kernel:
 class Kernels:
     """`next` is the release that boots next, as far as the boot loader's files tell; `dkms` the lines of its status
     (None: no dkms). `secure_boot`: None where the firmware has none; `mok`: whether the key with which this host signs
-    modules is enrolled (None: it has no such key)."""
+    modules is enrolled (None: it has no such key); `mok_asked`: somebody has asked for that, and the console of the
+    next boot asks back."""
 
     running: str
     next: Maybe[str]
@@ -31,11 +32,18 @@ class Kernels:
     dkms: Maybe[tuple[str, ...]] = None
     secure_boot: Maybe[bool] = None
     mok: Maybe[bool] = None
+    mok_asked: bool = False
 
     @property
     def next_kernel(self) -> Kernel | None:
         """The kernel that boots next; None where that is not known."""
         return next((kernel for kernel in self.installed if kernel.release == self.next), None)
+
+    def refuses(self, kernel: Kernel) -> bool:
+        """Whether Secure Boot will not let its module in: nobody has signed it, or this host has, with its own key, and
+        nobody has enrolled that. False where it is not known."""
+        ours = self.mok is False and "secure boot module signature" in kernel.signer.lower()
+        return self.secure_boot is True and (ours or not kernel.signer) and not self.mok_asked
 
 
 @dataclass(frozen=True)

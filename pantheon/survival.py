@@ -80,11 +80,19 @@ def _module(host: Host, facts: Facts, evidence: Evidence) -> list[Finding]:
 
 def _signed(host: Host, kernels: Kernels, kernel: Kernel) -> list[Finding]:
     """With Secure Boot a module that this host has built is loaded only if its key was enrolled at the console."""
-    if kernels.secure_boot is not True or "canonical" in kernel.signer.lower() or kernels.mok is True:
+    if kernels.secure_boot is not True or "canonical" in kernel.signer.lower():
+        return []
+    if kernels.mok is True and kernel.signer:
         return []
     text = "Secure Boot is on, and the key that signed the driver's module is not known to be enrolled"
-    said = f"signer: {kernel.signer or 'none'}"
-    return [_finding("signed", "warn", text, said, host.ssh("mokutil --list-enrolled"))]
+    said, mend = f"signer: {kernel.signer or 'none'}", host.ssh("mokutil --list-enrolled")
+    if kernels.mok_asked:
+        text = "Secure Boot: the boot asks at the console whether to enrol the key of the driver's module (Enroll MOK)"
+        mend = "be at the console then: it goes on without after ten seconds, and the driver is not loaded"
+    elif kernels.refuses(kernel):
+        text = "Secure Boot will refuse the driver's module: the key that signed it is not enrolled"
+        mend = f"{host.ssh(f'sudo mokutil --import {driver.MOK}')}, then this again, and at the console Enroll MOK"
+    return [_finding("signed", "warn", text, said, mend)]
 
 
 def _holds(host: Host, facts: Facts, evidence: Evidence) -> list[Finding]:

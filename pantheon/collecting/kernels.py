@@ -17,6 +17,7 @@ SECURE_BOOT = "/sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e0
 MOK = "/var/lib/shim-signed/mok/MOK.der"  # with which Ubuntu's dkms signs what it builds
 # apt looks into its files and leaves them as they are: its cache is made in memory.
 AS_THEY_ARE = ("-o", "Dir::Cache::pkgcache=", "-o", "Dir::Cache::srcpkgcache=")
+VARIANTS = ("", "-server", "-open", "-server-open")
 INSTALLS = re.compile(r"Inst (\S+) (?:\[[^]]*\] )?\((\S+)")
 
 
@@ -27,13 +28,15 @@ def kernels(spec: Object, root: str) -> Json:
     releases = _installed(root)
     if isinstance(following, str) and following not in releases:
         releases = [following, *releases]
+    mok = work.attempt(_mok, root)
     return {
         "running": os.uname().release,
         "next": following,
         "installed": [_kernel(root, release) for release in releases[:MOST_KERNELS]],
         "dkms": work.attempt(_dkms, root),
         "secure_boot": work.attempt(_secure_boot, root),
-        "mok": work.attempt(_mok, root),
+        "mok": None if mok is None else mok if work.is_unknown(mok) else mok == "enrolled",
+        "mok_asked": mok == "asked",
     }
 
 
@@ -124,13 +127,14 @@ def _secure_boot(root: str) -> bool | None:
     return None if not value or len(value) < 5 else value[4] == 1
 
 
-def _mok(root: str) -> bool | None:
+def _mok(root: str) -> str | None:
+    """Whether the key is "enrolled", or "asked" to be at the next boot, or "not"; None: there is no such key."""
     if root or not os.path.exists(MOK):
         return None
     if not which("mokutil"):
         raise Unread("mokutil: not there")
-    done = work.command(["mokutil", "--test-key", MOK], 2.0)  # its exit status is 1 for a key that is enrolled
-    return "already enrolled" in done["output"]
+    said = work.command(["mokutil", "--test-key", MOK], 2.0)["output"]  # exit status 1 for a key that is enrolled
+    return "enrolled" if "already enrolled" in said else "asked" if "already in the enrollment" in said else "not"
 
 
 # ---- what apt would bring
@@ -141,13 +145,16 @@ def driver_offer(spec: Object, root: str) -> Json:
     asked = spec.get("driver") or {}
     if root or not which("apt-cache"):
         raise Unread("apt: not there")
-    name = f"{asked['branch']}-{asked['variant']}" if asked.get("variant") else str(asked["branch"])
+    branch = str(asked["branch"])
+    name = f"{branch}-{asked['variant']}" if asked.get("variant") else branch
     package, kernel = f"nvidia-driver-{name}", next_release(root)
     flavour = _flavour(root)
-    modules, headers = f"linux-modules-nvidia-{name}", "linux-headers"
+    # The driver that is there may be of another variant: its modules are asked for as well.
+    endings = [name, *(branch + more for more in VARIANTS if branch + more != name)]
     tails = [kernel, *([flavour] if flavour else [])]
-    names = [package, f"nvidia-dkms-{name}", *(f"{head}-{tail}" for head in (modules, headers) for tail in tails)]
-    known = _versions(names)
+    heads = ["linux-headers", *(f"linux-modules-nvidia-{ending}" for ending in endings)]
+    names = [package, *(f"nvidia-dkms-{ending}" for ending in endings)]
+    known = _versions([*names, *(f"{head}-{tail}" for head in heads for tail in tails)])
     return {
         "package": package,
         "kernel": kernel,
@@ -189,10 +196,11 @@ def _brings(package: str) -> list[str]:
 
 def _lists_age(root: str) -> float | None:
     """Since apt fetched them. Their own time is that of the archive, which may be months old: what counts is when they
-    were put there. (Where the archive had nothing new, only the stamp tells, if the distribution keeps one.)"""
+    were put there. (Where the archive had nothing new, only a stamp tells: the distribution's, if it keeps one, or that
+    of mending/apt.py.)"""
     folder = f"{root}/var/lib/apt/lists"
     times = [os.stat(f"{folder}/{name}").st_ctime for name in _names(folder) if name.endswith(("Release", "Packages"))]
-    stamp = f"{root}/var/lib/apt/periodic/update-success-stamp"
-    with suppress(OSError):
-        times += [os.stat(stamp).st_mtime] if times else []
+    for stamp in ("/var/lib/apt/periodic/update-success-stamp", "/run/pantheon/apt-updated"):
+        with suppress(OSError):
+            times += [os.stat(root + stamp).st_mtime] if times else []
     return round(max(0.0, time.time() - max(times)), 1) if times else None

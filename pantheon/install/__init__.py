@@ -116,7 +116,7 @@ def _repositories(host: Host, facts: Facts, evidence: Evidence) -> list[Change]:
         found += apt.keys(host, facts, packages, vendor)
     for vendor in VENDORS:
         found += apt.sources(host, facts, packages, vendor, wanted=vendor in wanted)
-    if not wanted and not driver.missing(host, facts, evidence) and not docker.missing(host, facts, evidence):
+    if not wanted and not driver.needs_lists(host, facts, evidence) and not docker.missing(host, facts, evidence):
         return found
     if wanted and "ca-certificates" not in packages.installed:
         steps = (apt.update(), apt.install(("ca-certificates",)))

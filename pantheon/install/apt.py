@@ -48,8 +48,8 @@ def install(
     """apt-get install. What would come is simulated first, and nothing is done when a package that matches a pattern of
     `expect` would not have a version that begins as `expect` says, or when one would be removed that matches none of
     `may_remove` (both fnmatch). `pin` (packages -> version, both as apt_preferences(5) has them) is tried, for this one
-    step, where apt of itself would not bring what `expect` says, in an older version if need be. `also` come along where
-    apt knows them and what they stand for: what could not be known when this was planned. `again`: those that are
+    step, where apt of itself would not bring what `expect` says, in an older version if need be. `also` come along
+    where apt knows them and what they stand for: what could not be known when this was planned. `again`: those that are
     installed are so anew, since something of theirs is gone. The units in `stop`, which something that was removed may
     have left active, are stopped once everything is downloaded."""
     names, units = tuple(packages), list(stop)

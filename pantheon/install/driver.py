@@ -6,11 +6,14 @@ module of the kernel that boots next are looked at.
 
 The module is Ubuntu's own, signed and prebuilt for the kernel, where there is one (linux-modules-nvidia-BRANCH-FLAVOUR,
 which follows the kernel's upgrades); else dkms builds it, with the kernel's headers: the order of Ubuntu's server
-documentation.
+documentation. Where the driver is there already and only a kernel has no module, the module comes from where the others
+came: its variant and its packaging may be others than those of hosts.toml, and are left as they are.
 """
 
 from __future__ import annotations
 
+import re
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from pantheon import foreign
@@ -41,6 +44,9 @@ OTHERS = (
 )
 # What the library comes with, whoever packaged it: Ubuntu, Debian, NVIDIA's own repository.
 PACKAGED = ("nvidia-driver", "nvidia-headless", "libnvidia-compute", "libnvidia-ml")
+HEADS = ("nvidia-driver", "nvidia-headless", "nvidia-headless-no-dkms", "nvidia-dkms")
+NOT_UBUNTUS = ("nvidia-driver", "nvidia-open", "libnvidia-compute", "libnvidia-ml1", "nvidia-kernel-dkms")
+MOK = "/var/lib/shim-signed/mok/MOK.der"
 
 
 def name(host: Host) -> str:
@@ -97,23 +103,6 @@ def wanted(host: Host, facts: Facts, evidence: Evidence) -> str:
     return "nvidia-smi, which belongs to the driver, is not there" if facts.nvidia_smi is None else ""
 
 
-def _modules(host: Host, evidence: Evidence) -> tuple[str, ...]:
-    """The packages that bring the module for the kernel that boots next, of those that apt knows."""
-    offer = _offer(evidence)
-    if offer is None:
-        return ()
-    known = {each for each, versions in offer.versions.items() if versions}
-    prebuilt = f"linux-modules-nvidia-{name(host)}"
-    if f"{prebuilt}-{offer.kernel}" in known:
-        follows = f"{prebuilt}-{offer.flavour}"
-        return (follows,) if offer.flavour and follows in known else (f"{prebuilt}-{offer.kernel}",)
-    dkms = f"nvidia-dkms-{name(host)}"
-    if dkms not in known:
-        return ()
-    headers = (f"linux-headers-{tail}" for tail in (offer.flavour, offer.kernel) if tail)
-    return (dkms, *(each for each in headers if each in known))
-
-
 def _is_installed(evidence: Evidence, package_name: str) -> bool:
     if not isinstance(evidence.packages, Packages):
         return False
@@ -121,16 +110,143 @@ def _is_installed(evidence: Evidence, package_name: str) -> bool:
     return found is not None and found.status == "installed"
 
 
+# ---- what mends it
+
+
+@dataclass(frozen=True)
+class Remedy:
+    """Packages to install; installed ones to install again, since something of theirs is gone; a module, as dkms names
+    it, to be built; apt's lists, which are too old to tell. At most one of these; none where nothing would help."""
+
+    install: tuple[str, ...] = ()
+    again: tuple[str, ...] = ()
+    build: str = ""
+    look: bool = False
+
+
+def remedy(host: Host, facts: Facts, evidence: Evidence) -> Remedy:
+    """What mends what `wanted` says."""
+    library = facts.library_version
+    if not wanted(host, facts, evidence) or isinstance(library, Unknown):
+        return Remedy()
+    if library is None and _is_installed(evidence, package(host)):
+        return Remedy(
+            again=tuple(each for each in (_library(host), package(host)) if _is_installed(evidence, each))[:1]
+        )
+    if library is None or not is_branch(host, library):
+        # The package itself in any case: installed, it may be one that has become another branch.
+        modules = _modules(evidence, name(host))
+        return Remedy((package(host), *(each for each in modules if not _is_installed(evidence, each))))
+    _, module = _next_module(evidence)
+    if module is None or (isinstance(module, str) and module != library):
+        found = _module_remedy(host, evidence, library)
+        return Remedy(look=True) if found == Remedy() and not is_fresh(evidence) else found
+    utils = f"nvidia-utils-{(_ending(host, evidence) or name(host)).removesuffix('-open')}"
+    return Remedy(again=(utils,)) if _is_installed(evidence, utils) else Remedy((utils,))
+
+
 def missing(host: Host, facts: Facts, evidence: Evidence) -> tuple[str, ...]:
     """The packages to install; () when the driver is there, in its branch, with a module for the next boot."""
-    if not wanted(host, facts, evidence):
+    return remedy(host, facts, evidence).install
+
+
+def needs_lists(host: Host, facts: Facts, evidence: Evidence) -> bool:
+    """Whether apt is to fetch its lists: to install from, or to tell what there is at all."""
+    mends = remedy(host, facts, evidence)
+    return bool(mends.install or mends.again or mends.look)
+
+
+def _library(host: Host) -> str:
+    return f"libnvidia-compute-{name(host).removesuffix('-open')}"  # open is the module alone
+
+
+def _ending(host: Host, evidence: Evidence) -> str:
+    """What the packages of the installed driver end in, if they are Ubuntu's: 590-open, where hosts.toml may ask for
+    590-server. "" where they are named otherwise, as those of NVIDIA's own repository."""
+    ours = [host.gpu.driver + variant for variant in ("", "-server", "-open", "-server-open")]
+    there = [each for each in ours if any(_is_installed(evidence, f"{head}-{each}") for head in HEADS)]
+    if not there and any(_is_installed(evidence, each) for each in NOT_UBUNTUS):
+        return ""
+    return name(host) if name(host) in there or not there else there[0]
+
+
+def _known_packages(evidence: Evidence) -> set[str]:
+    offer = _offer(evidence)
+    return {each for each, versions in offer.versions.items() if versions} if offer else set()
+
+
+def _headers(evidence: Evidence) -> tuple[str, ...]:
+    """The packages with the headers of the kernel that boots next, of those that apt knows."""
+    offer, known = _offer(evidence), _known_packages(evidence)
+    names = [f"linux-headers-{tail}" for tail in (offer.flavour, offer.kernel) if tail] if offer else []
+    return tuple(each for each in names if each in known)
+
+
+def _prebuilt(evidence: Evidence, ending: str) -> tuple[str, ...]:
+    """The package with the module that Ubuntu has built for the kernel that boots next; where that follows the kernel
+    and is there already, the one for this kernel alone."""
+    offer, known = _offer(evidence), _known_packages(evidence)
+    head = f"linux-modules-nvidia-{ending}"
+    if offer is None or not ending or f"{head}-{offer.kernel}" not in known:
         return ()
-    library = facts.library_version
-    change = not isinstance(library, str) or not is_branch(host, library)
-    names = (package(host), *_modules(host, evidence)) if change else _modules(host, evidence)
-    if not change and facts.nvidia_smi is None:
-        names = (*names, f"nvidia-utils-{name(host)}")
-    return tuple(each for each in names if not _is_installed(evidence, each))
+    follows = f"{head}-{offer.flavour}"
+    comes = offer.flavour and follows in known and not _is_installed(evidence, follows)
+    return (follows,) if comes else (f"{head}-{offer.kernel}",)
+
+
+def _modules(evidence: Evidence, ending: str) -> tuple[str, ...]:
+    """The packages that bring the module for the kernel that boots next, of those that apt knows."""
+    dkms = f"nvidia-dkms-{ending}"
+    built = (dkms, *_headers(evidence)) if dkms in _known_packages(evidence) else ()
+    return _prebuilt(evidence, ending) or built
+
+
+def _module_remedy(host: Host, evidence: Evidence, library: str) -> Remedy:
+    """What gets the kernel that boots next its module of that version."""
+    kernels, ending = evidence.kernels, _ending(host, evidence)
+    source = dkms_source(evidence, library)
+    kernel = kernels.next_kernel if isinstance(kernels, Kernels) else None
+    signed = isinstance(kernels, Kernels) and kernels.secure_boot is True and kernels.mok is not True
+    ready = _prebuilt(evidence, ending)
+    if source and not (signed and ready):
+        if kernel is not None and kernel.headers:
+            return Remedy(build=source)
+        headers = _headers(evidence)
+        if headers:
+            new = tuple(each for each in headers if not _is_installed(evidence, each))
+            return Remedy(new) if new else Remedy(again=headers[-1:])
+    if _offer(evidence) is None:
+        return Remedy()  # what apt has is not known yet, or cannot be
+    if ready and not _in_front(evidence):
+        new = tuple(each for each in ready if not _is_installed(evidence, each))
+        return Remedy(new) if new else Remedy(again=ready)
+    names = _modules(evidence, ending) if not ready else ()
+    if new := tuple(each for each in names if not _is_installed(evidence, each)):
+        return Remedy(new)
+    heads = () if source or ready else ("nvidia-kernel-source", "nvidia-dkms")
+    return Remedy(again=tuple(f"{head}-{ending}" for head in heads if _is_installed(evidence, f"{head}-{ending}")))
+
+
+def dkms_source(evidence: Evidence, library: str) -> str:
+    """The driver of that version as dkms names it, if it has it: nvidia-srv/590.48.01."""
+    return next((module for module, version, _ in _dkms(evidence) if version == library), "")
+
+
+def _dkms(evidence: Evidence) -> list[tuple[str, str, str]]:
+    """The lines of dkms about the driver: its name there, its version, and the line."""
+    lines = evidence.kernels.dkms if isinstance(evidence.kernels, Kernels) else ()
+    found = [
+        (re.match(r"(nvidia[\w-]*)(?:/|, *)(\d[\w.]*)", line), line) for line in lines or () if isinstance(line, str)
+    ]
+    return [(f"{match[1]}/{match[2]}", match[2], line) for match, line in found if match and "broken" not in line]
+
+
+def _in_front(evidence: Evidence) -> str:
+    """A module of dkms's, in another version, that the kernel which boots next would take before Ubuntu's own; "" for
+    none."""
+    release, module = _next_module(evidence)
+    same = (each for each, version, line in _dkms(evidence) if version == module and release in re.split(", *", line))
+    return next(same, "")
 
 
 # ---- what is in the way
@@ -147,11 +263,18 @@ def blocked(host: Host, facts: Facts, evidence: Evidence, options: Options) -> l
     if isinstance(library, Unknown):
         text = "which driver is installed: not known"
         return [_finding("driver", "unknown", text, library.reason, host.ssh("ldconfig -p | grep nvidia-ml"))]
-    if not missing(host, facts, evidence):
-        return _left(host, facts, evidence)
+    mends = remedy(host, facts, evidence)
+    if mends == Remedy():
+        return [*_left(host, facts, evidence), *_refused(host, facts, evidence)]
+    if not mends.install and not mends.again:
+        return []
     offer = _offer(evidence)
+    if all(each.startswith("linux-headers-") for each in (*mends.install, *mends.again)):
+        return []
     found = [_held(host, evidence), _by_hand(host, library, evidence)]
-    if offer and _is_fresh(offer) and not any(is_branch(host, upstream(v)) for v in _known(offer, package(host))):
+    there = isinstance(library, str) and is_branch(host, library)
+    offered = any(is_branch(host, upstream(v)) for v in _known(offer, package(host))) if offer else True
+    if offer and is_fresh(evidence) and package(host) in mends.install and not there and not offered:
         found.append(_not_offered(host, offer))
     return [finding for finding in found if finding]
 
@@ -160,17 +283,40 @@ def _left(host: Host, facts: Facts, evidence: Evidence) -> list[Finding]:
     """What is wrong with the driver, where there is nothing to install and nothing to build that would mend it."""
     why = wanted(host, facts, evidence)
     offer = evidence.driver_offer
-    if not why or offer is None or _build(host, facts, evidence):
+    if not why or offer is None:
         return []
     if isinstance(offer, Unknown):
         text = f"{why}, and what apt has for it is not known"
         return [_finding("driver-offer", "unknown", text, offer.reason, host.ssh("sudo apt-get update"))]
-    mend = "the module must be built as the driver was installed (dkms, or NVIDIA's .run file)"
-    ours = (f"nvidia-dkms-{name(host)}", package(host))  # the first of them builds the module
-    if there := [each for each in ours if _is_installed(evidence, each)]:
-        mend = host.ssh(f"sudo apt-get install --reinstall {there[0]}")
+    library, (release, _) = str(facts.library_version), _next_module(evidence)
+    if front := _in_front(evidence):
+        text = f"{why}: dkms has put it there, where it comes before any other"
+        return [_finding("driver", "fail", text, front, host.ssh(f"sudo dkms remove {front} -k {release}"))]
+    if source := dkms_source(evidence, library):
+        text = f"{why}: dkms has {source}, and cannot build it without that kernel's headers, which apt does not know"
+        mend = f"boot a kernel of Ubuntu's: {host.ssh('sudo apt-get install linux-generic')}"
+        return [_finding("driver", "fail", text, f"linux-headers-{release}", mend)]
     text = f"{why}, and apt on {host.name} knows nothing to install for it"
-    return [_finding("driver", "fail", text, "", f"{host.ssh('sudo apt-get update')}; else {mend}")]
+    mend = "the module must be built as the driver was installed (dkms, or NVIDIA's .run file)"
+    return [_finding("driver", "fail", text, "", mend)]
+
+
+def _refused(host: Host, facts: Facts, evidence: Evidence) -> list[Finding]:
+    """A module that is there, and that Secure Boot will not let in: another reboot would not change that."""
+    kernels = evidence.kernels
+    if facts.module_version is not None or facts.library_version is None or not isinstance(kernels, Kernels):
+        return []
+    kernel = kernels.next_kernel
+    if kernel is None or not isinstance(kernel.module, str) or not kernels.refuses(kernel):
+        return []
+    text = f"Secure Boot refuses the driver's module for kernel {kernel.release}: its key is not enrolled"
+    said = f"signer: {kernel.signer or 'none'}; {MOK} is not enrolled"
+    mend = f"{host.ssh(f'sudo mokutil --import {MOK}')}; then {_reboot(host)}, and at its console Enroll MOK"
+    return [_finding("driver-signed", "fail", text, said, mend)]
+
+
+def _reboot(host: Host) -> str:
+    return f"invoke reboot --host {host.name}"
 
 
 def _by_hand(host: Host, library: str | None, evidence: Evidence) -> Finding | None:
@@ -188,8 +334,10 @@ def _known(offer: Offer, package_name: str) -> tuple[str, ...]:
     return offer.versions.get(package_name, ())
 
 
-def _is_fresh(offer: Offer) -> bool:
-    return isinstance(offer.lists_age_s, float | int) and offer.lists_age_s < FRESH_S
+def is_fresh(evidence: Evidence) -> bool:
+    """Whether apt's lists tell what there is. Where it is not known what apt would bring, newer ones would not help."""
+    offer = _offer(evidence)
+    return offer is None or (isinstance(offer.lists_age_s, float | int) and offer.lists_age_s < FRESH_S)
 
 
 def _not_offered(host: Host, offer: Offer) -> Finding:
@@ -240,24 +388,29 @@ def _held(host: Host, evidence: Evidence) -> Finding | None:
 def changes(host: Host, facts: Facts, evidence: Evidence, options: Options) -> list[Change]:
     """The driver's packages, or its module built again for the kernel that boots next."""
     del options
-    names = missing(host, facts, evidence)
-    why = wanted(host, facts, evidence)
+    mends = remedy(host, facts, evidence)
+    why = f"{wanted(host, facts, evidence)} (§2)"
+    if mends.build:
+        return [_build(evidence, mends.build, why)]
+    names = mends.install or mends.again
     if not names:
-        return _build(host, facts, evidence) if why else []
+        return []
     expect = dict.fromkeys(DRIVER, f"{host.gpu.driver}.")
-    also = _perhaps(host, evidence)
-    says = f"install {', '.join(names)}: of branch {host.gpu.driver} or not at all"
+    also = _perhaps(host, evidence) if mends.install else {}
+    says = f"install {', '.join(names)}{' again' if mends.again else ''}: of branch {host.gpu.driver} or not at all"
     says += f"; and {', '.join(also)}, if apt has it" if also else ""
     pin = {"*nvidia*": f"{host.gpu.driver}.*"}
     held = let_go(host, evidence)
     steps = [apt.unhold(held)] if held else []
-    steps.append(apt.install(names, expect=expect, may_remove=OTHERS, says=says, pin=pin, also=also))
+    again = bool(mends.again)
+    steps.append(apt.install(names, expect=expect, may_remove=OTHERS, says=says, pin=pin, also=also, again=again))
     library = facts.library_version
     what, sign = (f"driver {library} → {host.gpu.driver}", "~") if isinstance(library, str) else (_what(host), "+")
     if isinstance(library, str) and is_branch(host, library):
         what = f"the driver's module for kernel {_next_module(evidence)[0]}"
+        what = f"the driver's nvidia-smi: {', '.join(names)}" if facts.nvidia_smi is None else what
     stops = _stops(host, facts) if sign == "~" else ()
-    return [Change(what, f"{why} (§2)", tuple(steps), stops=stops, sign="~" if sign == "~" else "+")]
+    return [Change(what, why, tuple(steps), stops=stops, sign="~" if sign == "~" else "+")]
 
 
 def _perhaps(host: Host, evidence: Evidence) -> dict[str, str]:
@@ -283,15 +436,12 @@ def let_go(host: Host, evidence: Evidence) -> tuple[str, ...]:
     return tuple(n for n, about in installed.items() if about.held and any(fnmatchcase(n, p) for p in OTHERS))
 
 
-def _build(host: Host, facts: Facts, evidence: Evidence) -> list[Change]:
-    """All packages are there and the module is not: dkms has not built it, or failed to."""
-    del host, facts
+def _build(evidence: Evidence, source: str, why: str) -> Change:
+    """All packages are there and the module is not: dkms has not built it, or failed to. By its own name: others that
+    dkms has, and cannot build, are none of ours; --force, where it thinks that it is there."""
     release, _ = _next_module(evidence)
-    if not isinstance(evidence.kernels, Kernels) or not isinstance(evidence.kernels.dkms, tuple):
-        return []
-    step = Run(("dkms", "autoinstall", "-k", release), timeout_s=BUILD_S)
-    why = f"kernel {release}, which boots next, has no NVIDIA module (§2)"
-    return [Change(f"the driver's module built for kernel {release}", why, (step,), sign="+")]
+    step = Run(("dkms", "install", "--force", source, "-k", release), timeout_s=BUILD_S)
+    return Change(f"the driver's module built for kernel {release}", why, (step,), sign="+")
 
 
 def _stops(host: Host, facts: Facts) -> tuple[str, ...]:
@@ -305,15 +455,16 @@ def _stops(host: Host, facts: Facts) -> tuple[str, ...]:
 
 
 def holds(host: Host, facts: Facts, evidence: Evidence) -> tuple[str, ...]:
-    """The packages whose upgrade would change the driver under a running stack: the metapackage and the library that
-    it pins, and what brings the module."""
+    """The packages whose upgrade would change the driver under a running stack: the metapackage, the library that it
+    pins, and what dkms builds the module from. What brings Ubuntu's own modules is let go on: it follows the kernel,
+    which would boot without a module else, and cannot come in another version than the driver's."""
     coming = missing(host, facts, evidence)
-    library = f"libnvidia-compute-{name(host).removesuffix('-open')}"  # open is the module alone
+    ending = _ending(host, evidence) if package(host) not in coming else name(host)
+    library = f"libnvidia-compute-{ending.removesuffix('-open')}"
     if package(host) in coming:
         coming = (*coming, library)  # on which it depends
-    ours: tuple[str, ...] = (package(host), library, f"nvidia-dkms-{name(host)}")
-    ours += tuple(each for each in _modules(host, evidence) if each.startswith("linux-modules-nvidia-"))
-    return tuple(dict.fromkeys(each for each in ours if each in coming or _is_installed(evidence, each)))
+    ours = (f"nvidia-driver-{ending}", library, f"nvidia-dkms-{ending}")
+    return tuple(each for each in ours if each in coming or _is_installed(evidence, each))
 
 
 # ---- the reboot

@@ -14,6 +14,7 @@ do.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -33,6 +34,7 @@ ROOT = os.environ.get("DPKG_ROOT", "")  # dpkg's own variable
 LOG = "/var/log/pantheon/apt.log"
 LOG_BYTES = 4 << 20
 PREFERENCES = "/run/pantheon/apt-preferences"
+UPDATED = "/run/pantheon/apt-updated"
 SAY_S, QUICK_S = 5.0, 0.5  # between two lines about a lock; about what is done
 ENVIRONMENT = {
     "DEBIAN_FRONTEND": "noninteractive",
@@ -190,6 +192,9 @@ def update(told: dict[str, Any]) -> None:
         raise Failed(*errors(lines), *(f"nothing could be had from {uri}" for uri in missed))
     for line in bad:
         say(f"another repository: {line}")
+    with contextlib.suppress(OSError):  # the lists themselves keep their times where there was nothing new
+        os.makedirs(os.path.dirname(ROOT + UPDATED), mode=0o755, exist_ok=True)
+        open(ROOT + UPDATED, "w").close()
     say("the lists are up to date")
 
 

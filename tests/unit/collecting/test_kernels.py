@@ -110,6 +110,30 @@ def test_secure_boot(tmp_path: Path) -> None:
         assert kernels._secure_boot(str(tmp_path)) is expected
 
 
+@pytest.mark.parametrize(
+    ("said", "enrolled", "asked"),
+    [
+        ("MOK.der is already enrolled\n", True, False),
+        ("SKIP: MOK.der is already in the enrollment request\n", False, True),
+        ("MOK.der is not enrolled\n", False, False),
+        (None, None, False),
+    ],
+)
+def test_the_key_with_which_this_host_signs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str | None, enrolled: bool | None, asked: bool
+) -> None:
+    key = tmp_path / "MOK.der"
+    monkeypatch.setattr(kernels, "MOK", str(key))
+    answers(monkeypatch, {"mokutil": (0, said), "modinfo": (1, "not found"), "dkms": (0, "")})
+    if said is not None:
+        key.touch()
+    monkeypatch.setattr(kernels, "next_release", lambda root: RUNNING)
+    monkeypatch.setattr(kernels, "_installed", lambda root: [])
+    found = parse({"schema": 1, "kernels": kernels.kernels({}, "")}).kernels
+    assert isinstance(found, Kernels)
+    assert (found.mok, found.mok_asked) == (enrolled, asked)
+
+
 def test_a_module_that_cannot_be_asked_about_is_not_a_missing_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -183,3 +207,17 @@ def test_how_old_the_lists_are(tmp_path: Path) -> None:
     age = kernels._lists_age(str(tmp_path))
     assert age is not None
     assert age < 60
+
+
+def test_lists_that_had_nothing_new_were_fetched_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stamp = tmp_path / "run/pantheon/apt-updated"
+    stamp.parent.mkdir(parents=True)
+    stamp.touch()
+    assert kernels._lists_age(str(tmp_path)) is None, "there are none"
+    file = tmp_path / "var/lib/apt/lists/archive.example.test_dists_noble_InRelease"
+    file.parent.mkdir(parents=True)
+    file.touch()
+    monkeypatch.setattr("time.time", lambda: stamp.stat().st_mtime + 5)
+    os.utime(stamp, (stamp.stat().st_mtime, stamp.stat().st_mtime + 5))
+    monkeypatch.setattr("time.time", lambda: stamp.stat().st_mtime + 2)
+    assert kernels._lists_age(str(tmp_path)) == 2.0

@@ -46,7 +46,9 @@ def packages(*installed: str, held: tuple[str, ...] = ()) -> Packages:
 
 
 def seen(module: str | Unknown | None = "590.48.01", **more: Any) -> Evidence:
-    kernels = Kernels("6.8.0-40-generic", K, (Kernel(K, module),), dkms=more.pop("dkms", None))
+    kernel = Kernel(K, module, more.pop("signer", ""), more.pop("headers", False))
+    boot = {key: more.pop(key) for key in ("secure_boot", "mok", "mok_asked") if key in more}
+    kernels = Kernels("6.8.0-40-generic", K, (kernel,), dkms=more.pop("dkms", None), **boot)
     return Evidence(kernels=kernels, driver_offer=more.pop("offer", offer()), packages=more.pop("packages", packages()),
                     **more)  # fmt: skip
 
@@ -216,17 +218,146 @@ def test_what_nothing_would_mend_is_said() -> None:
     facts = with_driver("590.48.01", "590.48.01")
     [finding] = driver.blocked(HOST, facts, seen(None, offer=offer({})), OPTIONS)
     assert f"kernel {K}, which boots next, has no NVIDIA module" in finding.text
-    assert "apt-get update" in finding.mend
-    assert driver.blocked(HOST, facts, seen(None, offer=offer({}), dkms=("nvidia/590.48.01",)), OPTIONS) == []
+    assert "dkms" in finding.mend
     [finding] = driver.blocked(HOST, facts, seen(None, offer=Unknown("apt-cache: exit 1")), OPTIONS)
     assert finding.level == "unknown"
     assert driver.blocked(HOST, facts, seen(None, offer=None), OPTIONS) == [], "apt's sources are mended first"
-    gone = seen(None, packages=packages(DRIVER), offer=offer({}))
-    [finding] = driver.blocked(HOST, bare(), gone, OPTIONS)
-    assert f"--reinstall {DRIVER}" in finding.mend
-    dkms = seen(None, packages=packages(DRIVER, "nvidia-dkms-590-server"), offer=offer({}))
-    [finding] = driver.blocked(HOST, facts, dkms, OPTIONS)
-    assert "--reinstall nvidia-dkms-590-server" in finding.mend
+
+
+def test_lists_that_are_too_old_to_tell_are_fetched_first() -> None:
+    facts = with_driver("590.48.01", "590.48.01")
+    for age in (None, 2 * driver.FRESH_S):
+        stale = seen(None, offer=offer({}, lists_age_s=age))
+        assert driver.blocked(HOST, facts, stale, OPTIONS) == driver.changes(HOST, facts, stale, OPTIONS) == []
+        assert driver.needs_lists(HOST, facts, stale)
+    assert not driver.needs_lists(HOST, facts, seen(None, offer=offer({})))
+
+
+LIBRARY = "libnvidia-compute-590-server"
+UBUNTUS = packages(DRIVER, LIBRARY)
+BUILT = packages(DRIVER, LIBRARY, "nvidia-dkms-590-server", "nvidia-kernel-source-590-server")
+SOURCE = "nvidia-srv/590.48.01"
+FOR_OLD = f"{SOURCE}, 6.8.0-40-generic, x86_64: installed"
+FOR_NEXT = f"{SOURCE}, {K}, x86_64: installed"
+OLDER = "nvidia-srv/590.44.01"
+ANY: Mapping[str, tuple[str, ...]] = {**FOLLOWING, **HEADERS}
+KERNELS = (f"linux-modules-nvidia-590-server-{K}", "linux-modules-nvidia-590-server-generic")
+OPENS = {
+    **{name.replace("590-server", "590-open"): versions for name, versions in FOLLOWING.items()},
+    **FOLLOWING,
+}
+Remedy = driver.Remedy
+
+
+@pytest.mark.parametrize(
+    ("evidence", "expected"),
+    [
+        (seen(None, packages=BUILT, dkms=(FOR_OLD,), headers=True, offer=offer(ANY)), Remedy(build=SOURCE)),
+        (seen(None, packages=BUILT, dkms=(f"{SOURCE}: added",), headers=True, offer=offer(ANY)), Remedy(build=SOURCE)),
+        (seen(None, packages=BUILT, dkms=("nvidia, 590.48.01: added",), headers=True),
+         Remedy(build="nvidia/590.48.01")),
+        (seen(None, packages=BUILT, dkms=(FOR_NEXT,), headers=True, offer=offer(ANY)), Remedy(build=SOURCE)),
+        (seen("590.44.01", packages=BUILT, dkms=(f"{OLDER}, {K}, x86_64: installed", FOR_OLD), headers=True),
+         Remedy(build=SOURCE)),
+        (seen(None, packages=BUILT, dkms=(FOR_OLD,), offer=offer(HEADERS)),
+         Remedy(("linux-headers-generic", f"linux-headers-{K}"))),
+        (seen(None, packages=packages(*BUILT.installed, "linux-headers-generic"), dkms=(FOR_OLD,),
+              offer=offer(HEADERS)),
+         Remedy((f"linux-headers-{K}",))),
+        (seen(None, packages=packages(*BUILT.installed, *HEADERS), dkms=(FOR_OLD,), offer=offer(HEADERS)),
+         Remedy(again=(f"linux-headers-{K}",))),
+        (seen(None, packages=BUILT, dkms=(FOR_OLD,), offer=offer(FOLLOWING)), Remedy(KERNELS[1:])),
+        (seen(None, packages=BUILT, dkms=(FOR_OLD,), headers=True, offer=offer(ANY), secure_boot=True, mok=False),
+         Remedy(KERNELS[1:])),
+        (seen(None, packages=BUILT, dkms=(FOR_OLD,), headers=True, offer=offer(ANY), secure_boot=True, mok=True),
+         Remedy(build=SOURCE)),
+        (seen(None, packages=BUILT, dkms=(), offer=offer(HEADERS)),
+         Remedy(("linux-headers-generic", f"linux-headers-{K}"))),
+        (seen(None, packages=packages(*BUILT.installed, *HEADERS), dkms=("zfs/2.2.2: added",), offer=offer(HEADERS)),
+         Remedy(again=("nvidia-kernel-source-590-server", "nvidia-dkms-590-server"))),
+        (seen(None, packages=BUILT, dkms=(f"{SOURCE}: broken",), offer=offer(DKMS)),
+         Remedy(again=("nvidia-kernel-source-590-server", "nvidia-dkms-590-server"))),
+        (seen(None, packages=packages(*UBUNTUS.installed, KERNELS[1]), offer=offer(ANY)), Remedy(KERNELS[:1])),
+        (seen(None, packages=packages(*UBUNTUS.installed, *KERNELS), offer=offer(ANY)), Remedy(again=KERNELS[:1])),
+        (seen("580.1", packages=packages(*UBUNTUS.installed, *KERNELS), offer=offer(ANY)), Remedy(again=KERNELS[:1])),
+        (seen("580.1", packages=UBUNTUS, offer=offer(ANY)), Remedy(KERNELS[1:])),
+        (seen("580.1", packages=packages(*UBUNTUS.installed, *KERNELS), offer=offer(ANY),
+              dkms=(f"nvidia/580.1, {K}, x86_64: installed",)), Remedy()),
+        (seen(None, packages=packages("nvidia-driver-590-open", "libnvidia-compute-590"), offer=offer(OPENS)),
+         Remedy(("linux-modules-nvidia-590-open-generic",))),
+        (seen(None, packages=packages("nvidia-open", "libnvidia-compute", "nvidia-driver"), offer=offer(ANY),
+              dkms=("nvidia/590.48.01, 6.8.0-40-generic, x86_64: installed",), headers=True),
+         Remedy(build="nvidia/590.48.01")),
+        (seen(None, packages=packages("nvidia-open", "libnvidia-compute", "nvidia-driver"), offer=offer(ANY)),
+         Remedy()),
+        (seen(None, packages=BUILT, dkms=(FOR_OLD,), offer=offer(DKMS)), Remedy()),
+    ],
+    ids=["built for the old kernel", "added", "named as dkms did", "gone from the disk", "an older one is installed",
+         "no headers", "not this kernel's headers", "headers without files", "headers that apt does not know",
+         "Secure Boot", "Secure Boot with our key", "dkms knows nothing", "only zfs", "broken", "held back",
+         "lost", "another version, lost", "another branch", "another branch in front", "open", "NVIDIA's repository",
+         "NVIDIA's repository without dkms", "nothing to build with"],
+)  # fmt: skip
+def test_how_the_next_kernel_gets_its_module(evidence: Evidence, expected: driver.Remedy) -> None:
+    """Whatever is the matter with it: the command that a finding names does something about it, or says what to do."""
+    facts = with_driver("590.48.01", "590.48.01")
+    assert driver.remedy(HOST, facts, evidence) == expected
+    blocked = driver.blocked(HOST, facts, evidence, OPTIONS)
+    planned = driver.changes(HOST, facts, evidence, OPTIONS)
+    assert bool(blocked) != bool(planned), "one or the other"
+    assert all(finding.mend and K in finding.text for finding in blocked)
+
+
+def test_what_dkms_has_left_in_front_is_named() -> None:
+    there = packages(*UBUNTUS.installed, *KERNELS)
+    evidence = seen("580.1", packages=there, offer=offer(ANY), dkms=(f"nvidia/580.1, {K}, x86_64: installed",))
+    [finding] = driver.blocked(HOST, finished(), evidence, OPTIONS)
+    assert f"sudo dkms remove nvidia/580.1 -k {K}" in finding.mend
+    evidence = seen(None, packages=BUILT, dkms=(FOR_OLD,), offer=offer(DKMS))
+    [finding] = driver.blocked(HOST, finished(), evidence, OPTIONS)
+    assert "without that kernel's headers" in finding.text
+
+
+def test_a_library_that_its_package_has_lost_is_put_back() -> None:
+    there = seen(None, packages=packages(DRIVER, LIBRARY), offer=offer(FOLLOWING))
+    assert driver.remedy(HOST, bare(), there) == Remedy(again=(LIBRARY,))
+    [change] = driver.changes(HOST, bare(), there, OPTIONS)
+    [step] = change.steps
+    assert isinstance(step, Mend)
+    assert step.arguments["again"] is True
+    assert "again" in step.says
+
+
+def test_a_package_that_has_become_another_branch_is_taken_back() -> None:
+    """nvidia-driver-590-server is installed, at 595."""
+    facts = replace(finished(), library_version="595.45.04", module_version="595.45.04")
+    both = offer({**FOLLOWING, DRIVER: ("595.45.04-0ubuntu1", "590.48.01-0ubuntu1")})
+    there = seen("595.45.04", packages=packages(DRIVER, LIBRARY, *KERNELS), offer=both)
+    assert driver.missing(HOST, facts, there) == (DRIVER,)
+    assert driver.blocked(HOST, facts, there, OPTIONS) == []
+    [change] = driver.changes(HOST, facts, there, OPTIONS)
+    assert change.what == "driver 595.45.04 → 590"
+    [finding] = driver.blocked(HOST, facts, replace(there, driver_offer=OTHER), OPTIONS)
+    assert finding.id == "prereqs.driver-offer"
+
+
+def test_what_secure_boot_refuses_is_not_rebooted_for() -> None:
+    facts = with_driver("590.48.01", None)
+    mine = {"secure_boot": True, "mok": False, "signer": "prometheus Secure Boot Module Signature key"}
+    [finding] = driver.blocked(HOST, facts, seen(**mine), OPTIONS)
+    assert "mokutil --import /var/lib/shim-signed/mok/MOK.der" in finding.mend
+    assert "invoke reboot --host prometheus" in finding.mend
+    assert driver.blocked(HOST, facts, seen(secure_boot=True, mok=True), OPTIONS), "nobody signed it"
+    for fine in (
+        {**mine, "mok": True},
+        {**mine, "mok": Unknown("mokutil: not there")},
+        {**mine, "mok_asked": True},
+        {**mine, "secure_boot": False},
+        {**mine, "signer": "Canonical Ltd. Kernel Module Signing"},
+        {**mine, "signer": "of our own key"},
+    ):
+        assert driver.blocked(HOST, facts, seen(**fine), OPTIONS) == [], fine
+    assert driver.blocked(HOST, finished(), seen(**mine), OPTIONS) == [], "it is loaded: somebody enrolled it"
 
 
 def test_a_library_that_cannot_be_read_is_not_a_missing_one() -> None:
@@ -242,12 +373,12 @@ def test_the_next_kernel_has_no_module() -> None:
     [change] = driver.changes(HOST, facts, evidence, OPTIONS)
     assert K in change.what
     assert driver.will_reboot(HOST, facts, evidence) == "", "what is loaded is right"
-    built = seen(None, offer=offer(HEADERS), dkms=("nvidia/590.48.01: added",),
+    built = seen(None, offer=offer(HEADERS), dkms=("nvidia/590.48.01: added",), headers=True,
                  packages=packages(DRIVER, *HEADERS))  # fmt: skip
     [change] = driver.changes(HOST, facts, built, OPTIONS)
     [step] = change.steps
     assert isinstance(step, Run)
-    assert step.argv == ("dkms", "autoinstall", "-k", K)
+    assert step.argv == ("dkms", "install", "--force", "nvidia/590.48.01", "-k", K)
     other = seen("580.1", offer=offer(HEADERS), packages=packages(DRIVER))
     assert driver.missing(HOST, facts, other)[0] == "nvidia-dkms-590-server"
 
@@ -268,15 +399,12 @@ def test_when_a_reboot_is_needed(library: Any, loaded: Any, said: str) -> None:
 
 def test_what_is_held() -> None:
     evidence = seen(None, offer=offer(FOLLOWING))
-    assert driver.holds(HOST, bare(), evidence) == (
-        DRIVER,
-        "libnvidia-compute-590-server",
-        "linux-modules-nvidia-590-server-generic",
-    )
+    assert driver.holds(HOST, bare(), evidence) == (DRIVER, "libnvidia-compute-590-server"), "the module follows"
     there = seen(packages=packages(DRIVER, "libnvidia-compute-590-server"), offer=None)
     assert driver.holds(HOST, finished(), there) == (DRIVER, "libnvidia-compute-590-server")
     there = seen(packages=packages("nvidia-driver-590-open", "libnvidia-compute-590"), offer=None)
-    assert driver.holds(OPEN, finished(), there) == ("nvidia-driver-590-open", "libnvidia-compute-590")
+    for host in (OPEN, HOST):  # what is there, whatever variant hosts.toml asks for
+        assert driver.holds(host, finished(), there) == ("nvidia-driver-590-open", "libnvidia-compute-590")
 
 
 # ---- the toolkit
@@ -300,7 +428,8 @@ def test_a_driver_without_nvidia_smi_gets_the_package_that_has_it() -> None:
     """nvidia-headless-590 is a driver, and has none."""
     without = replace(finished(), nvidia_smi=None)
     assert driver.missing(HOST, without, seen()) == ("nvidia-utils-590-server",)
-    assert driver.missing(HOST, without, seen(packages=packages("nvidia-utils-590-server"))) == ()
+    there = seen(packages=packages("nvidia-utils-590-server"))
+    assert driver.remedy(HOST, without, there) == Remedy(again=("nvidia-utils-590-server",))
     assert driver.missing(HOST, finished(), seen()) == ()
     assert not driver.will_reboot(HOST, without, seen())
 

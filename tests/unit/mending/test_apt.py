@@ -259,6 +259,14 @@ def test_held_and_let_go(ready: Root) -> None:
     assert ready.status("runtime") == "install ok installed"
 
 
+def test_when_the_lists_were_fetched_is_noted(ready: Root) -> None:
+    stamp = ready.root / "run/pantheon/apt-updated"
+    assert stamp.exists()
+    stamp.unlink()
+    assert ready.run("update", need=["https://example.invalid/debian"])[0] == 1
+    assert not stamp.exists()
+
+
 def test_a_repository_that_is_not_needed_may_be_out_of_order(ready: Root) -> None:
     other = ready.root / "etc/apt/sources.list.d/other.list"
     other.write_text("deb [trusted=yes] file:/nonesuch ./\n")
