@@ -60,7 +60,7 @@ def running_kernel(case: Case) -> Verdict:
     if not isinstance(found, Kernels):
         return unknown(found)
     kernel = next((kernel for kernel in found.installed if kernel.release == found.running), None)
-    return _built(case, kernel, found.running)
+    return _built(case, kernel, found.running, "--reboot")
 
 
 def next_kernel(case: Case) -> Verdict:
@@ -73,9 +73,9 @@ def next_kernel(case: Case) -> Verdict:
     return _built(case, found.next_kernel, found.next)
 
 
-def _built(case: Case, kernel: Kernel | None, release: str) -> Verdict:
+def _built(case: Case, kernel: Kernel | None, release: str, *more: str) -> Verdict:
     built = kernel.module if kernel else Unknown(f"kernel {release} is not among those that are installed")
-    library, mend = case.facts.library_version, command(case, "prereqs", "--install")
+    library, mend = case.facts.library_version, command(case, "prereqs", "--install", *more)
     if isinstance(built, Unknown):
         return unknown(built, mend=mend)
     if built is None:

@@ -22,7 +22,8 @@ RISK = (
 )
 SOURCE = "DOMAIN.md, NVIDIA"
 TEXTS = ("version mismatch", "api mismatch", "but this kernel module has the version")
-HELD = ("nvidia-driver-", "nvidia-dkms-", "linux-modules-nvidia-", "libnvidia-compute-", "nvidia-kernel-")
+MODULES = "linux-modules-nvidia-"
+HELD = ("nvidia-driver-", "nvidia-dkms-", MODULES, "libnvidia-compute-", "nvidia-kernel-")
 
 
 def diagnose(case: Case) -> list[Finding]:
@@ -80,14 +81,12 @@ def _says_none(case: Case) -> bool:
     return any(name.startswith(HELD) for name in case.evidence.installed)
 
 
-def _packages(case: Case) -> list[str]:
-    """The driver's packages that can be held, by dpkg's record."""
-    found = case.evidence.installed.items()
-    return sorted(name for name, version in found if isinstance(version, str) and name.startswith(HELD))
-
-
 def _hold(case: Case) -> list[Finding]:
-    names = _packages(case)
+    """The driver's packages, by dpkg's record. Ubuntu's modules are not held: they follow the kernel, which would boot
+    without one else."""
+    found = case.evidence.installed.items()
+    held = tuple(head for head in HELD if head != MODULES)
+    names = sorted(name for name, version in found if isinstance(version, str) and name.startswith(held))
     if not names:
         return []
     hold = f"sudo apt-mark hold {shlex.join(names)}"
@@ -125,7 +124,5 @@ def _ask(case: Case) -> Finding:
 def _reinstall(case: Case) -> Finding:
     library, module = case.facts.library_version, case.evidence.next_module or "missing"
     text = f"a reboot would not mend it: the library is {library}, the module for the next boot is {module}"
-    names = [name for name in _packages(case) if "dkms" in name or "modules" in name or "kernel" in name]
-    packages = shlex.join(names) or f"nvidia-dkms-{case.host.gpu.driver}"
-    mend = case.host.ssh(f"sudo apt-get install --reinstall -y {packages}")
+    mend = f"invoke prereqs --install --reboot --host {case.host.name}"
     return Finding(f"{ID}.module", "fail", text, f"modinfo nvidia: {module}", mend, SOURCE)

@@ -171,7 +171,7 @@ def _host_mend(case: Case, finding: Finding) -> str:
     if "driver is not loaded" in finding.text:
         load = host.ssh("sudo modprobe nvidia && nvidia-smi")
         install = f"invoke prereqs --install --reboot --host {host.name}"
-        return f"{load}; if that fails, the driver has no module for this kernel: {install}"
+        return f"{load}; if that fails: {install}  (it gets the module that is missing, or says why it is not let in)"
     return f"{host.ssh('sudo reboot')}  (and if the card is not back then, power the host off and on)"
 
 

@@ -105,8 +105,8 @@ def test_the_reboot_is_a_step_of_the_plan() -> None:
     ("evidence", "says"),
     [
         ({"installing": "apt-get (pid 7)"}, "wait for apt-get (pid 7) to end"),
-        ({"next_module": "590.44.01"}, "sudo apt-get install --reinstall -y nvidia-dkms-590"),
-        ({"next_module": None, "installed": {"nvidia-dkms-590": "590.48"}}, "--reinstall -y nvidia-dkms-590"),
+        ({"next_module": "590.44.01"}, "invoke prereqs --install --reboot --host prometheus"),
+        ({"next_module": None, "installed": {"nvidia-dkms-590": "590.48"}}, "invoke prereqs --install --reboot"),
     ],
     ids=["apt", "old module", "no module"],
 )
