@@ -7,7 +7,7 @@
 - An engine of Docker's is upgraded where it is too old. One of nobody's package stays, and blocks where it will not do.
 - Compose comes from where the engine that stays came from: both have files of the same names in their packages.
 
-What conflicts goes after everything is downloaded; images, volumes and containers stay in /var/lib/docker.
+What conflicts goes after everything is downloaded; images, volumes and containers stay where they are.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from pantheon.sections import prereqs
 from pantheon.sections.prereqs import MIN_COMPOSE, MIN_ENGINE
 
 OWN, DISTRIBUTION = "docker-ce", "docker.io"  # packages with dockerd in them: Docker's, and the distribution's
-SOCKET = "docker.socket"
+ROOT, SOCKET = "/var/lib/docker", "docker.socket"
 UNITS = (SOCKET, "docker.service")
 RUNS = ("running", "restarting", "paused")
 
@@ -76,19 +76,31 @@ def kept(host: Host, facts: Facts, evidence: Evidence) -> list[Finding]:
     engine, version = _engine(packages), _version(facts, packages)
     if engine == OWN or not version or isinstance(facts.docker, Unknown) or _is_bare(facts, packages):
         return []
-    source, then = DOCKER.docs, f"then {prereqs.install(host)}"
+    again = prereqs.install(host)
     if engine != DISTRIBUTION:
         text = f"Docker Engine {version} stays, though {_origin(packages)}"
-        mend = f"for Docker's packages: remove it as it was installed, {then}"
-        return [Finding("prereqs.docker-kept", "warn", text, "", mend, source)]
+        return [_stay(text, "", f"for Docker's packages: remove it as it was installed, then {again}")]
     text = f"{DISTRIBUTION} {version} stays, in the place of Docker's packages: {_stays(host, facts, packages)}"
     if held := () if host.install.hold else _held(packages, CONFLICTING):
-        command, goes_on = f"sudo apt-mark unhold {shlex.join(held)}", ""
-    else:
-        command = f"sudo apt-get remove {shlex.join(_there(packages, CONFLICTING))}"
-        goes_on = "; what is in /var/lib/docker stays, what runs stops meanwhile"
-    mend = f"for Docker's packages: {host.ssh(command)}, {then}{goes_on}"
-    return [Finding("prereqs.docker-kept", "warn", text, "", mend, source)]
+        return [
+            _stay(
+                text,
+                "for Docker's own, if the hold is no longer meant",
+                f"{host.ssh(f'sudo apt-mark unhold {shlex.join(held)}')} && {again}",
+            )
+        ]
+    remove = host.ssh(f"sudo apt-get remove {shlex.join(_there(packages, CONFLICTING))}")
+    said = f"for Docker's own: what runs stops meanwhile, {_root(facts)} is kept"
+    return [_stay(text, said, f"{remove} && {again}")]
+
+
+def _stay(text: str, evidence: str, mend: str) -> Finding:
+    return Finding("prereqs.docker-kept", "warn", text, evidence, mend, DOCKER.docs)
+
+
+def _root(facts: Facts) -> str:
+    """Where images, volumes and containers lie."""
+    return facts.docker.root if isinstance(facts.docker, Docker) and isinstance(facts.docker.root, str) else ROOT
 
 
 def _engine(packages: Packages) -> str:
@@ -208,7 +220,7 @@ def changes(host: Host, facts: Facts, evidence: Evidence, options: Options) -> l
 
 def _why_gone(facts: Facts, going: tuple[str, ...]) -> str:
     """Why they go, and what of it cannot be seen from here."""
-    why = f"they conflict with Docker's own packages ({DOCKER.docs}); /var/lib/docker is kept"
+    why = f"they conflict with Docker's own packages ({DOCKER.docs}); {_root(facts)} is kept"
     if DISTRIBUTION in going and not isinstance(facts.containers, tuple):
         return f"{why}; what runs on it could not be listed, and stops"
     if "containerd" in going and DISTRIBUTION not in going:
