@@ -74,24 +74,18 @@ def kept(host: Host, facts: Facts, evidence: Evidence) -> list[Finding]:
     if not isinstance(packages, Packages) or installs_engine(host, facts, evidence):
         return []
     engine, version = _engine(packages), _version(facts, packages)
-    if engine == OWN or not version or isinstance(facts.docker, Unknown) or _is_bare(facts, packages):
+    if engine == OWN or not version or isinstance(facts.docker, Unknown):
         return []
     again = prereqs.install(host)
-    if engine != DISTRIBUTION:
+    if not engine:
         text = f"Docker Engine {version} stays, though {_origin(packages)}"
         return [_stay(text, "", f"for Docker's packages: remove it as it was installed, then {again}")]
     text = f"{DISTRIBUTION} {version} stays, in the place of Docker's packages: {_stays(host, facts, packages)}"
-    if held := () if host.install.hold else _held(packages, CONFLICTING):
-        return [
-            _stay(
-                text,
-                "for Docker's own, if the hold is no longer meant",
-                f"{host.ssh(f'sudo apt-mark unhold {shlex.join(held)}')} && {again}",
-            )
-        ]
-    remove = host.ssh(f"sudo apt-get remove {shlex.join(_there(packages, CONFLICTING))}")
+    command = f"sudo apt-get remove {shlex.join(_there(packages, CONFLICTING))}"
     said = f"for Docker's own: what runs stops meanwhile, {_root(facts)} is kept"
-    return [_stay(text, said, f"{remove} && {again}")]
+    if held := () if host.install.hold else _held(packages, CONFLICTING):
+        command, said = f"sudo apt-mark unhold {shlex.join(held)}", "for Docker's own, if the hold is no longer meant"
+    return [_stay(text, said, f"{host.ssh(command)} && {again}")]
 
 
 def _stay(text: str, evidence: str, mend: str) -> Finding:
