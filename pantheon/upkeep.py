@@ -24,19 +24,21 @@ class Clock:
 @dataclass(frozen=True)
 class Journal:
     """journald's bound as its files give it: `most` is SystemMaxUse as written ("" is journald's own default), `at`
-    the file that says so; `total_bytes` is the size of the file system that the journal lies on."""
+    the file that says so, `storage_at` the one that says `storage`; `total_bytes` is the size of the file system that
+    the journal lies on."""
 
     most: str
     at: str
     storage: str
     total_bytes: int
+    storage_at: str = ""
 
 
 @dataclass(frozen=True)
 class Upgrades:
-    """What apt does by itself. `runs`: unattended-upgrades is there and switched on; `origins` and `blacklist` are its
-    patterns, as apt-config has them. `held` are packages that dpkg keeps as they are, `ours` those installed that a
-    running stack depends on."""
+    """What apt does by itself. `runs`: unattended-upgrades is there and switched on, its timer too; `origins` and
+    `blacklist` are its patterns, as apt-config has them. `held` are packages that dpkg keeps as they are, `ours` those
+    installed that a running stack depends on."""
 
     runs: bool
     origins: tuple[str, ...]

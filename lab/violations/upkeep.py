@@ -9,6 +9,7 @@ from lab.violations import Violation
 
 APT = "/etc/apt/apt.conf.d/99lab-unattended"
 PROGRAM = "/usr/bin/unattended-upgrade"
+UNITS, TIMER = "/etc/systemd/system", "apt-daily-upgrade.timer"  # masked in the lab's image
 JOURNALD = "/etc/systemd/journald.conf.d/90-lab.conf"
 NODES = "/mnt/local/nvme/ai/services/comfy-mnt/ComfyUI/custom_nodes"
 
@@ -36,10 +37,11 @@ def bounded(lab: Lab) -> None:
 
 
 def unattended(lab: Lab) -> None:
-    """As Ubuntu's installer switches it on, and somebody has let it upgrade Docker too; the program itself is not run by
-    the audit."""
+    """As Ubuntu's installer switches it on, and allowed to upgrade Docker too; the audit does not run it."""
     lab.sh(
         """
+        rm -f "$3/$4"; mkdir -p "$3/timers.target.wants"
+        ln -sf "/usr/lib/systemd/system/$4" "$3/timers.target.wants/$4"
         [ -e "$2" ] || { printf '#!/bin/sh\n' >"$2" && chmod 755 "$2"; }
         cat >"$1" <<'END'
 APT::Periodic::Update-Package-Lists "1";
@@ -49,11 +51,19 @@ END
         """,
         APT,
         PROGRAM,
+        UNITS,
+        TIMER,
     )
 
 
 def attended(lab: Lab) -> None:
-    lab.sh('rm -f "$1"; dpkg -S "$2" >/dev/null 2>&1 || rm -f "$2"', APT, PROGRAM)
+    lab.sh(
+        'rm -f "$1" "$3/timers.target.wants/$4"; ln -sf /dev/null "$3/$4"; dpkg -S "$2" >/dev/null 2>&1 || rm -f "$2"',
+        APT,
+        PROGRAM,
+        UNITS,
+        TIMER,
+    )
 
 
 def node(lab: Lab) -> None:
@@ -77,7 +87,9 @@ def no_node(lab: Lab) -> None:
 VIOLATIONS = (
     Violation("upkeep.reboot", "System restart required *** (linux-image-6.8.0-99-generic)", pending, not_pending),
     Violation("upkeep.journal", "SystemMaxUse=100T in /etc/systemd/journald.conf.d/90-lab.conf", boundless, bounded),
-    Violation("upkeep.unattended", "it may upgrade containerd.io, docker-buildx-plugin, docker-ce", unattended, attended),
+    Violation(
+        "upkeep.unattended", "it may upgrade containerd.io, docker-buildx-plugin, docker-ce", unattended, attended
+    ),
     Violation("upkeep.hold", "not on hold: containerd.io, docker-ce, docker-ce-cli", host={"install": {"hold": True}}),
     Violation("upkeep.custom-nodes", "lab-node: on branch main (0123456789)", node, no_node),
     Violation(

@@ -60,8 +60,14 @@ def journal(spec: Object, root: str) -> Json:
     place = "/var/log/journal" if os.path.isdir(f"{root}/var/log/journal") else "/run"
     room = os.statvfs(f"{root}{place}" if os.path.isdir(root + place) else root or "/")
     most, at = said.get("SystemMaxUse", ("", ""))
-    storage = said.get("Storage", ("auto", ""))[0] or "auto"
-    return {"most": most, "at": at if most else "", "storage": storage, "total_bytes": room.f_blocks * room.f_frsize}
+    storage, storage_at = said.get("Storage", ("", ""))
+    return {
+        "most": most,
+        "at": at if most else "",
+        "storage": storage or "auto",
+        "storage_at": storage_at if storage else "",
+        "total_bytes": room.f_blocks * room.f_frsize,
+    }
 
 
 def config_files(root: str) -> list[str]:
@@ -99,12 +105,20 @@ def upgrades(spec: Object, root: str) -> Json:
     there = any(os.path.lexists(f"{root}/usr/bin/{name}") for name in ("unattended-upgrade", "unattended-upgrades"))
     held, ours = record(root)
     return {
-        "runs": there and enabled and periodic not in ("0", ""),
+        "runs": there and enabled and periodic not in ("0", "") and timer(root),
         "origins": all_of("Unattended-Upgrade::Allowed-Origins::", "Unattended-Upgrade::Origins-Pattern::"),
         "blacklist": all_of("Unattended-Upgrade::Package-Blacklist::"),
         "held": held,
         "ours": ours,
     }
+
+
+def timer(root: str) -> bool:
+    """Whether apt-daily-upgrade.timer starts it: neither masked nor disabled. That it is enabled is a link."""
+    unit = "apt-daily-upgrade.timer"
+    places = [f"{root}{place}/{unit}" for place in ("/etc/systemd/system", "/run/systemd/system")]
+    masked = any(os.path.islink(path) and os.readlink(path) == "/dev/null" for path in places)
+    return not masked and os.path.lexists(f"{root}/etc/systemd/system/timers.target.wants/{unit}")
 
 
 def record(root: str) -> tuple[list[str], list[str]]:

@@ -55,9 +55,13 @@ def journal(case: Case) -> Verdict:
     seen = case.evidence.journal
     if not isinstance(seen, Journal):
         return _unknown(case, seen.reason if isinstance(seen, Unknown) else "it was not looked at")
-    if seen.storage == "none":
-        mend = on(case, "sudoedit", "/etc/systemd/journald.conf")
-        return Verdict("fail", "Storage=none: nothing that the host says is kept, not even for a diagnosis", mend)
+    if seen.storage in ("none", "volatile"):
+        at = seen.storage_at or "/etc/systemd/journald.conf"
+        mend = f"{on(case, 'sudoedit', at)}  (Storage=persistent)"
+        lost = (
+            "nothing that the host says is kept" if seen.storage == "none" else "what led to a reboot is gone with it"
+        )
+        return Verdict("fail", f"Storage={seen.storage} in {at}: {lost}", mend)
     if not seen.most:
         return Verdict("pass", "bounded by default: a tenth of its file system, 4 GiB at most")
     size = _size(seen.most, seen.total_bytes)

@@ -39,7 +39,7 @@ class TestJournal:
         host.write("/etc/systemd/journald.conf.d/40-y.conf", "[Journal]\nSystemMaxUse=3G\n")
         found = journal(host)
         assert (found.most, found.at) == ("2G", "/usr/lib/systemd/journald.conf.d/50-x.conf")
-        assert found.storage == "volatile"
+        assert (found.storage, found.storage_at) == ("volatile", "/etc/systemd/journald.conf")
 
     def test_a_file_in_etc_hides_its_namesake(self, host: FakeHost) -> None:
         host.write("/usr/lib/systemd/journald.conf.d/50-x.conf", "[Journal]\nSystemMaxUse=2G\n")
@@ -75,6 +75,7 @@ Unattended-Upgrade::Origins-Pattern:: "origin=Docker";
 Unattended-Upgrade::Package-Blacklist "";
 Unattended-Upgrade::Package-Blacklist:: "nvidia-";
 """
+TIMER = "apt-daily-upgrade.timer"
 STATUS = """\
 Package: docker-ce
 Status: hold ok installed
@@ -101,7 +102,13 @@ class TestUpgrades:
         host.bin.mkdir(exist_ok=True)
         monkeypatch.setenv("PATH", f"{host.bin}:{os.environ['PATH']}")
 
-    def read(self, host: FakeHost, *, periodic: str = "1", enable: str = "1", status: int = 0) -> Upgrades:
+    def read(
+        self, host: FakeHost, *, periodic: str = "1", enable: str = "1", status: int = 0, timer: str = "enabled"
+    ) -> Upgrades:
+        if timer != "disabled":
+            host.write(f"/etc/systemd/system/timers.target.wants/{TIMER}", "")
+        if timer == "masked":
+            host.at(f"/etc/systemd/system/{TIMER}").symlink_to("/dev/null")
         text = DUMP.format(periodic=periodic, enable=enable)
         host.tool("apt-config", f"cat <<'END'\n{text}END\nexit {status}\n")
         host.write("/var/lib/dpkg/status", STATUS)
@@ -119,7 +126,10 @@ class TestUpgrades:
             ("docker-ce", "libnvidia-container1", "nvidia-driver-590-server"),
         )
 
-    @pytest.mark.parametrize("given", [{"periodic": "0"}, {"enable": "0"}, {"periodic": ""}])
+    @pytest.mark.parametrize(
+        "given",
+        [{"periodic": "0"}, {"enable": "0"}, {"periodic": ""}, {"timer": "masked"}, {"timer": "disabled"}],
+    )
     def test_switched_off(self, host: FakeHost, given: dict[str, str]) -> None:
         host.write("/usr/bin/unattended-upgrade", "", 0o755)
         assert self.read(host, **given).runs is False  # type: ignore[arg-type]

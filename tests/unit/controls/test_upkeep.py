@@ -84,6 +84,7 @@ class TestJournal:
             ("", "auto", "pass"),
             ("", "persistent", "pass"),
             ("", "none", "fail"),
+            ("", "volatile", "fail"),
             ("4G", "auto", "pass"),
             ("1000M", "auto", "pass"),
             ("19G", "auto", "pass"),
@@ -102,6 +103,11 @@ class TestJournal:
         assert verdict.status == status
         if status == "fail" and most:
             assert verdict.mend == f"ssh -t ops@10.0.99.10 \"sudoedit '{at}'\""
+
+    def test_the_file_that_says_so_is_the_one_to_edit(self) -> None:
+        at = "/etc/systemd/journald.conf.d/50-x.conf"
+        verdict = judged("journal", journal=Journal("", "", "volatile", 100 * GIB, at))
+        assert verdict.mend == f"ssh -t ops@10.0.99.10 sudoedit {at}  (Storage=persistent)"
 
     def test_four_gib_are_never_too_much(self) -> None:
         assert judged("journal", journal=Journal("4G", "/etc/x", "auto", 8 * GIB)).status == "pass"
