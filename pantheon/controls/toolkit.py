@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from pantheon import foreign
 from pantheon.control import Control, Verdict
-from pantheon.controls.verdicts import command, containers, missing, not_applicable, of, on, passed, unknown
-from pantheon.evidence import Unit
+from pantheon.controls.verdicts import command, containers, missing, not_applicable, of, passed, unknown
 from pantheon.facts import Docker, Unknown
 from pantheon.incident import Case
 from pantheon.install import toolkit
@@ -13,7 +12,6 @@ from pantheon.sections import prereqs, validate
 
 NO_DOCKER = not_applicable("there is no Docker")
 SOURCE = "procedure §2; system page, Services Hosted"
-RUN = "/var/run/cdi/"
 
 
 def installed(case: Case) -> Verdict:
@@ -44,27 +42,19 @@ def cdi(case: Case) -> Verdict:
         return NO_DOCKER
     if not isinstance(docker, Docker):
         return unknown(docker)
-    specs, library = case.evidence.cdi, case.facts.library_version
+    specs, install = case.evidence.cdi, command(case, "prereqs", "--install")
     if not docker.cdi:
-        text = "no CDI specification in /etc/cdi or /var/run/cdi"
-        return Verdict("fail", text, command(case, "prereqs", "--install"))
+        return Verdict("fail", "no CDI specification in /etc/cdi or /var/run/cdi", install)
     if not isinstance(specs, tuple):
         return unknown(specs)
     if not specs:
         text = f"none of NVIDIA's cards: {', '.join(docker.cdi)}"
-        return Verdict("fail", text, _generate(case, "/etc/cdi/nvidia.yaml"))
-    used = [one for one in specs if one.path.startswith(RUN)] or list(specs)
-    old = [one for one in used if isinstance(library, str) and one.drivers and library not in one.drivers]
-    if old:
+        return Verdict("fail", text, install)
+    if old := toolkit.outdated(case.facts, case.evidence):
+        library = case.facts.library_version
         told = [f"{one.path} is for driver {', '.join(one.drivers)}, and {library} is installed" for one in old]
-        return Verdict("fail", "\n".join(told), _generate(case, old[0].path))
-    return passed("\n".join(" ".join([one.path, *one.drivers]) for one in used))
-
-
-def _generate(case: Case, path: str) -> str:
-    if path.startswith(RUN) and isinstance(case.evidence.units.get(toolkit.REFRESH), Unit):
-        return on(case, "sudo", "systemctl", "restart", toolkit.REFRESH)
-    return on(case, "sudo", "nvidia-ctk", "cdi", "generate", f"--output={path}")
+        return Verdict("fail", "\n".join(told), install)
+    return passed("\n".join(" ".join([one.path, *one.drivers]) for one in toolkit.used(specs)))
 
 
 def hook(case: Case) -> Verdict:

@@ -23,7 +23,7 @@ from pantheon.sections import prereqs
 NAME = prereqs.NAME
 # The parts of the evidence that planning needs (gather.look_with).
 PARTS = (
-    *("packages", "kernels", "driver_offer", "dockerd", "engine_has_hook", "units"),
+    *("packages", "kernels", "driver_offer", "dockerd", "engine_has_hook", "units", "cdi"),
     *("busy", "reboot_required", "installing"),
 )
 

@@ -6,6 +6,7 @@ is merged into what is there.
 
 from __future__ import annotations
 
+from pantheon.circumstances import CdiSpec
 from pantheon.evidence import Evidence, Unit
 from pantheon.facts import Docker, Facts, Nvml, Unknown
 from pantheon.finding import Finding
@@ -18,6 +19,7 @@ from pantheon.plan import Change, Run
 PACKAGE = "nvidia-container-toolkit"
 BASE = "nvidia-container-toolkit-base"
 CDI = "/etc/cdi/nvidia.yaml"
+FIRST = "/var/run/cdi/"  # what lies there goes before what lies in /etc/cdi
 REFRESH = "nvidia-cdi-refresh.service"
 
 
@@ -63,16 +65,42 @@ def holds(host: Host, facts: Facts, evidence: Evidence) -> tuple[str, ...]:
 
 
 def after(host: Host, facts: Facts, evidence: Evidence, options: Options) -> list[Change]:
-    """The CDI specification, once the driver is loaded: it names the driver's files and devices. Where the toolkit
-    keeps one itself (nvidia-cdi-refresh, from 1.18 on, in /run/cdi) that is left to it."""
+    """The CDI specification, once the driver is loaded: it names the driver's files and devices, and one of an earlier
+    driver names files that are gone. Where the toolkit keeps one itself (nvidia-cdi-refresh, from 1.18 on, in /run/cdi,
+    which goes before /etc/cdi) that is left to it."""
     del options
     loaded = isinstance(facts.nvml, Nvml) and bool(facts.nvml.gpus) and facts.module_version == facts.library_version
     if not loaded or not isinstance(facts.toolkit, str) or missing(host, facts, evidence):
         return []
-    if not isinstance(facts.docker, Docker) or facts.docker.cdi:
+    if not isinstance(facts.docker, Docker):
         return []
-    argv: tuple[str, ...] = ("nvidia-ctk", "cdi", "generate", f"--output={CDI}")
-    if isinstance(evidence.units.get(REFRESH), Unit):
-        argv = ("systemctl", "restart", REFRESH)
-    why = "what a container gets with the GPU (§2)"
-    return [Change("CDI specification of the GPU", why, (Run(argv, timeout_s=120),), sign="+")]
+    old = outdated(facts, evidence)
+    if not old and (evidence.cdi if isinstance(evidence.cdi, tuple) else facts.docker.cdi):
+        return []
+    what, why = "CDI specification of the GPU", "what a container gets with the GPU (§2)"
+    if old:
+        why = f"{old[0].path} is of driver {', '.join(old[0].drivers)}, and {facts.library_version} is loaded (§2)"
+    unit = evidence.units.get(REFRESH)
+    if isinstance(unit, Unit) and not unit.enabled.startswith("masked"):
+        steps = [Run(("systemctl", "restart", REFRESH), timeout_s=120)]
+    else:
+        steps = [step for path in [one.path for one in old] or [CDI] for step in _generate(path, keep=bool(old))]
+    return [Change(what, why, tuple(steps), sign="~" if old else "+")]
+
+
+def _generate(path: str, *, keep: bool) -> list[Run]:
+    """What was there is kept under a name that no engine reads."""
+    kept = [Run(("cp", "-a", "--backup=numbered", "-T", "--", path, path + apt.KEPT))] if keep else []
+    return [*kept, Run(("nvidia-ctk", "cdi", "generate", f"--output={path}"), timeout_s=120)]
+
+
+def used(specs: tuple[CdiSpec, ...]) -> tuple[CdiSpec, ...]:
+    """Those that engines go by."""
+    return tuple(one for one in specs if one.path.startswith(FIRST)) or specs
+
+
+def outdated(facts: Facts, evidence: Evidence) -> tuple[CdiSpec, ...]:
+    """The CDI specifications that engines go by, and that name another driver's libraries than those installed."""
+    specs = used(evidence.cdi) if isinstance(evidence.cdi, tuple) else ()
+    library = facts.library_version
+    return tuple(one for one in specs if isinstance(library, str) and one.drivers and library not in one.drivers)

@@ -18,7 +18,7 @@ from pantheon import controls, layout
 from pantheon.circumstances import Account, Cards, CdiSpec, Datagram, Desktop, Drive, SocketUnit, SshdLine, Virtual
 from pantheon.control import SEVERITIES, STATUSES, Control
 from pantheon.controls import storage
-from pantheon.evidence import ComfyTree, Evidence, FstabLine, Room, Unit
+from pantheon.evidence import ComfyTree, Evidence, FstabLine, Room
 from pantheon.facts import Command, ContainerMount, Facts, Http, Listener, Mount, Port, Tree, Unknown
 from pantheon.here import Here
 from pantheon.incident import Case, Choices
@@ -514,10 +514,7 @@ def test_each(row: Row) -> None:
             line("passwordauthentication", "yes", "User x", 3),))), "sudoedit /etc/ssh/sshd_config  (line 3;"),
         ("ssh.keys", lambda: well(ssh_server=replace(told(passwordauthentication="yes"), lines=(
             first("passwordauthentication", "yes"),))), "sudoedit /etc/ssh/sshd_config.d/00-a.conf"),
-        ("toolkit.cdi", lambda: cdi(ETC), "nvidia-ctk cdi generate --output=/etc/cdi/nvidia.yaml"),
-        ("toolkit.cdi", lambda: replace(cdi(RUN), evidence=replace(cdi(RUN).evidence, units={
-            "nvidia-cdi-refresh.service": Unit("inactive", "dead", "success", "", 0, "enabled")})),
-         "systemctl restart nvidia-cdi-refresh.service"),
+        ("toolkit.cdi", lambda: cdi(ETC), "invoke prereqs --install --host prometheus"),
         ("net.listeners", lambda: well(look=hears(SSHD, Listener("::", 111, 1, "rpcbind", ""))), "mask --now rpcbind."),
         ("net.datagrams", lambda: asks(replace(OPEN_UDP, port=111, process="rpcbind")), "mask --now rpcbind.socket"),
         ("net.datagrams", lambda: asks(replace(OPEN_UDP, port=111, process="rpcbind"), host=replace(

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from pantheon.circumstances import CdiSpec
 from pantheon.evidence import Evidence, Unit
 from pantheon.facts import Facts, Unknown
 from pantheon.install import driver, toolkit
@@ -462,3 +463,37 @@ def test_no_cdi_specification_is_made_for_a_driver_that_is_not_loaded() -> None:
     assert toolkit.after(HOST, replace(facts, module_version=None), seen(), OPTIONS) == []
     assert toolkit.after(HOST, replace(facts, nvml=Unknown("NVML: driver not loaded")), seen(), OPTIONS) == []
     assert toolkit.after(HOST, replace(facts, toolkit=None), seen(), OPTIONS) == []
+
+
+STATIC, MADE_AT_BOOT = "/etc/cdi/nvidia.yaml", "/var/run/cdi/nvidia.yaml"
+
+
+@pytest.mark.parametrize(
+    ("specs", "enabled", "expected"),
+    [
+        ((CdiSpec(STATIC, ("590.48.01",)),), "", []),
+        ((CdiSpec(STATIC),), "", []),  # of no library: nobody can tell
+        ((CdiSpec(STATIC, ("590.44.01",)), CdiSpec(MADE_AT_BOOT, ("590.48.01",))), "", []),  # the latter goes before
+        ((), "", [f"nvidia-ctk cdi generate --output={STATIC}"]),  # somebody else's devices are no card of NVIDIA's
+        ((), "enabled", ["systemctl restart nvidia-cdi-refresh.service"]),
+        ((CdiSpec(STATIC, ("590.44.01",)),), "enabled", ["systemctl restart nvidia-cdi-refresh.service"]),
+        (
+            (CdiSpec("/etc/cdi/my card.json", ("590.44.01",)),),
+            "masked",
+            [
+                "cp -a --backup=numbered -T -- '/etc/cdi/my card.json' '/etc/cdi/my card.json.before-pantheon'",
+                "nvidia-ctk cdi generate '--output=/etc/cdi/my card.json'",
+            ],
+        ),
+    ],
+)
+def test_a_specification_of_an_earlier_driver_is_made_anew(
+    specs: tuple[CdiSpec, ...], enabled: str, expected: list[str]
+) -> None:
+    facts: Any = finished()
+    facts = replace(facts, docker=replace(facts.docker, cdi=("/etc/cdi/some.yaml",)))
+    units = {toolkit.REFRESH: Unit("inactive", "dead", "success", "", 0, enabled)} if enabled else {}
+    found = toolkit.after(HOST, facts, seen(cdi=specs, units=units), OPTIONS)
+    assert [step.show() for change in found for step in change.steps] == expected
+    assert all(change.sign == ("~" if specs else "+") for change in found)
+    assert toolkit.after(HOST, facts, seen(cdi=Unknown("denied"), units=units), OPTIONS) == []
