@@ -46,6 +46,7 @@ OTHERS = (
 PACKAGED = ("nvidia-driver", "nvidia-headless", "libnvidia-compute", "libnvidia-ml")
 HEADS = ("nvidia-driver", "nvidia-headless", "nvidia-headless-no-dkms", "nvidia-dkms")
 NOT_UBUNTUS = ("nvidia-driver", "nvidia-open", "libnvidia-compute", "libnvidia-ml1", "nvidia-kernel-dkms")
+NAMED = re.compile(r"(nvidia[\w-]*)(?:/|, *)(\d[\w.]*)")  # a line of dkms's status, from its version 3 on and before
 MOK = "/var/lib/shim-signed/mok/MOK.der"
 
 
@@ -234,11 +235,11 @@ def dkms_source(evidence: Evidence, library: str) -> str:
 
 def _dkms(evidence: Evidence) -> list[tuple[str, str, str]]:
     """The lines of dkms about the driver: its name there, its version, and the line."""
-    lines = evidence.kernels.dkms if isinstance(evidence.kernels, Kernels) else ()
-    found = [
-        (re.match(r"(nvidia[\w-]*)(?:/|, *)(\d[\w.]*)", line), line) for line in lines or () if isinstance(line, str)
-    ]
-    return [(f"{match[1]}/{match[2]}", match[2], line) for match, line in found if match and "broken" not in line]
+    lines = evidence.kernels.dkms if isinstance(evidence.kernels, Kernels) else None
+    matches = (
+        [(re.match(NAMED, line), line) for line in lines if "broken" not in line] if isinstance(lines, tuple) else []
+    )
+    return [(f"{match[1]}/{match[2]}", match[2], line) for match, line in matches if match]
 
 
 def _in_front(evidence: Evidence) -> str:

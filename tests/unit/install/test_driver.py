@@ -229,7 +229,8 @@ def test_lists_that_are_too_old_to_tell_are_fetched_first() -> None:
     facts = with_driver("590.48.01", "590.48.01")
     for age in (None, 2 * driver.FRESH_S):
         stale = seen(None, offer=offer({}, lists_age_s=age))
-        assert driver.blocked(HOST, facts, stale, OPTIONS) == driver.changes(HOST, facts, stale, OPTIONS) == []
+        assert driver.blocked(HOST, facts, stale, OPTIONS) == []
+        assert driver.changes(HOST, facts, stale, OPTIONS) == []
         assert driver.needs_lists(HOST, facts, stale)
     assert not driver.needs_lists(HOST, facts, seen(None, offer=offer({})))
 
@@ -268,6 +269,8 @@ Remedy = driver.Remedy
         (seen(None, packages=packages(*BUILT.installed, *HEADERS), dkms=(FOR_OLD,), offer=offer(HEADERS)),
          Remedy(again=(f"linux-headers-{K}",))),
         (seen(None, packages=BUILT, dkms=(FOR_OLD,), offer=offer(FOLLOWING)), Remedy(KERNELS[1:])),
+        (seen(None, packages=BUILT, dkms=Unknown("dkms: exit 1"), headers=True, offer=offer(DKMS)),
+         Remedy(again=("nvidia-kernel-source-590-server", "nvidia-dkms-590-server"))),
         (seen(None, packages=BUILT, dkms=(FOR_OLD,), headers=True, offer=offer(ANY), secure_boot=True, mok=False),
          Remedy(KERNELS[1:])),
         (seen(None, packages=BUILT, dkms=(FOR_OLD,), headers=True, offer=offer(ANY), secure_boot=True, mok=True),
@@ -295,7 +298,7 @@ Remedy = driver.Remedy
     ],
     ids=["built for the old kernel", "added", "named as dkms did", "gone from the disk", "an older one is installed",
          "no headers", "not this kernel's headers", "headers without files", "headers that apt does not know",
-         "Secure Boot", "Secure Boot with our key", "dkms knows nothing", "only zfs", "broken", "held back",
+         "dkms says nothing", "Secure Boot", "Secure Boot with our key", "dkms knows nothing", "only zfs", "broken", "held back",
          "lost", "another version, lost", "another branch", "another branch in front", "open", "NVIDIA's repository",
          "NVIDIA's repository without dkms", "nothing to build with"],
 )  # fmt: skip
@@ -344,7 +347,7 @@ def test_a_package_that_has_become_another_branch_is_taken_back() -> None:
 
 def test_what_secure_boot_refuses_is_not_rebooted_for() -> None:
     facts = with_driver("590.48.01", None)
-    mine = {"secure_boot": True, "mok": False, "signer": "prometheus Secure Boot Module Signature key"}
+    mine: dict[str, Any] = {"secure_boot": True, "mok": False, "signer": "prometheus Secure Boot Module Signature key"}
     [finding] = driver.blocked(HOST, facts, seen(**mine), OPTIONS)
     assert "mokutil --import /var/lib/shim-signed/mok/MOK.der" in finding.mend
     assert "invoke reboot --host prometheus" in finding.mend
