@@ -71,7 +71,7 @@ _SIGNS = {
 def service_of(host: Host, facts: Facts, container: Container) -> str:
     """Which of the services a container is, whoever made it and whatever it is called; "" for none. A name alone says
     little: by that it counts only with the data or the port of such a service. (Another ComfyUI image keeps its things
-    elsewhere.)"""
+    elsewhere: one that runs counts where its mounts or its working directory show where.)"""
     known = REPOSITORIES | {repository(host.service(name).image): name for name in SERVICES}
     if name := known.get(repository(container.image), ""):
         return name
@@ -81,12 +81,34 @@ def service_of(host: Host, facts: Facts, container: Container) -> str:
             return service
     called = (container.labels.get("com.docker.compose.service", ""), container.name)
     found = next((match for text in called if (match := _NAMES.fullmatch(text))), None)
-    if found is None:
-        return ""
+    if found is None:  # built at home, and called anything: then both must be there
+        inside, targets = {one.container_port for one in container.ports}, {mount.target for mount in container.mounts}
+        return next((name for name, (data, port) in _SIGNS.items() if data in targets and port in {"", *inside}), "")
     service = re.sub(r"ui$", "", found[1].lower()) if "comfy" in found[1].lower() else found[1].lower().replace("-", "")
     data, port = _SIGNS[service]
     has = any(mount.target == data for mount in container.mounts)
+    has = has or (service == "comfy" and container.state in UP and bool(comfyui_home(container)))
     return service if has or any(one.container_port == port for one in container.ports) else ""
+
+
+def is_known(container: Container) -> bool:
+    """Whether its image is one whose places are known here."""
+    return repository(container.image) in REPOSITORIES
+
+
+def comfyui_home(container: Container) -> str:
+    """Where the image of another author has ComfyUI; "" for one like ours, and where that is not to be seen."""
+    if is_known(container) or any(f"{mount.target}/".startswith("/comfy/mnt/") for mount in container.mounts):
+        return ""
+    told = container.env.get("COMFYUI_PATH")
+    if told and told.value and told.value.startswith("/"):
+        return told.value.rstrip("/")
+    for path in (*(mount.target for mount in container.mounts), container.workdir):
+        parts = path.split("/")
+        at = next((at for at, part in enumerate(parts) if part.lower() == "comfyui"), 0)
+        if at:
+            return "/".join(parts[: at + 1])
+    return ""
 
 
 def kept(facts: Facts) -> set[str]:

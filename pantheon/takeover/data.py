@@ -8,11 +8,12 @@ lies elsewhere is copied.
 
 from __future__ import annotations
 
+import posixpath
 import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from pantheon import layout
+from pantheon import foreign, layout
 from pantheon.belongings import Belongings, Layer, Place, Volume
 from pantheon.facts import Container, ContainerMount
 from pantheon.inventory import Host
@@ -20,7 +21,12 @@ from pantheon.takeover.old import Old
 
 MNT = "/comfy/mnt"
 BASE_PARTS = ("models", "input", "user", "custom_nodes")  # what BASE_DIRECTORY moves, besides the output
-FLAGS = {"--output-directory": "output", "--input-directory": "input", "--user-directory": "user"}
+FLAGS = {
+    "--base-directory": "base",
+    "--output-directory": "output",
+    "--input-directory": "input",
+    "--user-directory": "user",
+}
 MODEL_KINDS = (
     *("checkpoints", "clip", "clip_vision", "configs", "controlnet", "diffusers", "diffusion_models", "embeddings"),
     *("gligen", "hypernetworks", "loras", "photomaker", "style_models", "text_encoders", "unet", "upscale_models"),
@@ -79,21 +85,23 @@ def _places(host: Host, old: Old) -> dict[str, str]:
     if old.service == "ollama":
         data = next((m.target for m in container.mounts if m.target.endswith("/.ollama")), "/root/.ollama")
         places = {data: layout.ollama_data(host)}
-        if models := _env(container, "OLLAMA_MODELS"):
+        if models := _directory(container, "OLLAMA_MODELS"):
             places.setdefault(models, f"{layout.ollama_data(host)}/models")
         return places
     if old.service == "openwebui":
-        return {_env(container, "DATA_DIR") or "/app/backend/data": layout.openwebui_data(host)}
+        return {_directory(container, "DATA_DIR") or "/app/backend/data": layout.openwebui_data(host)}
     if old.kind != "theirs":
         return {MNT: layout.comfy_mnt(host), "/outputs": layout.comfy_outputs(host), "/models": layout.models(host)}
     return _comfy_places(host, container)
 
 
 def _comfy_places(host: Host, container: Container) -> dict[str, str]:
-    ours, base = layout.comfy_mnt(host), _env(container, "BASE_DIRECTORY")
-    live = {part: f"{base or f'{MNT}/ComfyUI'}/{part}" for part in (*BASE_PARTS, "output")}
-    live |= _told(container)
+    ours, told, home = layout.comfy_mnt(host), _told(container), foreign.comfyui_home(container)
+    base = told.pop("base", "") or _directory(container, "BASE_DIRECTORY") or home or f"{MNT}/ComfyUI"
+    live = {part: f"{base}/{part}" for part in (*BASE_PARTS, "output")} | told
     places = {MNT: ours, live["output"]: layout.comfy_outputs(host)}
+    if home:  # models can be used before ours has had its first run, nodes and workflows cannot
+        places.setdefault(live["models"], layout.models(host))
     for part in BASE_PARTS:
         places.setdefault(live[part], f"{ours}/ComfyUI/{part}")
     for mount in container.mounts:
@@ -110,9 +118,9 @@ def _comfy_places(host: Host, container: Container) -> dict[str, str]:
 def _told(container: Container) -> dict[str, str]:
     """Directories that ComfyUI's command line names."""
     try:
-        words = shlex.split(_env(container, "COMFY_CMDLINE_EXTRA"))
+        words = [*shlex.split(_env(container, "COMFY_CMDLINE_EXTRA")), *container.command]
     except ValueError:
-        words = []
+        words = list(container.command)
     found = {}
     for word, following in zip(words, [*words[1:], ""], strict=False):
         flag, equals, value = word.partition("=")
@@ -123,12 +131,17 @@ def _told(container: Container) -> dict[str, str]:
 
 def _env(container: Container, name: str) -> str:
     found = container.env.get(name)
-    value = found.value if found else None
-    return _clean(value) if value and value.startswith("/") else value or ""
+    return found.value or "" if found else ""
+
+
+def _directory(container: Container, name: str) -> str:
+    """A directory that the environment names, from where the container works."""
+    value = _env(container, name)
+    return _clean(posixpath.join(container.workdir or "/", value)) if value else ""
 
 
 def _clean(path: str) -> str:
-    return "/" + "/".join(part for part in path.split("/") if part not in ("", "."))
+    return "/" + posixpath.normpath(path).strip("/")
 
 
 def within(path: str, folder: str) -> bool:

@@ -159,6 +159,10 @@ def _sorted_out(
         elif datum.way in ("copied", "nothing") and kinds.get(piece.service) in ("ours", "renamed"):
             datum, problem = _of_ours(host, datum, seen)
             blocked += [problem] if problem else []
+        if datum.way == "stays" and datum.target in [f"{layout.openwebui_data(host)}/{name}" for name in DATABASE]:
+            text = f"{piece.inside} is mounted as a file by itself: ours would start on an empty database"
+            mend = "start the old one with the directory mounted that the file is to lie in, then the same command"
+            blocked.append(Finding(f"takeover.data.{datum.target}", "fail", text, piece.source.path, mend))
         taken |= {piece.target} if datum.way == "copied" else set()
         result.append(datum)
     return result, blocked
@@ -166,6 +170,9 @@ def _sorted_out(
 
 def _has_comfyui(host: Host, judged: list[Datum], seen: Belongings) -> bool:
     whole = next((d for d in judged if d.target == layout.comfy_mnt(host)), None)
+    if whole is not None and whole.way == "nothing":
+        there = seen.places.get(whole.target)
+        return isinstance(there, Place) and "ComfyUI" in there.entries
     if whole is None or whole.piece.source.container:
         return True
     place = seen.places.get(whole.piece.source.path)

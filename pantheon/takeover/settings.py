@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import shlex
 
-from pantheon import stack
-from pantheon.facts import Container, Facts, Image
+from pantheon import foreign, layout, stack
+from pantheon.facts import Container, ContainerMount, Facts, Image
 from pantheon.finding import Finding
 from pantheon.inventory import Host, is_secret_name
 from pantheon.takeover.data import FLAGS, OWN_MOUNTS, Piece, within
@@ -39,11 +39,31 @@ def findings(host: Host, facts: Facts, old: Old, pieces: tuple[Piece, ...]) -> l
     lines = [f"{n}={v.value}" if v.value is not None and not is_secret_name(n) else n for n, v in extra.items()]
     lines += _differing(container, want)
     lines += _others(facts, container, want, pieces)
+    found += _unknown_image(host, old, pieces)
     if lines:
         text = f"{old.name}: settings that do not come along"
         mend = f"what is wanted goes into hosts.toml, [hosts.{host.name}.{old.service}] env"
         found.append(Finding(f"takeover.settings.{old.name}", "warn", text, "; ".join(lines), mend))
     return found
+
+
+def _unknown_image(host: Host, old: Old, pieces: tuple[Piece, ...]) -> list[Finding]:
+    """An image of another author may keep its data in places that nobody here knows."""
+    left = [m for m in old.container.mounts if m.type in ("bind", "volume") and m.writable and not _is_used(m, pieces)]
+    if old.service != "comfy" or foreign.is_known(old.container) or not left:
+        return []
+    text = f"{old.name}: what it has in {', '.join(mount.target for mount in left)} does not come along"
+    evidence = f"{old.container.image} is none of the images whose places are known; it stays where it is"
+    mend = f"copy by hand what is wanted: models to {layout.models(host)}, results to {layout.comfy_outputs(host)}, "
+    mend += f"nodes and workflows to {layout.comfy_mnt(host)}/ComfyUI after its first run"
+    return [Finding(f"takeover.unknown.{old.name}", "warn", text, evidence, mend)]
+
+
+def _is_used(mount: ContainerMount, pieces: tuple[Piece, ...]) -> bool:
+    insides = [piece.inside for piece in pieces]
+    return mount.target in OWN_MOUNTS[1:] or any(
+        within(mount.target, inside) or within(inside, mount.target) for inside in insides
+    )
 
 
 def _differing(container: Container, want: stack.Wanted) -> list[str]:
@@ -85,10 +105,8 @@ def _flags(line: str) -> str:
 
 def _others(facts: Facts, container: Container, want: stack.Wanted, pieces: tuple[Piece, ...]) -> list[str]:
     found = []
-    insides = [piece.inside for piece in pieces]
     for mount in container.mounts:
-        used = any(within(mount.target, inside) or within(inside, mount.target) for inside in insides)
-        if mount.target not in OWN_MOUNTS[1:] and not used:
+        if not _is_used(mount, pieces):
             source = mount.name or mount.source or "memory"
             found.append(f"mount {source} on {mount.target}")
     for port in container.ports:

@@ -75,6 +75,13 @@ CASES: dict[str, Case] = {
         [("/a b/ü 'x'", MNT, OUTPUT), ("/a b/ü 'x'/ComfyUI/output", OUT, ())]),
     "memory": ("comfy", [bind("/a", "/comfy/mnt"), tmpfs("/comfy/mnt/tmp")], {},
         [("/a", MNT, ("ComfyUI/output", "tmp")), ("", f"{MNT}/tmp", ()), ("/a/ComfyUI/output", OUT, ())]),
+    "base directory by the command line": ("comfy", [bind("/a", "/comfy/mnt"), bind("/b", "/b")],
+        {"COMFY_CMDLINE_EXTRA": "--base-directory /b/./base/"}, [
+        ("/a", MNT, ("ComfyUI/custom_nodes", "ComfyUI/input", "ComfyUI/models", "ComfyUI/user")),
+        ("/b/base/custom_nodes", f"{MNT}/ComfyUI/custom_nodes", ()), ("/b/base/input", f"{MNT}/ComfyUI/input", ()),
+        ("/b/base/models", f"{MNT}/ComfyUI/models", ()), ("/b/base/output", OUT, ()), ("/b/base/user", f"{MNT}/ComfyUI/user", ())]),
+    "open webui's data by a relative path": ("openwebui", [bind("/d", "/app/backend/data")], {"DATA_DIR": "./data"}, [("/d", WEBUI, ())]),
+    "open webui's data by an odd path": ("openwebui", [bind("/d", "/d")], {"DATA_DIR": "/d/../d//x/"}, [("/d/x", WEBUI, ())]),
     "ollama": ("ollama", [bind("/o", "/root/.ollama")], {}, [("/o", OLLAMA, ())]),
     "ollama without a mount": ("ollama", [], {}, [(f"{LAYER}/root/.ollama", OLLAMA, ())]),
     "ollama as a user": ("ollama", [bind("/o", "/home/ollama/.ollama")], {}, [("/o", OLLAMA, ())]),
@@ -92,8 +99,39 @@ CASES: dict[str, Case] = {
 @pytest.mark.parametrize("name", CASES)
 def test_every_piece_has_its_place(name: str) -> None:
     service, mounts, env, expected = CASES[name]
-    found = mapping(hand_made(service, *mounts, env=env), service)
+    workdir = "/app/backend" if service == "openwebui" else ""
+    found = mapping(hand_made(service, *mounts, env=env, workdir=workdir), service)
     assert sorted(found) == sorted(expected)
+
+
+@pytest.mark.parametrize(
+    ("mounts", "workdir", "command", "expected"),
+    [
+        (
+            [bind("/s", "/opt/ComfyUI")],
+            "",
+            (),
+            {MODELS: "/s/models", OUT: "/s/output", f"{MNT}/ComfyUI/user": "/s/user"},
+        ),
+        ([bind("/m", "/app/comfyui/models"), bind("/o", "/app/comfyui/output")], "", (), {MODELS: "/m", OUT: "/o"}),
+        ([], "/workspace/ComfyUI", (), {MODELS: "/workspace/ComfyUI/models", OUT: "/workspace/ComfyUI/output"}),
+        ([bind("/s", "/root")], "/root", (), {OUT: "/comfy/mnt/ComfyUI/output"}),
+        (
+            [bind("/s", "/opt/ComfyUI"), bind("/o", "/out")],
+            "",
+            ("python3", "main.py", "--output-directory", "/out"),
+            {OUT: "/o"},
+        ),
+        ([bind("/s", "/comfy/mnt"), bind("/x", "/ComfyUI")], "", (), {OUT: "/s/ComfyUI/output", MNT: "/s"}),
+    ],
+)
+def test_the_comfyui_of_another_author(
+    mounts: list[ContainerMount], workdir: str, command: tuple[str, ...], expected: dict[str, str]
+) -> None:
+    container = hand_made("comfy", *mounts, image="somebody/comfyui:2", workdir=workdir, command=command)
+    found = data.pieces(HOST, Old(container, "comfy", "theirs", "x"))
+    sources = {piece.target: piece.source.path for piece in found}
+    assert {target: sources[target] for target in expected} == expected
 
 
 def test_a_volume_that_only_a_container_can_mount_is_read_through_the_engine() -> None:

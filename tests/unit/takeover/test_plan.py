@@ -644,3 +644,30 @@ def test_a_volume_of_a_driver_is_copied_through_the_engine() -> None:
 
 def test_ours_are_left_alone() -> None:
     assert not taking(finished()).record.containers
+
+
+# ---- images and mounts of all sorts
+
+
+def test_the_comfyui_of_another_author_with_what_comes_along_and_what_does_not() -> None:
+    mounts = (
+        bind("/s/models", "/opt/ComfyUI/models"),
+        bind("/s/nodes", "/opt/ComfyUI/custom_nodes"),
+        bind("/c", "/cache"),
+    )
+    other = hand_made("comfy", *mounts, image="somebody/comfyui:2", image_id="sha256:x")
+    layer = Layer(0, {"/opt/ComfyUI/output": "dir"})
+    it = taking(seen(other), place("/s/models", GIB), place("/s/nodes", GIB), layers={other.id: layer})
+    assert not it.blocked, why_not(it)
+    said = "\n".join(line for section in it.sections for line in section.notes)
+    assert f"/s/models → {TARGETS['models']}: copied" in said
+    assert f"→ {TARGETS['outputs']}: copied" in said
+    assert "/s/nodes: stays where it is, and is not used: ComfyUI itself is not there yet" in said
+    (unknown,) = [finding for finding in it.warnings if finding.id == "takeover.unknown.comfyui"]
+    assert "what it has in /cache does not come along" in unknown.text
+
+
+def test_a_database_that_is_mounted_by_itself() -> None:
+    file = bind("/srv/webui.db", "/app/backend/data/webui.db")
+    it = taking(seen(hand_made("openwebui", file)), place("/srv/webui.db", 100, kind="file"))
+    assert "would start on an empty database" in why_not(it)
