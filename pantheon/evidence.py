@@ -121,6 +121,12 @@ class FstabLine:
     mounted: bool | None = None
     ours: bool = False  # a unit that `invoke atlas` wrote
 
+    @property
+    def comes(self) -> bool:
+        """Whether a boot mounts it, or the first use after one."""
+        words = self.options.split(",")
+        return bool(self.unit) or "noauto" not in words or "x-systemd.automount" in words
+
 
 @dataclass(frozen=True)
 class Displaced:

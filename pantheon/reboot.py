@@ -94,14 +94,14 @@ def losses(host: Host, facts: Facts, evidence: Evidence, *, prefix: str) -> list
 
 
 def _unlisted(host: Host, facts: Facts, fstab: tuple[FstabLine, ...]) -> list[str]:
-    listed = {line.target.rstrip("/") for line in fstab}
+    listed = {line.target.rstrip("/") for line in fstab if line.comes}
     roots = dict.fromkeys((host.storage.nvme, host.storage.ssd))
     found = {path: facts.paths.get(path) for path in roots}
     return [path for path, at in found.items() if isinstance(at, Entry) and at.is_mount and path not in listed]
 
 
 def _not_in_fstab(host: Host, path: str, prefix: str) -> Finding:
-    text = f"{path} is mounted and has no line in /etc/fstab: unless a unit mounts it, it is gone after a reboot"
+    text = f"{path} is mounted, and /etc/fstab does not mount it at boot: unless a unit does, it is gone after a reboot"
     return Finding(f"{prefix}.fstab", "warn", text, "", host.ssh(f"findmnt {shlex.quote(path)}"))
 
 
@@ -154,7 +154,7 @@ def _wait_for_boot(connection: Any, host: Host, before: str, report: Report, end
         if not now and not gone:
             gone = True
             report.waiting_for(host, "it is down; waiting for it to come back")
-        if now == before and not gone and time.monotonic() > began + GOING_S:
+        if now == before and time.monotonic() > began + GOING_S:  # also where only the link was down for a moment
             raise ApplyError(
                 f"{host.name}: it has not gone down within {GOING_S / 60:.0f} minutes of the order to reboot",
                 next_commands=[host.ssh("systemctl list-jobs; systemd-inhibit --list")],

@@ -111,7 +111,7 @@ def _disks(host: Host, facts: Facts, evidence: Evidence) -> list[Finding]:
     found = [finding for finding in reboot.losses(host, facts, evidence, prefix=ID) if finding.id == f"{ID}.fstab"]
     if not isinstance(evidence.fstab, tuple):
         return found
-    listed = {line.target.rstrip("/"): line for line in evidence.fstab}
+    listed = {line.target.rstrip("/"): line for line in evidence.fstab if line.comes}
     for path in dict.fromkeys((host.storage.nvme, host.storage.ssd)):
         at = facts.paths.get(path)
         if isinstance(at, Entry) and at.is_mount and path in listed:

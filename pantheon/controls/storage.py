@@ -90,7 +90,7 @@ def _at_boot(path: str, line: FstabLine | None) -> str:
         return f"{path} is neither in /etc/fstab nor a mount unit: it is gone after the next boot"
     if line.there is False:
         return f"{path}: {line.source} ({line.unit or '/etc/fstab'}) is not there"
-    if "noauto" in line.options.split(",") and not line.unit and "x-systemd.automount" not in line.options:
+    if not line.comes:
         return f"{path}: /etc/fstab says noauto: it is not mounted at the boot"
     return ""
 

@@ -122,6 +122,12 @@ def test_it_does_not_go_down(monkeypatch: pytest.MonkeyPatch, clock: list[float]
     assert clock[0] - 1000 < reboot.GOING_S + reboot.MOST_S + 1
 
 
+def test_a_link_that_was_down_for_a_moment_is_no_reboot(monkeypatch: pytest.MonkeyPatch, clock: list[float]) -> None:
+    with pytest.raises(ApplyError, match="has not gone down within 4 minutes"):
+        wait(monkeypatch, OLD, DOWN, OLD)
+    assert clock[0] - 1000 < reboot.GOING_S + reboot.MOST_S + 1
+
+
 def test_it_does_not_come_back(monkeypatch: pytest.MonkeyPatch, clock: list[float]) -> None:
     with pytest.raises(NotReached, match="has not come back within 15 minutes") as failed:
         wait(monkeypatch, OLD, DOWN)

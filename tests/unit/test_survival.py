@@ -73,9 +73,12 @@ def test_all_of_it_will_be_back() -> None:
         ({"packages": Unknown("no answer")}, "dpkg", "unknown"),
         ({"installing": "apt-get (pid 9)"}, "installing", "fail"),
         ({"fstab": FSTAB[:1]}, "fstab", "warn"),
+        ({"fstab": (FSTAB[0], replace(FSTAB[1], options="defaults,noauto"))}, "fstab", "warn"),
+        ({"kernels": kernels(secure_boot=True, mok=True, signer="")}, "signed", "warn"),
+        ({"kernels": kernels(secure_boot=True, mok=False, mok_asked=True, signer="x")}, "signed", "warn"),
         ({"units": {"docker.service": replace(UNITS["docker.service"], enabled="disabled")}}, "docker", "warn"),
     ],
-    ids=range(13),
+    ids=range(16),
 )
 def test_what_is_in_the_way(changes: dict[str, Any], key: str, level: str) -> None:
     found = levels(finished(), evidence(**changes))
@@ -112,3 +115,20 @@ def test_holds_are_looked_at_where_hosts_toml_asks_for_them() -> None:
     assert levels(finished(), evidence(), HOLDS)["hold"] == "warn"
     held = Packages({name: replace(about, held=True) for name, about in CLEAN.installed.items()}, "amd64", "noble")
     assert levels(finished(), evidence(packages=held), HOLDS)["hold"] == "ok"
+
+
+def test_what_secure_boot_will_say_and_what_to_do_about_it() -> None:
+    mine = "prometheus Secure Boot Module Signature key"
+    for given, said in (
+        ({"mok": False}, "sudo mokutil --import /var/lib/shim-signed/mok/MOK.der"),
+        ({"mok": False, "mok_asked": True}, "be at the console"),
+        ({"mok": None}, "mokutil --list-enrolled"),
+    ):
+        seen = evidence(kernels=kernels(secure_boot=True, signer=mine, **given))
+        [finding] = [each for each in survival.check(HOST, finished(), seen) if each.id == "reboot.signed"]
+        assert said in finding.mend
+
+
+def test_a_disk_that_is_mounted_at_its_first_use_is_there() -> None:
+    lines = tuple(replace(line, options="noauto,x-systemd.automount") for line in FSTAB)
+    assert levels(finished(), evidence(fstab=lines)) == GOOD

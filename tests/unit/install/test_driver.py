@@ -298,9 +298,9 @@ Remedy = driver.Remedy
     ],
     ids=["built for the old kernel", "added", "named as dkms did", "gone from the disk", "an older one is installed",
          "no headers", "not this kernel's headers", "headers without files", "headers that apt does not know",
-         "dkms says nothing", "Secure Boot", "Secure Boot with our key", "dkms knows nothing", "only zfs", "broken", "held back",
-         "lost", "another version, lost", "another branch", "another branch in front", "open", "NVIDIA's repository",
-         "NVIDIA's repository without dkms", "nothing to build with"],
+         "dkms says nothing", "Secure Boot", "Secure Boot with our key", "dkms knows nothing", "only zfs", "broken",
+         "held back", "lost", "another version, lost", "another branch", "another branch in front", "open",
+         "NVIDIA's repository", "NVIDIA's repository without dkms", "nothing to build with"],
 )  # fmt: skip
 def test_how_the_next_kernel_gets_its_module(evidence: Evidence, expected: driver.Remedy) -> None:
     """Whatever is the matter with it: the command that a finding names does something about it, or says what to do."""
