@@ -47,10 +47,12 @@ class Layer:
 @dataclass(frozen=True)
 class Volume:
     """`plain`: its files lie at `mountpoint` whether it is in use or not; a driver, or an option such as an NFS server,
-    may mount them there only while a container runs."""
+    may mount them there only while a container runs. `device` is the directory of the host that it is another name for
+    (`driver_opts: {o: bind}`), "" for one of its own."""
 
     mountpoint: str
     plain: bool
+    device: str = ""
 
 
 @dataclass(frozen=True)

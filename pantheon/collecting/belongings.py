@@ -38,7 +38,9 @@ def belongings(spec: Object, root: str) -> Json:
         table, key, about = item
         try:
             if table == "places":
-                out[table][key] = place(ground, key, end)
+                real = beneath(out["volumes"], key)
+                out[table][real] = place(ground, real, end)
+                out[table][key] = {**out[table][real], "path": key}
             elif table == "layers":
                 out[table][key] = layer(engine, key, about, end)
             else:
@@ -50,11 +52,20 @@ def belongings(spec: Object, root: str) -> Json:
         except Exception as error:
             out[table][key] = unknown(why(error))
 
+    work.each([("volumes", str(name), None) for name in asked.get("volumes") or ()], look)
     items: list[tuple[str, str, Json]] = [("places", str(path), None) for path in asked.get("paths") or ()]
     items += [("layers", str(number), paths) for number, paths in (asked.get("layers") or {}).items()]
-    items += [("volumes", str(name), None) for name in asked.get("volumes") or ()]
     work.each(items, look)
     return out
+
+
+def beneath(volumes: Object, path: str) -> str:
+    """A path in a volume that is a directory of the host by another name, as a path in that directory."""
+    for about in volumes.values():
+        top = str(about.get("mountpoint") or "") if isinstance(about, dict) and about.get("device") else ""
+        if top and f"{path}/".startswith(f"{top}/"):
+            return str(about["device"]) + path[len(top) :]
+    return path
 
 
 def place(ground: Ground, path: str, end: float) -> Object:
@@ -137,8 +148,12 @@ def layer(engine: Engine, number: str, paths: list[str], end: float) -> Object:
 def volume(engine: Engine, name: str, end: float) -> Object:
     """belongings.Volume"""
     found = engine.get(f"/volumes/{quoted(name)}", end)
-    plain = found.get("Driver") == "local" and not found.get("Options")
-    return {"mountpoint": str(found.get("Mountpoint") or ""), "plain": plain}
+    options = found.get("Options") or {}
+    local, kinds = found.get("Driver") == "local", str(options.get("o") or "").split(",")
+    device = str(options.get("device") or "").rstrip("/")
+    is_bind = local and device.startswith("/") and ("bind" in kinds or "rbind" in kinds)
+    plain = local and (not options or is_bind)
+    return {"mountpoint": str(found.get("Mountpoint") or ""), "plain": plain, "device": device if is_bind else ""}
 
 
 def copied(root: str) -> Object:

@@ -258,6 +258,9 @@ def judge(piece: Piece, found: Belongings, *, container: str = "") -> Datum | st
             place = found.places.get(piece.source.path)  # mounted now, perhaps: then it can be counted
             size = place.bytes if isinstance(place, Place) else 0
             return Datum(replace(piece, source=Source(piece.inside, container)), "copied", size, complete=False)
+        if volume.device:
+            source = replace(piece.source, path=volume.device + piece.source.path[len(volume.mountpoint) :])
+            piece = replace(piece, source=source)
     place = found.places.get(piece.source.path)
     if not isinstance(place, Place):
         reason = getattr(place, "reason", "not looked at")

@@ -105,3 +105,39 @@ def test_finished_copies_by_target(root: Path) -> None:
     for text in ("", "[]", "{", '{"/t": 3}', '{"/t": {"parts": [{}]}}'):
         file.write_text(text)
         assert counted(root).copied == {}
+
+
+@pytest.mark.parametrize(
+    ("options", "device", "plain"),
+    [
+        (None, "", True),
+        ({"type": "none", "o": "bind", "device": "/data/x/"}, "/data/x", True),
+        ({"type": "none", "o": "rbind,ro", "device": "/data/x"}, "/data/x", True),
+        ({"type": "nfs", "o": "addr=10.0.0.1,rw", "device": ":/x"}, "", False),
+        ({"type": "tmpfs", "device": "tmpfs"}, "", False),
+        ({"type": "ext4", "device": "/dev/sdb1"}, "", False),
+    ],
+)
+def test_a_volume_that_is_another_name_for_a_directory(
+    root: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, str] | None, device: str, plain: bool
+) -> None:
+    top = "/var/lib/docker/volumes/v/_data"
+
+    class Engine:
+        def __init__(self, root: str) -> None: ...
+
+        def get(self, path: str, end: float) -> dict[str, Any]:
+            del path, end
+            return {"Driver": "local", "Options": options, "Mountpoint": top}
+
+    monkeypatch.setattr(belongings, "Engine", Engine)
+    (root / "data/x/models").mkdir(parents=True)
+    (root / "data/x/models/m").write_bytes(b"x" * 9000)
+    (root / top[1:]).mkdir(parents=True)
+    found = counted(root, f"{top}/models", volumes=["v"])
+    assert found.volumes["v"] == typed.Volume(top, plain=plain, device=device)
+    inside = found.places[f"{top}/models"]
+    assert isinstance(inside, typed.Place)
+    assert (inside.kind, inside.path) == ("dir" if device else "", f"{top}/models")
+    assert inside.real == ("/data/x/models" if device else f"{top}/models")
+    assert ("/data/x/models" in found.places) is bool(device)

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from pantheon.facts import Container, ContainerMount
@@ -145,6 +147,19 @@ def test_a_volume_that_only_a_container_can_mount_is_read_through_the_engine() -
     assert isinstance(datum, data.Datum)
     assert (datum.way, datum.piece.source) == ("copied", data.Source("/root/.ollama", container.id))
     assert (datum.bytes, datum.complete) == (7, False), "what is mounted there now counts for the room"
+
+
+@pytest.mark.parametrize(("device", "way"), [("/data/ollama", "copied"), (OLLAMA, "in place")])
+def test_a_volume_that_is_another_name_for_a_directory(device: str, way: str) -> None:
+    from pantheon.belongings import Belongings, Volume
+
+    container = hand_made("ollama", volume("o", "/root/.ollama"))
+    (piece,) = data.pieces(HOST, Old(container, "ollama", "theirs", "x"))
+    places: dict[str, Any] = {path: place(path, 7, real=path) for path in {device, OLLAMA}}
+    seen = Belongings(places, volumes={"o": Volume(f"{DOCKER}/o/_data", plain=True, device=device)})
+    datum = data.judge(piece, seen, container=container.id)
+    assert isinstance(datum, data.Datum)
+    assert (datum.way, datum.piece.source) == (way, data.Source(device))
 
 
 @pytest.mark.parametrize(
