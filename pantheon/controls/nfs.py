@@ -31,10 +31,6 @@ PAGE: dict[str, Literal["ro", "rw"]] = {
     "/mnt/atlas/managed-media": "ro",
     "/mnt/atlas/shared-media": "ro",
 }
-UNUSED_RULES = (
-    "The system page keeps the state of containers on /mnt/atlas/appdata, the procedure says local storage only. The "
-    "procedure rules for the AI stack: it must run with Atlas down. Other services may use appdata."
-)
 
 
 def _shares(case: Case) -> list[tuple[AtlasMount, Share]] | Verdict:
@@ -234,6 +230,6 @@ CONTROLS = (
     Control("nfs.answers", "Atlas answers on each", "medium", "system page, Storage Layout and Monitoring", answers),
     Control("nfs.at-boot", "Each comes back after a boot, and no boot waits for Atlas", "medium", SOURCE, at_boot),
     Control("nfs.unused", "The AI stack uses nothing of Atlas", "high", "procedure §1, §3; system page, Storage Layout",
-            unused, UNUSED_RULES),
+            unused, storage.LOCAL_RULES),
     Control("nfs.owners", "What 1024 writes is 1024's on Atlas", "medium", "system page, Known Limitations", owners),
 )  # fmt: skip

@@ -6,7 +6,7 @@ import re
 import shlex
 from collections.abc import Callable
 
-from pantheon import attaching, layout
+from pantheon import attaching, foreign, layout
 from pantheon.control import Control, Severity, Verdict
 from pantheon.controls.verdicts import command, containers, missing, not_applicable, of, passed, unknown
 from pantheon.evidence import FstabLine, Room
@@ -20,6 +20,10 @@ REMOTE = re.compile(r"nfs4?|cifs|smb3|smbfs|ceph|afs|glusterfs|9p|fuse\.(nfs.*|s
 UID_RULES = (
     "The procedure says that 1024:1024 cannot be bypassed. The image can be told otherwise (WANTED_UID), so it is a "
     "rule by policy; the procedure rules, and pantheon sets both to 1024."
+)
+LOCAL_RULES = (
+    "The system page keeps the state of containers on /mnt/atlas/appdata, the procedure says local storage only. The "
+    "procedure rules for the AI stack: it must run with Atlas down. Other services may use appdata."
 )
 HARMLESS_SHELLS = ("/usr/sbin/nologin", "/sbin/nologin", "/bin/false", "/usr/bin/false", "")
 
@@ -127,11 +131,14 @@ def models_read_only(case: Case) -> Verdict:
     everything, path = containers(case), layout.models(case.host)
     if everything is None:
         return unknown(case.facts.containers)
-    at = [(c.name, m) for c in everything for m in c.mounts
+    at = [(c, m) for c in everything for m in c.mounts
           if m.type == "bind" and f"{m.source}/".startswith(f"{path}/")]  # fmt: skip
-    wrong = [f"{name}: {mount.source} at {mount.target} is writable" for name, mount in at if mount.writable]
+    wrong = [(one, mount) for one, mount in at if mount.writable]
     if wrong:
-        return Verdict("fail", "\n".join(wrong), command(case, "bringup"))
+        told = "\n".join(f"{one.name}: {mount.source} at {mount.target} is writable" for one, mount in wrong)
+        theirs = next((one for one, _ in wrong if not foreign.is_ours(case.host, one)), None)
+        by_hand = f"make {theirs.name} again with that mount read-only, by whatever it was made with" if theirs else ""
+        return Verdict("fail", told, by_hand or command(case, "bringup"))
     if not at:
         return not_applicable(f"no container has {path} mounted")
     return passed("no container can write to the shared models")
@@ -250,9 +257,10 @@ CONTROLS = (
     ),
     Control("storage.models-read-only", "The shared models are read-only to services", "medium",
             "procedure §3.1; system page, Security Posture", models_read_only),
-    Control("storage.local", "The AI stack uses local storage only", "high", "procedure §3", local),
+    Control("storage.local", "The AI stack uses local storage only", "high", "procedure §3", local,
+            LOCAL_RULES),
     Control("storage.state", "What services write lies in the storage model, so that the host can be rebuilt", "medium",
-            "procedure §1, §3; system page, Role in Pantheon", state),
+            "procedure §1, §3; system page, Role in Pantheon", state, LOCAL_RULES),
     Control("storage.pressure", "No disk of the stack is short of room", "high", "system page, Monitoring", pressure),
     Control("storage.uid", "The number 1024 is nobody's login", "medium",
             "procedure §6.1; system page, Known Limitations", uid, UID_RULES),

@@ -47,11 +47,12 @@ def cdi(case: Case) -> Verdict:
         return Verdict("fail", "no CDI specification in /etc/cdi or /var/run/cdi", install)
     if not isinstance(specs, tuple):
         return unknown(specs)
+    if isinstance(library := case.facts.library_version, Unknown):
+        return unknown(library)
     if not specs:
         text = f"none of NVIDIA's cards: {', '.join(docker.cdi)}"
         return Verdict("fail", text, install)
     if old := toolkit.outdated(case.facts, case.evidence):
-        library = case.facts.library_version
         told = [f"{one.path} is for driver {', '.join(one.drivers)}, and {library} is installed" for one in old]
         return Verdict("fail", "\n".join(told), install)
     return passed("\n".join(" ".join([one.path, *one.drivers]) for one in toolkit.used(specs)))

@@ -123,11 +123,14 @@ def _gpu_device(host: Host, nvml: Nvml) -> Finding:
     right = [gpu for gpu in nvml.gpus if gpu.name == host.gpu.name]
     if not right:
         text = f"GPU is {', '.join(names)}, not {host.gpu.name}" if names else "no GPU is in this host"
-        mend = "is this the right host? if so, put the name as NVML gives it into hosts.toml: gpu.name"
+        mend = "is this the right host, with its card in it?"
+        mend += f' if so, in hosts.toml, [hosts.{host.name}.gpu]: name = "{names[0]}"' if names else ""
         return _finding("gpu", "fail", text, evidence=evidence, mend=mend)
     if max(gpu.memory_total_mib for gpu in right) < host.gpu.min_memory_mib:
         text = f"GPU has {right[0].memory_total_mib} MiB, less than {host.gpu.min_memory_mib}"
-        return _finding("gpu", "fail", text, evidence=evidence, mend="hosts.toml: gpu.min_memory_mib")
+        least = f"min_memory_mib = {right[0].memory_total_mib // 1000 * 1000}"
+        mend = f"is this the right card? if so, in hosts.toml, [hosts.{host.name}.gpu]: {least}"
+        return _finding("gpu", "fail", text, evidence=evidence, mend=mend)
     return _finding("gpu", "ok", f"{right[0].name}, {right[0].memory_total_mib} MiB", evidence=evidence)
 
 

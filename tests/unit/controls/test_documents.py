@@ -239,6 +239,7 @@ ROWS: list[Row] = [
     ("toolkit.cdi", lambda: cdi(ETC, replace(RUN, drivers=("590.48.01",))), "pass", "/var/run/cdi/nvidia.yaml 590"),
     ("toolkit.cdi", lambda: cdi(replace(ETC, drivers=())), "pass", "/etc/cdi/nvidia.yaml"),
     ("toolkit.cdi", lambda: well(cdi=NO), "unknown", "denied"),
+    ("toolkit.cdi", lambda: well(look=look(library_version=NO)), "unknown", "denied"),
     ("toolkit.comfy-gpu", lambda: well(look=with_("comfy", gpu_seen=Command(9, "no devices"))), "fail", "no devices"),
     ("toolkit.ollama-gpu", lambda: well(look=says("ollama", "inference compute library=cpu")), "fail", "CPU"),
     ("toolkit.ollama-gpu", lambda: well(look=having(facts(), ollama=None)), "not applicable", "no container"),
@@ -520,6 +521,10 @@ def test_each(row: Row) -> None:
         ("net.datagrams", lambda: asks(replace(OPEN_UDP, port=111, process="rpcbind"), host=replace(
             AUDITED, atlas=(replace(WANT[0], type="nfs"),))), 'hosts.toml, [hosts.prometheus]: listeners = ["111"]'),
         ("net.datagrams", lambda: asks(OPEN_UDP, host=replace(AUDITED, listeners=("9100",))), '["9100", "161"]'),
+        ("hw.gpu", lambda: well(look=gpu(memory_total_mib=12282)), "[hosts.prometheus.gpu]: min_memory_mib = 12000"),
+        ("hw.gpu", lambda: well(look=gpu(name="NVIDIA L4")), '[hosts.prometheus.gpu]: name = "NVIDIA L4"'),
+        ("storage.models-read-only", lambda: well(look=also("x", mounts=(bind("/mnt/local/nvme/ai/models", "/m"),))),
+         "make x again with that mount read-only"),
         ("virt.cpu-mode", lambda: well(virtual=machine(name="a b", cpu_mode="")), "virsh edit 'a b'"),
         ("nfs.intent", lambda: well(replace(AUDITED, atlas=AS_PAGE.atlas[:3])),
          'export = "nas:/shared-media"\nmount = "/mnt/atlas/shared-media"\nmode = "ro"'),
@@ -636,7 +641,16 @@ def test_ids_are_in_order_and_each_has_a_source() -> None:
 
 
 @pytest.mark.parametrize(
-    "control", ["hw.gpu", "stack.comfy-bind", "stack.openwebui-data", "storage.uid", "stack.comfy-uid", "nfs.unused"]
+    "control",
+    [
+        "hw.gpu",
+        "stack.comfy-bind",
+        "stack.openwebui-data",
+        "storage.uid",
+        "stack.comfy-uid",
+        "nfs.unused",
+        "storage.local",
+    ],
 )
 def test_where_the_documents_disagree_the_control_says_which_rules(control: str) -> None:
     rules = next(one.rules for one in CONTROLS if one.id == control)
