@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import posixpath
 import shlex
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from pantheon import layout
@@ -61,23 +62,40 @@ def look(host: Host, facts: Facts, olds: tuple[Old, ...], seen: Belongings) -> B
             renamed.append(kept)
     for files in dict.fromkeys(compose_files(old.container) for old in olds):
         users = [c for c in others if c.state in UP and set(files) & set(compose_files(c))]
-        project = next(old.container.project for old in olds if compose_files(old.container) == files)
         if users and any(moved.old in files for moved in renamed):
             names = {moved.old: moved.new for moved in renamed}
-            findings.append(_shared([names.get(path, path) for path in files], users, project))
+            one = next(old.container for old in olds if compose_files(old.container) == files)
+            findings.append(_shared([names.get(path, path) for path in files], users, one))
     for old in olds:
         findings += _needing(old, others)
     findings += _on_their_networks(olds, others, {finding.id for finding in findings})
     return Beside(tuple(renamed), tuple(findings), tuple(blocked))
 
 
-def _shared(files: list[str], users: list[Container], project: str) -> Finding:
+def env_files(container: Container) -> tuple[str, ...]:
+    """The files of `docker compose --env-file`: without them the same Compose file would say something else."""
+    named = container.labels.get("com.docker.compose.project.environment_file", "")
+    return tuple(path for path in named.split(",") if path.startswith("/"))
+
+
+def compose(project: str, folder: str, files: Iterable[str], env: Iterable[str], *rest: str) -> tuple[str, ...]:
+    """Compose on a project as it was started: in which directory, of which files, with which environment."""
+    files = list(files)
+    where = ("--project-directory", folder) if folder and folder != posixpath.dirname(files[0]) else ()
+    named = [
+        *(part for path in files for part in ("-f", path)),
+        *(part for path in env for part in ("--env-file", path)),
+    ]
+    return ("docker", "compose", "-p", project, *where, *named, *rest)
+
+
+def _shared(files: list[str], users: list[Container], old: Container) -> Finding:
     names = sorted({user.name for user in users})
     services = sorted({user.labels.get(SERVICE, "SERVICE") for user in users})
     text = f"{', '.join(names)} of the same Compose file keep{'s' if len(names) == 1 else ''} running"
     evidence = f"it is {', '.join(files)} then, and would start the old services, too: name those that you mean"
-    read = [part for path in files for part in ("-f", path)]
-    mend = shlex.join(["docker", "compose", "-p", project, *read, "up", "-d", "--no-deps", *services])
+    folder = old.labels.get("com.docker.compose.project.working_dir", "")
+    mend = shlex.join(compose(old.project, folder, files, env_files(old), "up", "-d", "--no-deps", *services))
     return Finding(f"takeover.shared.{files[0]}", "warn", text, evidence, mend)
 
 

@@ -268,6 +268,7 @@ def _kept(old: Old, when: str) -> Kept:
         label=c.labels.get(f"{compose}service", ""),
         folder=c.labels.get(f"{compose}project.working_dir", ""),
         files=",".join(neighbours.compose_files(c)),
+        env=",".join(neighbours.env_files(c)),
         state="restarting" if _ends_again_and_again(c, when) else c.state,
     )
 

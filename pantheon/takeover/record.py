@@ -31,8 +31,8 @@ FILE_SUFFIX = ".before-pantheon"  # of a file or directory that is kept
 class Kept:
     """A container as it was. `policy` as `docker update --restart` takes it; `kept` is its name now ("": it keeps its
     own, being ours); `running`: it ran when it was taken over, and `state`, "restarting" if it ended again and again.
-    Of a Compose project besides: its name, the service in it, the directory and the files, comma-separated, so that
-    Compose can make it again where it has been removed."""
+    Of a Compose project besides: its name, the service in it, the directory, and the files and environment files,
+    comma-separated, so that Compose can make it again where it has been removed."""
 
     id: str
     name: str
@@ -46,6 +46,7 @@ class Kept:
     label: str = ""
     folder: str = ""
     files: str = ""
+    env: str = ""
     state: str = ""
 
 

@@ -16,6 +16,7 @@ from pantheon.facts import Container, Facts, Image, TextFile
 from pantheon.finding import Finding
 from pantheon.inventory import Host
 from pantheon.plan import Change, Guard, Mend, Run, SectionPlan, Step, Write
+from pantheon.takeover import neighbours
 from pantheon.takeover.data import COMFY, ROOT
 from pantheon.takeover.old import UP
 from pantheon.takeover.record import FILE_SUFFIX, Kept, Moved, Record
@@ -244,9 +245,8 @@ def _container_back(one: Kept, container: Container) -> Change | None:
 def _made_again(one: Kept, record: Record, seen: Belongings) -> Change | None:
     del record
     files = _files_of(one, seen)
-    folder = ("--project-directory", one.folder) if one.folder else ()
-    named = tuple(part for path in files for part in ("-f", path))
-    argv = ("docker", "compose", "-p", one.project, *folder, *named, "up", "-d", "--no-deps", one.label)
+    env = [path for path in one.env.split(",") if path]
+    argv = neighbours.compose(one.project, one.folder, files, env, "up", "-d", "--no-deps", one.label)
     why = f"{one.kept} has been removed; its Compose file makes it again, on the same data"
     return Change(f"make {one.name} again", why, (Run(argv, timeout_s=600, progress="compose"),), sign="+")
 

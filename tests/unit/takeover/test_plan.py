@@ -422,6 +422,20 @@ def test_a_file_with_other_services_is_kept_too_and_says_how_they_are_managed() 
     assert f"-f {FILE}.before-pantheon up -d --no-deps notes" in said.mend
 
 
+def test_the_others_are_managed_with_the_environment_that_they_had() -> None:
+    labels = {
+        "com.docker.compose.project.environment_file": "/srv/prod.env",
+        "com.docker.compose.project.working_dir": "/srv/a b",
+    }
+    old = comfy(compose=FILE)
+    old = replace(old, labels={**old.labels, **labels})
+    other = hand_made("comfy", name="notes", image="notes:1", image_id="sha256:n", ports=(), compose=FILE)
+    it = taking(seen(old, other), *HAD, place(FILE, kind="file"))
+    (said,) = [f for f in it.warnings if f.id.startswith("takeover.shared")]
+    assert f"--project-directory '/srv/a b' -f {FILE}.before-pantheon --env-file /srv/prod.env up -d" in said.mend
+    assert it.record.containers[0].env == "/srv/prod.env"
+
+
 def test_a_file_where_ours_goes_makes_room_whoever_uses_it() -> None:
     mine = layout.compose_file(HOST)
     facts = seen(comfy(compose=mine))

@@ -112,7 +112,10 @@ def test_nothing_to_undo() -> None:
 def test_pruned_containers_are_made_again_by_their_file() -> None:
     it = noted()
     section = undo.plan(HOST, there(it), it, answer(it, HERE))
-    assert f"docker compose -p home --project-directory /srv/ai -f {FILE} up -d --no-deps comfyui" in text(section)
+    assert f"docker compose -p home -f {FILE} up -d --no-deps comfyui" in text(section)
+    elsewhere = replace(it, containers=(replace(it.containers[0], folder="/srv", env="/srv/prod.env"),))
+    said = text(undo.plan(HOST, there(elsewhere), elsewhere, answer(elsewhere, HERE)))
+    assert f"docker compose -p home --project-directory /srv -f {FILE} --env-file /srv/prod.env up -d" in said
     assert "comfyui is made again, on the data that it had" in section.notes
     for source, also in (("container:abc:/comfy/mnt", ""), (UNNAMED, f", and may be in {UNNAMED}")):
         it = noted(data=(record.Place("comfy", source, TARGETS["comfy"], "copied"),))
