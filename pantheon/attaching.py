@@ -116,6 +116,10 @@ def _obstacles(host: Host, root: Root, evidence: Evidence, seen: Sources) -> lis
     if device is None:
         text = f"{root.source}, which hosts.toml names for {root.path}, is not there"
         return [_finding(key, "fail", text, _listing(seen), _make(host, root, seen, None))]
+    if len(same := _called_so(root.source, device, seen)) > 1:
+        text = f"{root.source}, which hosts.toml names for {root.path}, is more than one disk"
+        mend = f'storage.{root.name}_source in hosts.toml: "UUID=..", or the device by its name under /dev/disk/by-id'
+        return [_finding(key, "fail", text, "; ".join(f"{_about(one)} UUID {one.uuid}" for one in same), mend)]
     if device.mounts and root.path not in device.mounts:
         text = f"{root.source} is mounted at {', '.join(device.mounts)}, not at {root.path}"
         mend = f"{host.ssh(f'sudo umount {shlex.quote(device.mounts[0])}')}; or storage.{root.name} in hosts.toml"
@@ -130,6 +134,16 @@ def _obstacles(host: Host, root: Root, evidence: Evidence, seen: Sources) -> lis
         text = f"{root.source} is {device.fstype}, and hosts.toml wants {root.fstype}"
         return [_finding(key, "fail", text, _about(device), f"hosts.toml: storage.{root.name}_fstype")]
     return _beneath(host, root, evidence, again)
+
+
+def _called_so(source: str, device: Device, seen: Sources) -> list[Device]:
+    """The devices that a label or a UUID may mean: mount takes any of them. Those of one file system on several disks
+    are one, and members of what is put together of them are none."""
+    tag, _, value = source.partition("=")
+    name = {"LABEL": "label", "UUID": "uuid"}.get(tag)
+    same = [one for one in seen.devices if name and getattr(one, name) == value and one.fstype not in NO_FILES]
+    pooled = device.fstype == "btrfs" and len({one.uuid for one in same}) == 1
+    return [device] if pooled else same
 
 
 def _is_same(known: FstabLine, root: Root, seen: Sources) -> bool:

@@ -54,7 +54,8 @@ class Share:
     """One mount point that hosts.toml names. `at` is what the place itself is, as a guard reads it (missing, dir 0:0
     0755, ..); "mounted" while something is mounted there, since nothing behind a mount is looked at. `rows` are the
     mounts at the place, the upper last, without the automount, which `waits` for its first use. `answers`: whether
-    what is mounted answers (None: nothing is). `beneath` counts what lies in the directory while nothing is mounted."""
+    what is mounted answers (None: nothing is). `beneath` counts what lies in the directory while nothing is mounted.
+    `failed` is why the last attempt to mount it by its unit failed, in mount's own words."""
 
     mount: str
     at: str
@@ -65,13 +66,14 @@ class Share:
     lines: tuple[Line, ...] = ()
     units: tuple[UnitFile, ...] = ()
     states: dict[str, UnitState] = field(default_factory=dict)
+    failed: str = ""
 
 
 @dataclass(frozen=True)
 class Tried:
     """What became of one attempt to write (mending/atlas_verify.py): as `uid`, into `mount`. `error` is errno's name,
     "" where it was written, "stuck" where there was no answer; `owner` as the server gave it back; `shares_owner` that
-    of the directory itself; `left` is a file of ours that could not be removed."""
+    of the directory itself; `left` is a file of ours that could not be removed, or may be there where it was stuck."""
 
     mount: str
     source: str

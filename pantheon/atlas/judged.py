@@ -98,7 +98,11 @@ def _place(host: Host, want: AtlasMount, share: Share, seen: Atlas) -> list[Find
         return _judged(host, want, share, by)
     if is_misplaced(want, share) and (row := top(share)):
         text = f"something else is mounted at {want.mount}"
-        mend = f"{host.ssh(f'findmnt {path}')}; when nobody needs it: {host.ssh(f'sudo umount {path}')}"
+        if same_source(row.source, want.export):
+            text = f"{want.mount} was mounted by hand, {_mode(row)}, not {want.mode}"
+        mend = (
+            f"{host.ssh(f'findmnt {path}')}; when nobody needs it: {host.ssh(f'sudo umount {path}')}, then this again"
+        )
         return [finding(host, want.mount, "", "fail", text, _about(row), mend)]
     return []
 
@@ -140,7 +144,7 @@ def _mounted(host: Host, want: AtlasMount, share: Share, seen: Atlas) -> list[Fi
     whose = f", by {by.where}" if by.where else ""
     down = seen.servers.get(server_of(want), "")
     if row is None:
-        text, said = f"{path} is not mounted{whose}", f"{server_of(want)}: {down}" if down else ""
+        text, said = f"{path} is not mounted{whose}", f"{server_of(want)}: {down}" if down else share.failed
         if share.beneath:
             out.append(_hides(host, want, share))
         if down:
@@ -167,7 +171,7 @@ def _mounted(host: Host, want: AtlasMount, share: Share, seen: Atlas) -> list[Fi
     if not same_source(row.source, want.export):
         wrong.append(f"it is {row.source}, not {want.export}")
     if not is_mode(row.options, want.mode):
-        wrong.append(f"it is {'read-write' if want.mode == 'ro' else 'read-only'}, not {want.mode}")
+        wrong.append(f"it is {_mode(row)}, not {want.mode}")
     if wrong:
         return [*out, finding(host, path, "", "fail", f"{path}: {'; '.join(wrong)}", _about(row))]
     return [*out, finding(host, path, "", "ok", f"{path} is {want.export}, {want.mode}{whose}", _about(row))]
@@ -177,6 +181,10 @@ def _hides(host: Host, want: AtlasMount, share: Share) -> Finding:
     some = f"{share.beneath} entr{'ies' if share.beneath != 1 else 'y'}"
     text = f"{want.mount} holds {some} of its own on the root disk: out of sight once it is mounted"
     return finding(host, want.mount, "beneath", "warn", text, "", host.ssh(f"ls -la {shlex.quote(want.mount)}"))
+
+
+def _mode(row: Mount) -> str:
+    return "read-write" if is_mode(row.options, "rw") else "read-only"
 
 
 def _about(row: Mount) -> str:

@@ -37,6 +37,8 @@ def attempts(host: Host, want: AtlasMount, share: Share, seen: Atlas) -> list[Fi
 
 def _left(host: Host, one: Tried) -> Finding:
     text = f"{one.left} is pantheon's, and could not be removed again"
+    if one.error == "stuck":
+        text = f"{one.left} is pantheon's, and may have been left: the next --verify removes it"
     return finding(host, one.mount, "left", "warn", text, one.error, host.ssh(f"sudo rm -- {shlex.quote(one.left)}"))
 
 

@@ -117,12 +117,23 @@ def _share(ground: Ground, root: str, wanted: Object, states: Object) -> Object:
         "lines": _lines(root, path),
         "units": [found for name in names for found in [_unit_file(root, name)] if found],
         "states": {name: states[name] for name in names if name in states},
+        "failed": "",
     }
+    if not real and states.get(names[0], {}).get("active") == "failed":
+        here["failed"] = _failed(names[0])
     if here["at"].startswith("dir "):
         here["beneath"] = work.attempt(lambda: sum(1 for _ in os.scandir(root + path)))
         if work.is_unknown(here["beneath"]):
             here["beneath"] = None
     return here
+
+
+def _failed(unit: str) -> str:
+    """What mount said, the last time that this unit failed."""
+    if not which("journalctl"):
+        return ""
+    found = work.command(["journalctl", "-q", "-o", "cat", "-b", "-n", "1", "-u", unit, "-t", "mount"], CALL_S)
+    return plain(found["output"].strip())[:300] if found["status"] == 0 else ""
 
 
 def _answers(root: str, share: Object, down: str) -> Json:

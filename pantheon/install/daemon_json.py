@@ -106,7 +106,7 @@ def changes(
 
 def _wants_rotation(config: dict[str, Any]) -> bool:
     """Logs of containers grow without bound: json-file, the default, has none of itself."""
-    options = config.get("log-opts", {})
+    options = {} if config.get("log-opts") is None else config["log-opts"]
     return (
         config.get("log-driver", "json-file") == "json-file" and isinstance(options, dict) and "max-size" not in options
     )

@@ -8,9 +8,11 @@ outcome is kept in /run/pantheon/atlas.json, for the look that follows.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
+import re
 import secrets
 import select
 import signal
@@ -23,6 +25,7 @@ from pantheon.mending.words import say
 
 KEPT = "/run/pantheon/atlas.json"
 NAME = ".pantheon-verify-"
+OURS = re.compile(rf"{re.escape(NAME)}[0-9a-f]{{16}}")
 TEXT = b"written by `invoke atlas --verify`; to be removed\n"
 
 
@@ -32,8 +35,9 @@ def row_of(path: str) -> tuple[str, str]:
     return (there[-1].device, there[-1].source) if there else ("", "")
 
 
-def attempt(share: dict[str, str], uid: int) -> dict[str, object]:
-    """In the child: the attempt itself. The directory is held open, and must be the mount: never what lies under it."""
+def attempt(share: dict[str, str], uid: int, name: str, left: list[str]) -> dict[str, object]:
+    """In the child: the attempt itself. The directory is held open, and must be the mount: never what lies under it.
+    `left` are files of ours that an attempt which was stuck may have left."""
     if uid:  # first of all: root may be nobody to the server, and not be let in
         os.setgroups([])
         os.setgid(uid)
@@ -45,7 +49,9 @@ def attempt(share: dict[str, str], uid: int) -> dict[str, object]:
     device, _ = row_of(share["mount"])
     if device != f"{os.major(about.st_dev)}:{os.minor(about.st_dev)}":
         return {**told, "error": "not mounted"}
-    name = NAME + secrets.token_hex(8)
+    for old in left:
+        with contextlib.suppress(OSError):
+            os.unlink(old, dir_fd=folder)
     try:
         file = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=folder)
     except OSError as error:
@@ -68,8 +74,8 @@ def attempt(share: dict[str, str], uid: int) -> dict[str, object]:
 
 
 class Child:
-    def __init__(self, share: dict[str, str], uid: int) -> None:
-        self.share, self.uid = share, uid
+    def __init__(self, share: dict[str, str], uid: int, left: list[str] | None = None) -> None:
+        self.share, self.uid, self.name = share, uid, NAME + secrets.token_hex(8)
         self.pipe, writer = os.pipe()
         self.pid = os.fork()
         if self.pid:
@@ -81,7 +87,7 @@ class Child:
             for standard in (0, 1, 2):  # one that is stuck must hold nobody's output open
                 os.dup2(null, standard)
             try:
-                told = attempt(share, uid)
+                told = attempt(share, uid, self.name, left or [])
             except OSError as error:
                 told = {**share, "uid": uid, "error": errno.errorcode.get(error.errno or 0, str(error.errno))}
             os.write(writer, json.dumps(told).encode())
@@ -107,7 +113,8 @@ class Child:
         try:
             return dict(json.loads(data))
         except ValueError:
-            return {**self.share, "uid": self.uid, "error": "stuck"}
+            kept = f"{self.share['mount']}/{self.name}"  # it may have got as far as that
+            return {**self.share, "uid": self.uid, "error": "stuck", "left": kept}
 
 
 def told(one: dict[str, object], patience_s: float) -> str:
@@ -121,6 +128,17 @@ def told(one: dict[str, object], patience_s: float) -> str:
             f"wrote a file, which became {':'.join(map(str, owner))}'s" if isinstance(owner, list) else "wrote a file"
         )
     return f"{one['mount']}: as {one['uid']}: {what}" + (f"; LEFT: {one['left']}" if one.get("left") else "")
+
+
+def left_before(share: dict[str, str], place: str = KEPT) -> list[str]:
+    """Names of our own files that the attempts before this one may have left in that mount."""
+    try:
+        with open(place, encoding="utf-8") as file:
+            before = json.load(file)
+        paths = [str(one.get("left") or "") for one in before if one.get("mount") == share["mount"]]
+    except (OSError, ValueError, AttributeError):
+        return []
+    return [name for name in map(os.path.basename, paths) if OURS.fullmatch(name)]
 
 
 def keep(outcomes: list[dict[str, object]], place: str = KEPT) -> None:
@@ -141,7 +159,7 @@ def main(arguments: dict[str, object]) -> int:
         else []
     )
     deadline = time.monotonic() + patience_s
-    children = [Child(share, uid) for share, uid in both]
+    children = [Child(share, uid, left_before(share)) for share, uid in both]
     outcomes = []
     for child in children:
         outcome = {**child.outcome(deadline), "at": at}

@@ -125,7 +125,7 @@ def rotate(config: dict[str, Any]) -> list[str]:
     """Rotation of containers' logs, where they go into files that nothing else bounds."""
     if config.get("log-driver", "json-file") != "json-file":
         return []
-    options = config.get("log-opts", {})
+    options = {} if config.get("log-opts") is None else config["log-opts"]
     if not isinstance(options, dict) or "max-size" in options:
         return []
     config.setdefault("log-driver", "json-file")
@@ -154,7 +154,7 @@ def merge(config: dict[str, Any], other: dict[str, Any], prefix: str = "") -> li
     """Puts into `config` what only `other` has. The names of what was added; nothing that is there is changed."""
     added = []
     for name, value in other.items():
-        if name not in config:
+        if config.get(name) is None:  # null is as good as nothing to dockerd
             config[name] = value
             added.append(prefix + name + ("" if prefix or not isinstance(value, dict) else f".{'/'.join(value)}"))
         elif isinstance(value, dict) and isinstance(config[name], dict) and not prefix:

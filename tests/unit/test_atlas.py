@@ -279,6 +279,19 @@ def test_something_else_that_is_mounted_there_stays() -> None:
     assert worst(BOTH, found).text == f"something else is mounted at {RW.mount}"
 
 
+def test_the_right_thing_mounted_by_hand_in_the_wrong_mode_is_said() -> None:
+    row = Mount(RO.mount, RO.export, "nfs4", "rw,hard")
+    found = seen(done(RW), done(RO, rows=(row,), units=(), states={}))
+    assert changes(BOTH, found) == (), "somebody may work there"
+    assert worst(BOTH, found).text == f"{RO.mount} was mounted by hand, read-write, not ro"
+
+
+def test_a_server_that_refuses_is_quoted() -> None:
+    why = "mount.nfs4: access denied by server while mounting atlas:/appdata"
+    finding = worst(BOTH, seen(done(RW, rows=(), answers=None, failed=why), done(RO)))
+    assert (finding.text.partition(",")[0], finding.evidence) == (f"{RW.mount} is not mounted", why)
+
+
 def test_the_right_thing_mounted_by_hand_is_taken_over() -> None:
     found = seen(done(RW, units=(), states={}), done(RO))
     assert mended(changes(BOTH, found)[0]) == {"enable": [RW.mount]}

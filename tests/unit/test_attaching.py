@@ -152,6 +152,19 @@ def test_what_is_not_touched(device: Device, expected: str) -> None:
     assert "mkfs" not in text
 
 
+def test_a_name_that_two_disks_have_is_none() -> None:
+    twin = replace(N1, path="/dev/sdd1", stable="/dev/sdd1", uuid="cc")
+    text = said(seen(N1, S1, twin))
+    assert "LABEL=nvme, which hosts.toml names for /mnt/local/nvme, is more than one disk" in text
+    assert "UUID cc" in text
+    assert "mkfs" not in text
+    assert "more than one disk" in said(seen(N1, S1, replace(S1, path="/dev/sdd1")), facts=rebuilt(SSD)), "a clone"
+    for fine in (replace(twin, fstype="linux_raid_member"), replace(twin, label="NVME")):
+        assert shown(seen(N1, S1, fine), rebuilt(NVME))
+    pool = replace(N1, fstype="btrfs")
+    assert shown(seen(pool, S1, replace(pool, path="/dev/sdd1")), rebuilt(NVME))
+
+
 def test_the_type_that_hosts_toml_demands() -> None:
     host = replace(WANTED, storage=replace(WANTED.storage, nvme_fstype="xfs"))
     assert "is ext4, and hosts.toml wants xfs" in said(seen(), host=host)

@@ -57,8 +57,30 @@ def test_never_into_what_lies_under_a_mount(tmp_path: Path) -> None:
 def test_one_that_hangs_is_killed_at_the_deadline(mounted: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(atlas_verify, "attempt", lambda *_: time.sleep(30))
     began = time.monotonic()
-    assert outcome(mounted, 0, 0.2)["error"] == "stuck"
+    found = outcome(mounted, 0, 0.2)
+    assert found["error"] == "stuck"
+    assert Path(found["left"]).name.startswith(".pantheon-verify-")
     assert time.monotonic() - began < 2
+
+
+def test_what_an_attempt_that_was_stuck_has_left_is_removed_by_the_next(mounted: Path, tmp_path: Path) -> None:
+    share = {"mount": str(mounted), "source": "atlas:/a"}
+    mine, theirs = mounted / f".pantheon-verify-{'0a' * 8}", mounted / ".pantheon-verify-notes"
+    for file in (mine, theirs):
+        file.write_text("")
+    kept = tmp_path / "atlas.json"
+    names = [mine, theirs, mounted / "../../etc/passwd"]
+    kept.write_text(
+        json.dumps([{"mount": str(mounted), "uid": 0, "error": "stuck", "left": str(one)} for one in names])
+    )
+    left = atlas_verify.left_before(share, str(kept))
+    assert left == [mine.name]
+    assert atlas_verify.left_before({"mount": "/elsewhere"}, str(kept)) == []
+    assert atlas_verify.left_before(share, str(tmp_path / "none")) == []
+    child = atlas_verify.Child(share, os.getuid(), left)
+    assert child.outcome(time.monotonic() + 5)["error"] == ""
+    assert not mine.exists()
+    assert theirs.exists()
 
 
 def test_the_outcome_is_kept(mounted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

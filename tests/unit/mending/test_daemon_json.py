@@ -136,7 +136,7 @@ def test_what_is_there_stays_as_and_where_it_is(engine: Engine) -> None:
             {"log-driver": "json-file", "log-opts": {"max-file": "9"}},
             {"log-driver": "json-file", "log-opts": {"max-file": "9", "max-size": "10m"}},
         ),
-        ({"log-opts": None}, {"log-opts": None}),
+        ({"log-opts": None}, ROTATION),  # null is as good as nothing to dockerd
     ],
 )
 def test_logs_are_bounded_where_nobody_has_said_otherwise(logs: dict[str, Any], after: dict[str, Any]) -> None:
@@ -271,3 +271,6 @@ def test_what_somebody_set_of_a_runtime_stays_as_it_is() -> None:
     ctk = {"runtimes": {"nvidia": {"args": [], "path": "nvidia-container-runtime"}}, "default-runtime": "nvidia"}
     assert daemon_json.merge(config, ctk) == ["default-runtime"]
     assert config["runtimes"] == {"nvidia": {"path": "/opt/mine"}, "kata": {"path": "kata"}}
+    config = {"runtimes": None}
+    assert daemon_json.merge(config, ctk) == ["runtimes.nvidia", "default-runtime"]
+    assert config["runtimes"] == ctk["runtimes"]
