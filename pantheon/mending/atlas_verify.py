@@ -127,7 +127,8 @@ def told(one: dict[str, object], patience_s: float) -> str:
         what = (
             f"wrote a file, which became {':'.join(map(str, owner))}'s" if isinstance(owner, list) else "wrote a file"
         )
-    return f"{one['mount']}: as {one['uid']}: {what}" + (f"; LEFT: {one['left']}" if one.get("left") else "")
+    maybe = "MAY BE " if one["error"] == "stuck" else ""
+    return f"{one['mount']}: as {one['uid']}: {what}" + (f"; {maybe}LEFT: {one['left']}" if one.get("left") else "")
 
 
 def left_before(share: dict[str, str], place: str = KEPT) -> list[str]:
