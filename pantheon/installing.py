@@ -23,7 +23,7 @@ from pantheon.inventory import SERVICES, Host
 from pantheon.options import Options
 from pantheon.plan import Change, Plan, SectionPlan
 
-MOST_PASSES = 5  # before the reboot, the reboot, after it; and one that a package's scripts made necessary
+MOST_PASSES = 8  # lists, packages, what dkms builds, the reboot, after it; and some that packages made necessary
 THE_STACK = "the stack, planned when this is done"
 
 

@@ -348,12 +348,15 @@ def mark(told: dict[str, Any]) -> None:
 def errors(lines: list[str]) -> list[str]:
     """What apt and dpkg said that went wrong, and a package's script before it failed (a full /boot, a module that
     dkms could not build), at most eight lines. Raises Busy when it was the lock."""
-    if any(re.match(r"E: (?:Could not get lock|Unable to (?:acquire|lock)|Unable to lock)", line) for line in lines):
+    locked = any(re.match(r"E: (?:Could not get lock|Unable to (?:acquire|lock))", line) for line in lines)
+    if locked and not any("Could not open lock file" in line for line in lines):  # a disk that is read-only, or full
         raise Busy(*[line for line in lines if line.startswith("E:")][:4])
     places = [at for at, line in enumerate(lines) if re.match(r"\s*(?:E:|Err:|.*dpkg: error)", line)]
     scripts = [at for at in places if "dpkg: error processing" in lines[at]]
     near = {each for at in scripts for each in (at - 2, at - 1, at + 1) if 0 <= each < len(lines)}
     near = {at for at in near if not lines[at].endswith("...")}  # `Setting up ..` says nothing of it
+    why = (at + 1 for at in places if lines[at].startswith("Err:"))  # the line below says it
+    near |= {at for at in why if at < len(lines) and lines[at].startswith(" ")}
     told = [lines[at].strip() for at in sorted({*places, *near}) if lines[at].strip()]
     told = told or [line for line in lines if line.startswith("W:")] or [line for line in lines if line.strip()]
     return list(dict.fromkeys(told))[-7:]

@@ -456,3 +456,24 @@ def test_what_went_wrong_is_picked_out() -> None:
     ]
     assert apt.errors(built) == [line.strip() for line in (*built[2:6], built[8])], "why the script failed is said"
     assert apt.errors([]) == []
+
+
+def test_why_a_repository_could_not_be_had_is_said_with_it() -> None:
+    lines = [
+        "Hit:1 https://archive.example.test/ubuntu noble InRelease",
+        "Err:2 https://download.example.test/linux/ubuntu noble InRelease",
+        "  The following signatures were invalid: EXPKEYSIG 7EA0A9C3F273FCD8 Docker Release (CE deb)",
+        "Reading package lists...",
+        "W: Some index files failed to download. They have been ignored, or old ones used instead.",
+    ]
+    assert apt.errors(lines) == [lines[1], lines[2].strip()]
+
+
+def test_a_lock_that_cannot_be_made_is_nobodys() -> None:
+    """Waited for, it would be for ever."""
+    held = "E: Could not get lock /var/lib/dpkg/lock-frontend. It is held by process 812 (unattended-upgr)"
+    front = "E: Unable to acquire the dpkg frontend lock (/var/lib/dpkg/lock-frontend), are you root?"
+    with pytest.raises(apt.Busy):
+        apt.errors([held, front])
+    read_only = "E: Could not open lock file /var/lib/dpkg/lock-frontend - open (30: Read-only file system)"
+    assert apt.errors([read_only, front]) == [read_only, front]
