@@ -58,9 +58,10 @@ class Volume:
 @dataclass(frozen=True)
 class Belongings:
     """By path, by container id, by volume name; `copied` are the targets of finished copies, each with its sources as
-    "PATH" or "container:ID:PATH"."""
+    "PATH" or "container:ID:PATH"; `units` are service files of systemd that start what is taken over."""
 
     places: dict[str, Maybe[Place]] = field(default_factory=dict)
     layers: dict[str, Maybe[Layer]] = field(default_factory=dict)
     volumes: dict[str, Maybe[Volume]] = field(default_factory=dict)
     copied: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    units: tuple[str, ...] = ()

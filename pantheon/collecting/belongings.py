@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import stat
 import time
+from collections.abc import Iterable
 from contextlib import suppress
 
 from pantheon.collecting.listing import Listing
 from pantheon.looks import work
 from pantheon.looks.engine import Engine, Missing
-from pantheon.looks.files import Ground, kind, read_bytes
+from pantheon.looks.files import Ground, kind, read_bytes, read_text
 from pantheon.looks.http import quoted
 from pantheon.looks.text import Json, Object, Unread, shown, unknown, why
 
@@ -23,6 +25,7 @@ COUNT_S = 20.0
 MOST_ENTRIES, MOST_OWNERS = 100, 20
 STAGING = ".pantheon-copy"  # mending/copy_tree.py makes a copy there
 COPIES = "/var/lib/pantheon/copies.json"
+UNITS = "/etc/systemd/system"
 USUAL = (STAGING, "lost+found")
 BLOCKS_LIE = ("zfs", "btrfs")  # compressed there, it may need more elsewhere
 
@@ -32,7 +35,9 @@ def belongings(spec: Object, root: str) -> Json:
     asked = spec.get("belongings") or {}
     end = time.monotonic() + COUNT_S
     engine, ground = Engine(root), Ground(root)
-    out: Object = {"places": {}, "layers": {}, "volumes": {}, "copied": copied(root)}
+    wanted = asked.get("units") or {}
+    found = units(root, wanted.get("names") or (), wanted.get("files") or ())
+    out: Object = {"places": {}, "layers": {}, "volumes": {}, "copied": copied(root), "units": found}
 
     def look(item: tuple[str, str, Json]) -> None:
         table, key, about = item
@@ -53,7 +58,10 @@ def belongings(spec: Object, root: str) -> Json:
             out[table][key] = unknown(why(error))
 
     work.each([("volumes", str(name), None) for name in asked.get("volumes") or ()], look)
-    items: list[tuple[str, str, Json]] = [("places", str(path), None) for path in asked.get("paths") or ()]
+    beside = [name for path in found for name in (path, path + str(wanted.get("suffix") or ""))]
+    items: list[tuple[str, str, Json]] = [
+        ("places", str(path), None) for path in (*(asked.get("paths") or ()), *beside)
+    ]
     items += [("layers", str(number), paths) for number, paths in (asked.get("layers") or {}).items()]
     work.each(items, look)
     return out
@@ -169,3 +177,29 @@ def copied(root: str) -> Object:
         }
     except (ValueError, KeyError, TypeError, AttributeError, OSError):
         return {}
+
+
+def units(root: str, names: Iterable[str], files: Iterable[str]) -> list[str]:
+    """Service files of the administrator's that start a container of these names, or Compose on one of these files."""
+    files = [path for path in files if path]
+    name = "|".join(map(re.escape, filter(None, names))) or "(?!)"
+    file = "|".join(map(re.escape, files)) or "(?!)"
+    folder = "|".join(re.escape(path.rpartition("/")[0]) for path in files) or "(?!)"
+    starts = re.compile(
+        rf"docker( container)? (run|create) .*--name[= ]({name})( |$)"
+        rf"|docker( container)? (re)?start (.* )?({name})( |$)"
+        rf"|compose (.*[= ])?(({file})( |$)|--project-directory[= ]({folder})/?( |$))|cd ({folder})/?[ ;&].*compose "
+    )
+    there = re.compile(rf"WorkingDirectory=({folder})/?")
+    out = []
+    with suppress(OSError):
+        for entry in sorted(os.listdir(root + UNITS)):
+            path = f"{UNITS}/{entry}"
+            if entry.endswith(".service") and not os.path.islink(root + path):
+                text = (read_text(root + path, 1 << 16) or "").replace("\\\n", " ")
+                lines = [" ".join(line.replace('"', "").replace("'", "").split()) for line in text.splitlines()]
+                run = [line for line in lines if line.startswith("ExecStart") and "docker" in line]
+                compose = any(re.search(r"compose .*\bup\b|compose .*\bstart\b", line) for line in run)
+                if any(starts.search(line) for line in run) or (compose and any(map(there.fullmatch, lines))):
+                    out.append(path)
+    return out

@@ -43,7 +43,8 @@ def look(host: Host, facts: Facts, olds: tuple[Old, ...], seen: Belongings) -> B
     everyone = facts.containers if isinstance(facts.containers, tuple) else ()
     others = [container for container in everyone if container.id not in ids]
     renamed, findings, blocked = list[Moved](), list[Finding](), list[Finding]()
-    for path in dict.fromkeys(path for old in olds for path in compose_files(old.container)):
+    findings += [_unit(path) for path in seen.units]
+    for path in (*dict.fromkeys(path for old in olds for path in compose_files(old.container)), *seen.units):
         kinds = {old.kind for old in olds if path in compose_files(old.container)}
         if kinds != {"theirs"} and path == layout.compose_file(host):
             continue  # ours, and written anew
@@ -97,6 +98,12 @@ def _shared(files: list[str], users: list[Container], old: Container) -> Finding
     folder = old.labels.get("com.docker.compose.project.working_dir", "")
     mend = shlex.join(compose(old.project, folder, files, env_files(old), "up", "-d", "--no-deps", *services))
     return Finding(f"takeover.shared.{files[0]}", "warn", text, evidence, mend)
+
+
+def _unit(path: str) -> Finding:
+    name = path.rpartition("/")[2]
+    text = f"{name} starts the old stack, also at the next boot: it is kept as {path}{FILE_SUFFIX}"
+    return Finding(f"takeover.unit.{name}", "warn", text, "what else it starts comes back by its restart policy alone")
 
 
 def _nowhere(path: str) -> Finding:

@@ -84,7 +84,13 @@ def ask(host: Host, facts: Facts, olds: tuple[Old, ...]) -> dict[str, object]:
             paths.add(piece.source.path)
         if piece.via == "volume":
             volumes.add(piece.volume)
-    return {**asked, "paths": sorted(paths), "layers": layers, "volumes": sorted(volumes)}
+    theirs = [old.container for old in olds if old.kind == "theirs"]
+    units: dict[str, object] = {
+        "names": [container.name for container in theirs],
+        "files": sorted({path for container in theirs for path in neighbours.compose_files(container)}),
+        "suffix": FILE_SUFFIX,
+    }
+    return {**asked, "paths": sorted(paths), "layers": layers, "volumes": sorted(volumes), "units": units}
 
 
 def plan(

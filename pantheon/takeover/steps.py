@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 
 from pantheon import layout, owners
@@ -91,10 +92,16 @@ def put_away(old: Old) -> Change | None:
     return Change(f"{did} {c.name} as {old.kept}", "kept until you remove it", tuple(steps), stops=stops)
 
 
+def reload_units(files: Iterable[Moved]) -> tuple[Run, ...]:
+    """systemd forgets a service file that is gone, with what it would do when the container stops."""
+    return (Run(("systemctl", "daemon-reload")),) if any(moved.old.endswith(".service") for moved in files) else ()
+
+
 def keep_files(renamed: tuple[Moved, ...], seen: Belongings) -> list[Change]:
-    """Compose files under another name, so that nobody starts the old stack beside ours by habit."""
+    """Compose files, and units that start the stack, under another name: nobody starts it beside ours by habit."""
     todo = [m for m in renamed if isinstance(place := seen.places.get(m.old), Place) and place.kind]
-    steps = tuple(_rename(moved, seen) for moved in todo)
+    steps: tuple[Step, ...] = tuple(_rename(moved, seen) for moved in todo)
+    steps = (*steps, *reload_units(todo))
     names = ", ".join(moved.old for moved in todo)
     return (
         [Change(f"keep {names} as ..before-pantheon", "two stacks must not be started by habit", steps)] if todo else []

@@ -20,7 +20,7 @@ from pantheon.takeover import neighbours
 from pantheon.takeover.data import COMFY, ROOT
 from pantheon.takeover.old import UP
 from pantheon.takeover.record import FILE_SUFFIX, Kept, Moved, Record
-from pantheon.takeover.steps import rename, stop
+from pantheon.takeover.steps import reload_units, rename, stop
 
 NAME = "undo"
 ORDER = ("ollama", "comfy", "openwebui")
@@ -185,7 +185,8 @@ def _in_their_place(host: Host, record: Record, seen: Belongings, mine: list[tup
 def _files_back(files: tuple[Moved, ...], seen: Belongings, mine: list[tuple[str, Guard]]) -> list[Change]:
     """Compose files get their names back, and ours beside one of them is set aside."""
     steps: list[Step] = [Run(("mv", "-f", "-T", "--", path, path + OURS_ASIDE), (guard,)) for path, guard in mine]
-    steps += [rename(Moved(moved.new, moved.old)) for moved in files if _is_there(seen, moved.new)]
+    todo = [moved for moved in files if _is_there(seen, moved.new)]
+    steps += [*(rename(Moved(moved.new, moved.old)) for moved in todo), *reload_units(todo)]
     return [Change("give the Compose files their names back", "as they were", tuple(steps))] if steps else []
 
 
@@ -277,6 +278,8 @@ def _notes(record: Record, gone: list[Kept]) -> tuple[str, ...]:
     lines += [_again(one, record) for one in gone]
     lines += [f"{target}: the copy stays, with what was written since" for target in record.targets]
     lines += [f"{moved.new}: stays" for moved in record.aside]
+    units = [moved.old.rpartition("/")[2] for moved in record.files if moved.old.endswith(".service")]
+    lines += [f"{name}: as it was, for the next boot; now the containers are started by themselves" for name in units]
     if record.kind == "move":
         lines.append("hosts.toml still says the new place: change it back, or the next bringup moves again")
     concerned = _taken(record) | {kept.service for kept in record.containers}

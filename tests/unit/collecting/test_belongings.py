@@ -141,3 +141,41 @@ def test_a_volume_that_is_another_name_for_a_directory(
     assert (inside.kind, inside.path) == ("dir" if device else "", f"{top}/models")
     assert inside.real == ("/data/x/models" if device else f"{top}/models")
     assert ("/data/x/models" in found.places) is bool(device)
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("ExecStart=/usr/bin/docker run --rm -p 8188:8188 --name my-comfy x", True),
+        ("ExecStart=/usr/bin/docker container create --name='my-comfy' x", True),
+        ("ExecStart=/usr/bin/docker start -a \\\n  my-comfy", True),
+        ("WorkingDirectory=/srv/ai/\nExecStart=/usr/bin/docker compose up", True),
+        ("ExecStart=/usr/bin/docker compose -f /srv/ai/docker-compose.yml up", True),
+        ("ExecStart=/usr/bin/docker-compose --project-directory /srv/ai up", True),
+        ('ExecStart=/bin/sh -c "cd /srv/ai && docker compose up -d"', True),
+        ("ExecStart=/usr/bin/docker start -a my-comfy-2", False),
+        ("ExecStart=/usr/bin/docker start -a not-my-comfy", False),
+        ("ExecStart=/usr/bin/docker compose -f /old/srv/ai/docker-compose.yml up", False),
+        ("ExecStart=/usr/bin/docker run --name other my-comfy/image", False),
+        ("ExecStart=/usr/bin/docker run --name other -v /srv/ai/docs:/d nginx", False),
+        ("ExecStart=/usr/bin/docker exec my-comfy true", False),
+        ("WorkingDirectory=/srv/ai-old\nExecStart=/usr/bin/docker compose up", False),
+        ("WorkingDirectory=/srv/ai\nExecStart=/usr/bin/docker compose pull", False),
+        ("WorkingDirectory=/srv/ai\nExecStart=/usr/bin/backup", False),
+        ("ExecStop=/usr/bin/docker stop my-comfy\nExecStart=/bin/true", False),
+        ("Description=docker start my-comfy\nExecStart=/bin/true", False),
+        ("", False),
+    ],
+)
+def test_units_that_start_it(root: Path, text: str, found: bool) -> None:
+    folder = root / "etc/systemd/system"
+    (folder / "multi-user.target.wants").mkdir(parents=True)
+    (folder / "ai.service").write_text(f"[Service]\n{text}\n")
+    (folder / "multi-user.target.wants/ai.service").symlink_to("../ai.service")
+    (folder / "masked.service").symlink_to("/dev/null")
+    asked = {"names": ["my-comfy", "a.b$(c)"], "files": ["/srv/ai/docker-compose.yml"], "suffix": ".kept"}
+    path = "/etc/systemd/system/ai.service"
+    told = counted(root, units=asked)
+    assert told.units == ((path,) if found else ())
+    assert ({path, f"{path}.kept"} <= set(told.places)) is found
+    assert counted(root).units == ()

@@ -115,6 +115,7 @@ def counted(asked: dict[str, Any], *places: Place, **more: Any) -> Belongings:
         layers={**layers, **more.get("layers", {})},
         volumes={**volumes, **more.get("volumes", {})},
         copied=more.get("copied", {}),
+        units=more.get("units", ()),
     )
 
 

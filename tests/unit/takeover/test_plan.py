@@ -422,6 +422,19 @@ def test_a_file_with_other_services_is_kept_too_and_says_how_they_are_managed() 
     assert f"-f {FILE}.before-pantheon up -d --no-deps notes" in said.mend
 
 
+def test_a_unit_that_starts_it_is_kept_under_another_name() -> None:
+    unit = "/etc/systemd/system/ai.service"
+    there = {unit: place(unit, kind="file"), f"{unit}.before-pantheon": place(f"{unit}.before-pantheon")}
+    it = taking(seen(comfy()), *HAD, units=(unit,), places=there)
+    assert not it.blocked, why_not(it)
+    assert it.record.files == (record.Moved(unit, f"{unit}.before-pantheon"),)
+    said = told(it)
+    assert said.index(f"rename {unit} → ") < said.index("systemctl daemon-reload") < said.index("docker stop")
+    assert "takeover.unit.ai.service" in [finding.id for finding in it.warnings]
+    there[f"{unit}.before-pantheon"] = place(f"{unit}.before-pantheon", kind="file")
+    assert "is there already, from an earlier day" in why_not(taking(seen(comfy()), *HAD, units=(unit,), places=there))
+
+
 def test_the_others_are_managed_with_the_environment_that_they_had() -> None:
     labels = {
         "com.docker.compose.project.environment_file": "/srv/prod.env",

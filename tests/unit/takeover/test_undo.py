@@ -216,6 +216,15 @@ def test_a_file_that_somebody_has_put_there_is_not_replaced_half_way() -> None:
     assert undo.plan(HOST, there(begun, KEPT), begun, answer(begun, place(FILE, kind="file"))).changes
 
 
+def test_a_unit_that_started_it_has_its_name_back() -> None:
+    unit = "/etc/systemd/system/ai.service"
+    it = noted(files=(Moved(unit, f"{unit}.before-pantheon"),))
+    section = undo.plan(HOST, there(it, KEPT), it, answer(it, place(f"{unit}.before-pantheon", kind="file")))
+    said = text(section)
+    assert said.index(f"→ {unit}") < said.index("systemctl daemon-reload") < said.index("docker start")
+    assert any(line.startswith("ai.service: as it was") for line in section.notes)
+
+
 def test_a_paused_one_is_paused_again() -> None:
     it = noted()
     it = replace(it, containers=(replace(it.containers[0], state="paused"),))
