@@ -235,6 +235,7 @@ class Container:
     restart_retries: int = 0  # of the policy on-failure; 0: no end
     network_mode: str = ""  # "container:ID" where it uses another one's network
     workdir: str = ""
+    settings: tuple[str, ...] = ()  # what else it was given, in words: "ipc host"
 
     @property
     def project(self) -> str:

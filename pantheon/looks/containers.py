@@ -21,6 +21,7 @@ from pantheon.looks.text import (
     without_login,
 )
 
+SHM = 64 << 20  # bytes, where nobody said how much
 LOGS = 40  # containers whose log is read, those that were asked about first
 
 BLANK: Object = {  # facts.Container of which nothing is known yet
@@ -30,7 +31,7 @@ BLANK: Object = {  # facts.Container of which nothing is known yet
     **dict.fromkeys(("exit_code", "restarts", "memory", "restart_retries"), 0),
     **dict.fromkeys(("oom_killed", "privileged", "init", "log_complete", "auto_remove"), False),
     **dict.fromkeys(
-        ("ports", "mounts", "command", "entrypoint", "networks", "cap_add", "cap_drop", "security_opt"), ()
+        ("ports", "mounts", "command", "entrypoint", "networks", "cap_add", "cap_drop", "security_opt", "settings"), ()
     ),
     "env": {},
     "labels": {},
@@ -124,6 +125,7 @@ class Containers:
             "init": bool(host.get("Init")),
             "memory": host.get("Memory") or 0,
             "gpus": gpus(host.get("DeviceRequests") or ()),
+            "settings": settings(host),
             "log_driver": log_config.get("Type") or "",
             "log_options": log_config.get("Config") or {},
         }
@@ -221,6 +223,35 @@ def labels(found: dict[str, str]) -> dict[str, str]:
     return {
         name: "***" if SECRET_NAME.search(name) else without_login(value)[:LABEL_CHARS] for name, value in found.items()
     }
+
+
+def settings(host: Object) -> list[str]:
+    """facts.Container.settings, of what has no field of its own."""
+    found = []
+    if (size := host.get("ShmSize") or 0) not in (0, SHM):
+        found.append(f"shm_size {size >> 20} MiB")
+    for key, name in (("IpcMode", "ipc"), ("PidMode", "pid"), ("UTSMode", "uts"), ("UsernsMode", "userns")):
+        if (mode := host.get(key) or "") not in ("", "private", "shareable"):
+            found.append(f"{name} {mode}")
+    if cpus := host.get("NanoCpus") or 0:
+        found.append(f"cpus {cpus / 1e9:g}")
+    if host.get("CpusetCpus"):
+        found.append(f"cpuset {host['CpusetCpus']}")
+    if (most := host.get("PidsLimit") or 0) > 0:
+        found.append(f"pids_limit {most}")
+    if (runtime := host.get("Runtime") or "") not in ("", "runc", "nvidia"):
+        found.append(f"runtime {runtime}")
+    lists = {
+        "devices": [device.get("PathOnHost") for device in host.get("Devices") or ()],
+        "ulimits": [limit.get("Name") for limit in host.get("Ulimits") or ()],
+        "sysctls": sorted(host.get("Sysctls") or ()),
+        **{
+            name: host.get(key)
+            for key, name in (("ExtraHosts", "extra_hosts"), ("Dns", "dns"), ("GroupAdd", "group_add"))
+        },
+    }
+    found += [f"{name} {', '.join(map(str, values))}" for name, values in lists.items() if values]
+    return [plain(one) for one in found]
 
 
 def gpus(requests: Iterable[Object]) -> str:

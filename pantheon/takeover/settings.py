@@ -123,6 +123,11 @@ def _others(facts: Facts, container: Container, want: stack.Wanted, pieces: tupl
         found.append("privileged")
     added = sorted(set(container.cap_add) - set(want.cap_add))
     found += [f"capabilities {', '.join(added)}"] if added else []
+    if container.user not in ("", "root", "0", "0:0", "root:root") and want.name != "comfy":
+        found.append(f"user {container.user} (becomes root, without its capabilities)")
+    if container.gpus.startswith("ids:"):
+        found.append(f"GPU {container.gpus.removeprefix('ids:')}")
+    found += container.settings
     if container.memory and not want.memory:
         found.append(f"memory limit {container.memory // 1024**2} MiB")
     if container.network_mode == "host":

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import json
 import time
+from typing import Any
+
+import pytest
 
 from pantheon import facts
 from pantheon.facts import Unknown
+from pantheon.looks import containers
 from tests.unit.looks.fakes import (
     FakeDocker,
     FakeHost,
@@ -141,3 +145,27 @@ def test_one_that_stops_while_it_is_looked_into_says_nothing_of_the_card(host: F
     for name in answers:
         reason = unknown_reason(container_of(found, name).gpu_seen)
         assert ("stopped in the middle of it" if name < "e" else "could not be entered") in reason
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, []),
+        ({"ShmSize": 64 << 20, "IpcMode": "private", "Runtime": "nvidia", "Ulimits": None, "PidsLimit": -1}, []),
+        (
+            {"ShmSize": 8 << 30, "IpcMode": "host", "NanoCpus": 1_500_000_000},
+            ["shm_size 8192 MiB", "ipc host", "cpus 1.5"],
+        ),
+        ({"ExtraHosts": ["a:host-gateway", "b:1.2.3.4"]}, ["extra_hosts a:host-gateway, b:1.2.3.4"]),
+        (
+            {"Devices": [{"PathOnHost": "/dev/dri"}], "Ulimits": [{"Name": "memlock"}]},
+            ["devices /dev/dri", "ulimits memlock"],
+        ),
+        (
+            {"Runtime": "sysbox", "CpusetCpus": "0-3", "Dns": ["1.1.1.1"]},
+            ["cpuset 0-3", "runtime sysbox", "dns 1.1.1.1"],
+        ),
+    ],
+)
+def test_what_else_a_container_was_given(given: dict[str, Any], expected: list[str]) -> None:
+    assert containers.settings(given) == expected

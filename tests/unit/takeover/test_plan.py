@@ -534,10 +534,11 @@ def test_an_ollama_inside_open_webui_is_taken_along_unless_there_is_another() ->
 
 def test_settings_that_do_not_come_along_are_listed_and_secrets_are_not_shown() -> None:
     old = ollama(env={"OLLAMA_KEEP_ALIVE": "24h", "MY_API_KEY": "s3cret", "TZ": "Europe/Oslo"}, memory=1 << 30, privileged=True,
+                 user="1000:1000", gpus="ids:1", settings=("shm_size 8192 MiB", "extra_hosts nas:10.0.0.2"),
                  ports=(Port("11434/tcp", "0.0.0.0", 8080),))  # fmt: skip
     (said,) = [f for f in taking(seen(old), *HAD).warnings if f.id == "takeover.settings.my-ollama"]
     for part in ("OLLAMA_KEEP_ALIVE=24h (becomes 5m)", "MY_API_KEY", "TZ=Europe/Oslo", "memory limit 1024 MiB", "privileged",
-                 "port 8080 on 0.0.0.0"):  # fmt: skip
+                 "port 8080 on 0.0.0.0", "user 1000:1000", "GPU 1", "shm_size 8192 MiB", "extra_hosts nas:10.0.0.2"):  # fmt: skip
         assert part in said.evidence
     assert "s3cret" not in said.evidence
 
