@@ -1,8 +1,8 @@
 """From a base file system to the image that lab hosts start from, in steps that are each cached by what goes in.
 
 - base: what mmdebstrap fetched; a tar file in the cache
-- os: os.Dockerfile on the base, and engine.Dockerfile on that; two images, saved in the cache as well (apt takes the
-  longest)
+- os: os.Dockerfile on the base, and engine.Dockerfile on that, with Docker's packages as lab/vendors makes them; two
+  images, saved in the cache as well (apt takes the longest)
 - gpu: lab/gpu, compiled; a tar file in the cache
 - registry: lab/services, built on the base; a tar file in the cache
 - vendors: package repositories, packed and signed by lab/vendors; a tar file in the cache. For bare hosts only
@@ -12,10 +12,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import subprocess
 import tarfile
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -23,6 +25,7 @@ from typing import IO
 from lab import base as bases
 from lab import cache, registry
 from lab.outer import LabError, Say, docker, explain, run
+from lab.vendors import build as vendors
 
 LAB = Path(__file__).resolve().parent
 HOST = LAB / "host"
@@ -59,7 +62,7 @@ def host_tag(base: bases.Base, *, bare: bool = False) -> str:
 
 
 def sources_digest(*, bare: bool = False) -> str:
-    further = [VENDORS] if bare else []
+    further = [VENDORS] if bare else vendors.REPACK
     return cache.digest_files([HOST, LAB / "gpu", LAB / "services", LAB / "registry.py", *further])
 
 
@@ -84,8 +87,6 @@ def build_host(tag: str, base: bases.Base, say: Say) -> None:
 
 
 def build_bare(tag: str, base: bases.Base, say: Say) -> None:
-    from lab.vendors import build as vendors
-
     system = ensure_os(base, say)
     images = ensure_registry(base, say)
     packed = vendors.ensure(system.plain, say)
@@ -118,33 +119,46 @@ class System:
     """The images with the operating system's packages."""
 
     plain: str
-    engine: str  # the same with the distribution's engine
+    engine: str  # the same with Docker's packages, and with what plays Atlas
 
 
 def ensure_os(base: bases.Base, say: Say) -> System:
     """The images with the packages. They are a file in the cache too, since an engine's images are easily lost."""
     recipes = {"os": HOST / "os.Dockerfile", "engine": HOST / "engine.Dockerfile"}
-    key = cache.digest(base.key, *(recipe.read_bytes() for recipe in recipes.values()))
-    tags = {name: f"pantheon-lab-{name}:{base.os_id}-{key}" for name in recipes}
-    missing = {"os": "packages", "engine": "the distribution's engine"}
+    key = cache.digest(base.key, recipes["os"].read_bytes())
+    keys = {"os": key, "engine": cache.digest(key, recipes["engine"].read_bytes(), cache.digest_files(vendors.REPACK))}
+    tags = {name: f"pantheon-lab-{name}:{base.os_id}-{keys[name]}" for name in recipes}
+    missing = {"os": "packages", "engine": "Docker's packages"}
 
     def make(target: Path) -> None:
         start = {"os": f"BASE={base.image}", "engine": f"OS={tags['os']}"}
         for name, tag in tags.items():
             if not bases.image_exists(tag):
                 say(f"installing {missing[name]} on {base.title}")
-                label = f"{cache.IMAGE_LABEL}={name}"
-                with recipes[name].open("rb") as stream:
-                    build(["-t", tag, "--build-arg", start[name], "--label", label, "-"], stream)
+                options = ["-t", tag, "--build-arg", start[name], "--label", f"{cache.IMAGE_LABEL}={name}", "-"]
+                with recipe_context(recipes[name], vendors.REPACK if name == "engine" else ()) as context:
+                    build(options, context)
         docker("save", "-o", str(target), *tags.values(), timeout=300)
 
-    saved = cache.file(f"os-{base.os_id}", key, ".tar", make)
+    saved = cache.file(f"os-{base.os_id}", keys["engine"], ".tar", make)
     for name, tag in tags.items():
         cache.prune_images(f"pantheon-lab-{name}:{base.os_id}-*", keep=cache.KEPT, never=[tag])
     if not all(bases.image_exists(tag) for tag in tags.values()):
         say("loading the packages' images from the cache")
         docker("load", "-q", "-i", str(saved), timeout=300)
     return System(tags["os"], tags["engine"])
+
+
+@contextlib.contextmanager
+def recipe_context(recipe: Path, modules: tuple[Path, ...]) -> Iterator[IO[bytes]]:
+    """A build context of a Dockerfile, and modules of lab/vendors that it runs."""
+    with tempfile.NamedTemporaryFile(prefix="pantheon-lab-", suffix=".tar") as context:
+        with tarfile.open(fileobj=context, mode="w") as out:
+            add_tree(out, recipe, "Dockerfile")
+            for module in modules:
+                add_tree(out, module, f"lab/vendors/{module.name}")
+        context.seek(0)
+        yield context
 
 
 def ensure_gpu(os_image: str, say: Say) -> Path:
@@ -185,7 +199,7 @@ def ensure_registry(base: bases.Base, say: Say) -> Path:
 
 
 def build(options: list[str], context: IO[bytes]) -> None:
-    """Run `docker build` with the context (a tar or a lone Dockerfile) on stdin. Its output is shown if it fails."""
+    """Run `docker build` with the context (a tar) on stdin. Its output is shown if it fails."""
     argv = ["docker", "build", *options]
     done = run(argv, timeout=BUILD_S, stdin=context)
     if done.returncode != 0:

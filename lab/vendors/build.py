@@ -16,6 +16,9 @@ from lab.outer import LabError, Say, docker, explain
 HERE = Path(__file__).resolve().parent
 OTHER_DRIVER = "595.45.04"
 LABEL = "pantheon.lab.key"
+# What makes Docker's packages, and what makes and signs the rest: they run in a container, as modules of `lab`.
+REPACK = (HERE / "deb.py", HERE / "docker.py")
+PACK = (*REPACK, HERE / "pack.py")
 STEP_S = 600
 # The distribution's engine with what it needs that the os image does not have.
 FETCH = """set -e; . /etc/os-release
@@ -44,7 +47,7 @@ class Packed:
 def ensure(os_image: str, say: Say) -> Packed:
     """The repositories, made if the cache has none. Raises LabError."""
     fetched = cache.digest(os_image, FETCH)
-    packed = cache.digest(fetched, cache.digest_files([HERE / "pack.py", HERE.parent / "gpu"]), OTHER_DRIVER)
+    packed = cache.digest(fetched, cache.digest_files([*PACK, HERE.parent / "gpu"]), OTHER_DRIVER)
 
     def fetch(target: Path) -> None:
         say("fetching the distribution's engine as packages")
@@ -63,9 +66,11 @@ def ensure(os_image: str, say: Say) -> Packed:
                     raise LabError(f"the stand-in GPU could not be compiled: {error.stderr}") from None
             with tarfile.open(debs) as members:
                 members.extractall(source / "debs", filter="data")
-            pack_script = (HERE / "pack.py").read_bytes()
-            (source / "pack.py").write_bytes(pack_script)
-            argv = ["python3", "/src/pack.py", "/src/debs", "/src/gpu", "/out"]
+            modules = source / "lab/vendors"
+            modules.mkdir(parents=True)
+            for module in PACK:
+                (modules / module.name).write_bytes(module.read_bytes())
+            argv = ["env", "PYTHONPATH=/src", "python3", "-m", "lab.vendors.pack", "/src/debs", "/src/gpu", "/out"]
             in_container(os_image, argv, {"/src": source}, target)
 
     repositories = cache.file("vendors", packed, ".tar", pack)

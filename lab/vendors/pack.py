@@ -1,6 +1,6 @@
 """Packs and signs the repositories that a bare lab host installs from. Runs in a container of the lab's os image.
 
-usage: pack.py DEBS GPU OUT
+usage: python3 -m lab.vendors.pack DEBS GPU OUT
 
 DEBS has the distribution's own engine as it was downloaded, GPU a folder for each driver version as lab/gpu built it.
 OUT gets www/SITE/.. as the sites serve it, archive.gpg (the stand-in archive's key) and keys.json (fingerprints). The
@@ -14,15 +14,15 @@ import gzip
 import hashlib
 import json
 import os
-import re
 import shutil
-import subprocess
 import sys
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
-WORK = Path("/var/tmp/pack")  # noqa: S108 - in a container of one program
+from lab.vendors.deb import WORK, Package, names_in, run, service
+from lab.vendors.docker import docker_packages, originals, os_release
+
 LIBRARIES = "usr/lib/x86_64-linux-gnu"
 TOOLKIT_VERSION = "1.18.1-1"
 # One for all: apt takes an index that is older than the one it has for a replay, and keeps what it has.
@@ -31,34 +31,7 @@ VARIANTS = ("", "-open", "-server", "-server-open")
 ASKED, OTHER = "590", "595"  # the branch that is wanted, and one that comes under its name when a fault says so
 # What Docker's documentation has removed first, beside the packages of the distribution's engine: empty, but there.
 STUBS = ("docker-doc", "podman-docker", "docker-compose")
-ENGINE = {"docker.io", "docker-cli", "containerd", "runc", "docker-compose", "docker-compose-v2", "docker-buildx"}
 
-START = """#!/bin/sh
-set -e
-[ "$1" = configure ] || exit 0
-{before}
-for unit in {units}; do
-    deb-systemd-helper unmask "$unit" >/dev/null || true
-    deb-systemd-helper enable "$unit" >/dev/null || true
-done
-if [ -d /run/systemd/system ]; then
-    systemctl daemon-reload || true
-    for unit in {units}; do deb-systemd-invoke {action} "$unit" >/dev/null || true; done
-fi
-"""
-STOP = """#!/bin/sh
-set -e
-if [ "$1" = remove ] && [ -d /run/systemd/system ]; then
-    for unit in {units}; do deb-systemd-invoke stop "$unit" >/dev/null || true; done
-fi
-"""
-GONE = """#!/bin/sh
-set -e
-if [ "$1" = remove ] || [ "$1" = purge ]; then
-    for unit in {units}; do deb-systemd-helper "$1" "$unit" >/dev/null || true; done
-    if [ -d /run/systemd/system ]; then systemctl daemon-reload || true; fi
-fi
-"""
 # A driver that is loaded goes on; the new library does not go with it. One that is not loaded comes with the next boot.
 BUILD_MODULE = """#!/bin/sh
 set -e
@@ -80,164 +53,6 @@ set -e
 if [ "$1" = remove ]; then /usr/lib/lab/kernel forget; fi
 """
 CDI_UNIT = "usr/lib/systemd/system/nvidia-cdi-refresh.service"
-
-
-@dataclass
-class Package:
-    """One package to make: its control fields, and below `tree` what it installs."""
-
-    name: str
-    version: str
-    depends: str = ""
-    fields: dict[str, str] = field(default_factory=dict)
-    scripts: dict[str, str] = field(default_factory=dict)
-    files: dict[str, Path] = field(default_factory=dict)  # path to install -> where it lies
-    texts: dict[str, str] = field(default_factory=dict)
-
-    @property
-    def tree(self) -> Path:
-        return WORK / "trees" / self.name / self.version.replace(":", "%")
-
-    def make(self, pool: Path) -> Path:
-        """Write the .deb into a folder and return its path."""
-        control = self.tree / "DEBIAN"
-        shutil.rmtree(control, ignore_errors=True)
-        control.mkdir(parents=True)
-        for target, source in self.files.items():
-            place(source, self.tree / target)
-        for target, text in self.texts.items():
-            (self.tree / target).parent.mkdir(parents=True, exist_ok=True)
-            (self.tree / target).write_text(text)
-        lines = {"Package": self.name, "Version": self.version, "Architecture": "amd64", "Section": "admin"}
-        lines |= {"Priority": "optional", "Maintainer": "pantheon lab <lab@invalid>"}
-        lines |= {"Depends": self.depends} if self.depends else {}
-        lines |= {**self.fields, "Description": f"lab stand-in for {self.name}"}
-        (control / "control").write_text("".join(f"{key}: {value}\n" for key, value in lines.items()))
-        for name, text in self.scripts.items():
-            (control / name).write_text(text)
-            (control / name).chmod(0o755 if name != "triggers" else 0o644)
-        configured = [f"/{path.relative_to(self.tree)}" for path in self.tree.glob("etc/**/*") if path.is_file()]
-        if configured:
-            (control / "conffiles").write_text("".join(f"{path}\n" for path in sorted(configured)))
-        pool.mkdir(parents=True, exist_ok=True)
-        name = f"{self.name}_{self.version.partition(':')[2] or self.version}_amd64.deb"
-        run("dpkg-deb", "--root-owner-group", "-Zzstd", "-z1", "-b", self.tree, pool / name)
-        return pool / name
-
-
-def run(*argv: object) -> str:
-    """What a program said; when it fails, this ends with its words."""
-    words = [str(word) for word in argv]
-    done = subprocess.run(words, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        sys.exit(f"{' '.join(words)}: {done.stderr or done.stdout}")
-    return done.stdout
-
-
-def names_in(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
-
-
-def place(source: Path, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    if source.is_dir() and not source.is_symlink():
-        shutil.copytree(source, target, symlinks=True, dirs_exist_ok=True)
-    else:
-        shutil.copy2(source, target, follow_symlinks=False)
-
-
-# ---- Docker's packages, out of the distribution's
-
-
-@dataclass(frozen=True)
-class Original:
-    """One of the distribution's packages, unpacked."""
-
-    tree: Path
-    version: str
-    depends: list[str]
-
-    @property
-    def upstream(self) -> str:
-        found = re.match(r"(?:\d+:)?(\d+(?:\.\d+)*)", self.version)
-        return found[1] if found else self.version
-
-
-def originals(debs: Path) -> dict[str, Original]:
-    found = {}
-    for deb in sorted(debs.glob("*.deb")):
-        name = run("dpkg-deb", "-f", deb, "Package").strip()
-        if name in ENGINE:
-            tree = WORK / "original" / name
-            tree.parent.mkdir(parents=True, exist_ok=True)
-            run("dpkg-deb", "-R", deb, tree)
-            depends = run("dpkg-deb", "-f", deb, "Depends").strip()
-            version = run("dpkg-deb", "-f", deb, "Version").strip()
-            found[name] = Original(tree, version, [one.strip() for one in depends.split(",") if one.strip()])
-    return found
-
-
-def needs(*packages: Original) -> list[str]:
-    """What those depend on, but for each other."""
-    every = [one for package in packages for one in package.depends]
-    return [one for one in dict.fromkeys(every) if re.split(r"[ (:|]", one)[0] not in ENGINE]
-
-
-def docker_packages(found: Mapping[str, Original], release: Mapping[str, str]) -> list[Package]:
-    suffix = f"-1~{release['ID']}.{release['VERSION_ID']}~{release['VERSION_CODENAME']}"
-    engine, containerd, runc = found["docker.io"], found["containerd"], found["runc"]
-    compose = found.get("docker-compose-v2") or found["docker-compose"]
-    version = f"5:{engine.upstream}{suffix}"
-    units = "docker.socket docker.service"
-    daemon = Package(
-        "docker-ce",
-        version,
-        ", ".join([f"containerd.io (>= {containerd.upstream})", "docker-ce-cli", *needs(engine)]),
-        {"Recommends": "docker-buildx-plugin, docker-compose-plugin", **instead_of("docker.io")},
-        service(units, before="getent group docker >/dev/null || groupadd --system docker"),
-    )
-    client = Package("docker-ce-cli", version, "libc6", instead_of("docker.io", "docker-cli"))
-    shim = Package(
-        "containerd.io",
-        f"{containerd.upstream}{suffix}",
-        ", ".join(needs(containerd, runc)),
-        {"Provides": "containerd, runc", **instead_of("containerd", "runc")},
-        service("containerd.service"),
-        texts={"etc/containerd/config.toml": 'disabled_plugins = ["cri"]\n'},
-    )
-    plugins = [
-        Package("docker-compose-plugin", f"{compose.upstream}{suffix}", "", instead_of("docker-compose-v2")),
-        Package("docker-buildx-plugin", f"{found['docker-buildx'].upstream}{suffix}", "", instead_of("docker-buildx")),
-    ]
-    for package, sources in zip(
-        [daemon, shim, *plugins], [[engine], [containerd, runc], [compose], [found["docker-buildx"]]], strict=True
-    ):
-        for source in sources:
-            place(source.tree, package.tree)
-    if (daemon.tree / "usr/bin/docker").exists():
-        place(daemon.tree / "usr/bin/docker", client.tree / "usr/bin/docker")
-        (daemon.tree / "usr/bin/docker").unlink()
-    else:
-        place(found["docker-cli"].tree, client.tree)
-    # Ubuntu and Debian have it in sbin (Debian with a link in bin), Docker's package in bin.
-    theirs, ours = shim.tree / "usr/sbin/runc", shim.tree / "usr/bin/runc"
-    if theirs.is_file() and not theirs.is_symlink():
-        ours.unlink(missing_ok=True)
-        place(theirs, ours)
-        theirs.unlink()
-    return [daemon, client, shim, *plugins]
-
-
-def instead_of(*names: str) -> dict[str, str]:
-    return {"Conflicts": ", ".join(names), "Replaces": ", ".join(names)}
-
-
-def service(units: str, *, before: str = "", action: str = "start") -> dict[str, str]:
-    return {
-        "postinst": START.format(units=units, before=before, action=action),
-        "prerm": STOP.format(units=units),
-        "postrm": GONE.format(units=units),
-    }
 
 
 # ---- NVIDIA's packages, out of the stand-ins
@@ -403,11 +218,6 @@ def suite(release: Mapping[str, str], origin: str, component: str) -> dict[str, 
         "Origin": origin, "Label": origin, "Suite": name, "Codename": name,
         "Architectures": "amd64", "Components": component,
     }  # fmt: skip
-
-
-def os_release() -> dict[str, str]:
-    pairs = (line.partition("=") for line in Path("/etc/os-release").read_text().splitlines() if "=" in line)
-    return {key: value.strip('"') for key, _, value in pairs}
 
 
 def main(debs: Path, gpu: Path, out: Path) -> None:

@@ -211,8 +211,9 @@ class TestSections:
     def test_each_section_alone_in_order(self, fresh: World) -> None:
         """Section by section, each touching its own alone: after each, the containers of the others are the same."""
         ids: dict[str, str] = {}
-        first = fresh.invoke("prereqs")
+        first = fresh.invoke("prereqs", "--install", "--yes")  # a ready lab has all of section 2, as it installs it
         assert first.code == 0, first.seen
+        assert "prereqs.docker-kept" not in fresh.invoke("prereqs", "--install", "--json").out
         early = fresh.invoke("openwebui", "--yes")
         assert early.code == 2, early.seen
         storage = fresh.invoke("storage", "--yes")
@@ -230,9 +231,9 @@ class TestSections:
             assert set(now) == {*ids, name}
             ids = now
         assert fresh.invoke("validate").code == 0
-        again = fresh.invoke("bringup", "--yes")
+        again = fresh.invoke("bringup", "--install", "--yes")
         assert again.code == 0, again.seen
-        assert "nothing to do" in again.out
+        assert re.fullmatch(r"✓ lab +nothing to do \([\d.]+ s\)\n", again.out), again.seen
         assert fresh.ids() == ids
         whats = [run["what"] for run in fresh.invoke("history", "--json").json["runs"]]
         assert whats == ["storage", "ollama", "openwebui", "comfy"]

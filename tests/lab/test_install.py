@@ -71,6 +71,38 @@ class TestRefused:
         host.sh("rm /etc/docker/daemon.json")
 
 
+class TestTheDistributionsEngine:
+    """Somebody typed `apt install docker.io`. The host is bare again at the end."""
+
+    def test_with_a_container_it_stays_and_the_plan_says_so(self, host: World) -> None:
+        install_faults.conflicting_packages(host.lab, "docker.io", "docker-compose-v2", "docker-buildx")
+        host.docker("pull", "-q", "ollama/ollama:0.13.5")
+        host.docker("create", "--name", "somebodys", "ollama/ollama:0.13.5")
+        planned = host.invoke("prereqs", "--install", "--plan")
+        assert planned.code == 2, planned.seen
+        assert re.search(r"docker\.io \S+ stays, in the place of Docker's packages: it has 1 container", planned.out)
+        assert "sudo apt-get remove docker.io docker-compose-v2 containerd runc docker-buildx" in planned.out
+        assert "docker-ce" not in planned.out, planned.seen
+        host.docker("rm", "somebodys")
+
+    def test_without_one_it_gives_way(self, host: World) -> None:
+        done = host.invoke("prereqs", "--install", "--yes", timeout=180)
+        assert done.code == 2, done.seen  # for the driver, which is another matter
+        assert "a reboot is needed" in done.err, done.seen
+        assert "remove docker.io, docker-compose-v2, containerd, runc, docker-buildx" in done.out, done.seen
+        there = host.sh("dpkg-query -W -f '${Package} ${db:Status-Status}\\n' | sed -n 's/ installed$//p'").split()
+        assert {"docker-ce", "docker-ce-cli", "containerd.io", "docker-compose-plugin"} <= set(there)
+        assert not {"docker.io", "docker-compose-v2", "docker-buildx", "containerd", "runc"} & set(there)
+        assert host.docker("version", "--format", "{{.Server.Version}}")
+        assert "ollama/ollama" in host.docker("images"), "what is in /var/lib/docker stays"
+
+    def test_and_then_there_is_nothing_of_it_to_do(self, host: World) -> None:
+        with host.unchanged():
+            again = host.invoke("prereqs", "--install", "--plan")
+        assert "docker" not in again.out.lower(), again.seen
+        host.reset()
+
+
 class TestFromBare:
     """A host as the installer leaves it."""
 
