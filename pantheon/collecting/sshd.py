@@ -17,6 +17,7 @@ KEY_OPTIONS = re.compile(r'(?i)(?:^|,)(restrict|no-port-forwarding|port-forwardi
 MOST_FILES, MOST_DEPTH, MOST_LINES = 100, 8, 50
 FILE_BYTES = 256 * 1024
 SSHD_S = 4.0
+NO_PORT = "lport=1"  # for which no Match LocalPort is; without any, sshd -T ends where there is one
 
 
 def settings(spec: Object, root: str) -> Json:
@@ -26,8 +27,8 @@ def settings(spec: Object, root: str) -> Json:
     if not program:
         return None
     user, place = login(root)
-    asked = ["-C", f"user={user},{place}"] if user and place else []
-    result = work.command([program, "-T", *asked], SSHD_S)
+    asked = f"user={user},{place}" if user and place else NO_PORT
+    result = work.command([program, "-T", "-C", asked], SSHD_S)
     if result["status"]:
         said = result["output"].strip().splitlines() or [""]
         raise Unread(f"sshd -T: exit {result['status']}: {said[-1]}")

@@ -22,15 +22,15 @@ def server(spec: Object, root: str) -> Json:
         return None
     # laddr and the rest are left out: a Match that names them is shown as a line.
     return {
-        "settings": said_by(program),
-        "root": said_by(program, "-C", "user=root,host=localhost,addr=127.0.0.1"),
+        "settings": said_by(program, sshd.NO_PORT),
+        "root": said_by(program, f"user=root,host=localhost,addr=127.0.0.1,{sshd.NO_PORT}"),
         "lines": sshd.lines(root, sshd.CONFIG, keywords=KEYWORDS)[: sshd.MOST_LINES],
     }
 
 
-def said_by(program: str, *options: str) -> dict[str, str]:
+def said_by(program: str, about: str) -> dict[str, str]:
     """What `sshd -T` prints of KEYWORDS; of several lines with one key the first, of ListenAddress all."""
-    result = work.command([program, "-T", *options], sshd.SSHD_S)
+    result = work.command([program, "-T", "-C", about], sshd.SSHD_S)
     if result["status"]:
         said = result["output"].strip().splitlines() or [""]
         raise Unread(f"sshd -T: exit {result['status']}: {said[-1]}")

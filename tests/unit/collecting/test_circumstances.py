@@ -38,6 +38,15 @@ class TestSshServer:
             ("permitrootlogin", "no", ""),
         ]
 
+    def test_a_match_of_a_port(self, host: FakeHost, monkeypatch: pytest.MonkeyPatch) -> None:
+        """OpenSSH asks for the port of the connection that is tried, where a Match names one."""
+        monkeypatch.setenv("PATH", f"{host.bin}:/usr/bin:/bin")
+        host.tool("sshd", 'case "$*" in *-C*lport=*) echo port 22;; *) echo "no lport" >&2; exit 255;; esac')
+        host.write("/etc/ssh/sshd_config", "Match LocalPort 22\n  PermitRootLogin yes\n")
+        found = decode(SshServer, sshserver.server({}, str(host.root)), "server")
+        assert isinstance(found, SshServer)
+        assert found.root == {"port": "22"}
+
     def test_files_that_sshd_does_not_understand(self, host: FakeHost, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("PATH", f"{host.bin}:/usr/bin:/bin")
         host.tool("sshd", "echo 'line 3: Bad configuration option: x' >&2; exit 255")

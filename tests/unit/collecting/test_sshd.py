@@ -52,7 +52,7 @@ def test_a_login_that_is_not_known_is_not_made_up(
     monkeypatch.delenv("USER", raising=False)
     monkeypatch.setenv("SSH_CONNECTION", place)
     sshd.settings({}, str(at.root))
-    assert at.at("/asked").read_text().strip() == "-T"
+    assert at.at("/asked").read_text().strip() == "-T -C lport=1"
 
 
 def test_no_sshd_is_absent(host: FakeHost, monkeypatch: pytest.MonkeyPatch) -> None:
