@@ -255,7 +255,8 @@ def driver(value: object) -> str:
 def device(value: object) -> str:
     """What mount(8) takes as a source: a device's path or its LABEL, UUID, PARTLABEL or PARTUUID."""
     typed = text(value)
-    if re.fullmatch(r"(?:LABEL|UUID|PARTLABEL|PARTUUID)=[^\s\"'-][^\s\"']*", typed):
+    # A label may have blanks within.
+    if re.fullmatch(r"(?:(?:PART)?LABEL=(?!-)[^\s\"']+(?: +[^\s\"']+)*|(?:PART)?UUID=[^\s\"'-][^\s\"']*)", typed):
         return typed
     if not typed.startswith("/dev/"):
         _fail('must be "LABEL=...", "UUID=..." or a path under /dev', value)
@@ -273,6 +274,8 @@ def export(value: object) -> str:
         absolute_path("/" + path)
     except ValueError:
         _fail('must be HOST:/PATH such as "atlas:/appdata"', value)
+    if ":" in host and not (host.startswith("[") and host.endswith("]")):
+        _fail(f"must have its address in brackets: {show(f'[{host}]:/{path}')}", value)
     return typed
 
 

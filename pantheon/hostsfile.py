@@ -135,6 +135,9 @@ TABLES: dict[str, type] = {
     "openwebui": OpenWebui,
 }
 LISTS: dict[str, type] = {"atlas": AtlasMount, "waivers": Waiver}
+# Where nothing is mounted over: the host would lose what it runs on, or the way in.
+SYSTEMS = re.compile(r"/(home|opt|root|tmp|var(/lib(/(docker|containerd)(/.*)?)?|/log|/run(/.*)?)?)|"
+                     r"/(bin|boot|dev|etc|lib|lib64|proc|run|sbin|sys|usr)(/.*)?")  # fmt: skip
 
 # Environment that pantheon sets itself, with the reason why it is not the inventory's to give.
 _LOCAL_ONLY = "pantheon sets it: local models only (procedure §4)"
@@ -326,6 +329,20 @@ class _Reader:
                 )
             elif _is_beneath(root, host.stack_dir):
                 tell(("storage", key), f"must not lie beneath stack_dir ({grammar.show(host.stack_dir)})")
+        for mount in host.atlas:
+            mine = (("storage.nvme", nvme), ("storage.ssd", ssd), ("stack_dir", host.stack_dir))
+            others = (("another mount of Atlas", one.mount) for one in host.atlas if one.mount != mount.mount)
+            for what, path in (*mine, *others):
+                if _is_beneath(mount.mount, path):
+                    text = f"{grammar.show(mount.mount)} must not lie in {what} ({grammar.show(path)})"
+                    tell(("atlas",), f"{text}: nothing of the stack depends on Atlas, and no mount on another")
+                elif _is_beneath(path, mount.mount) and what != "another mount of Atlas":
+                    tell(("atlas",), f"{grammar.show(mount.mount)} must not hide {what} ({grammar.show(path)})")
+            if SYSTEMS.fullmatch(mount.mount):
+                tell(("atlas",), f"{grammar.show(mount.mount)} is the system's: name a directory of its own")
+        source = host.storage.nvme_source
+        if source and source == host.storage.ssd_source:
+            tell(("storage", "ssd_source"), f"{grammar.show(source)} is nvme's source already")
         for keys, names in (
             (("atlas",), [mount.mount for mount in host.atlas]),
             (("waivers",), [waiver.control for waiver in host.waivers]),
