@@ -69,6 +69,7 @@ def look(host: Host, facts: Facts, olds: tuple[Old, ...], seen: Belongings) -> B
             findings.append(_shared([names.get(path, path) for path in files], users, one))
     for old in olds:
         findings += _needing(old, others)
+    findings += [_replacing(host, c) for c in others if c.state in UP and c.image.split(":")[0].endswith("/watchtower")]
     findings += _on_their_networks(olds, others, {finding.id for finding in findings})
     return Beside(tuple(renamed), tuple(findings), tuple(blocked))
 
@@ -104,6 +105,14 @@ def _unit(path: str) -> Finding:
     name = path.rpartition("/")[2]
     text = f"{name} starts the old stack, also at the next boot: it is kept as {path}{FILE_SUFFIX}"
     return Finding(f"takeover.unit.{name}", "warn", text, "what else it starts comes back by its restart policy alone")
+
+
+def _replacing(host: Host, watchtower: Container) -> Finding:
+    text = (
+        f"{watchtower.name} replaces containers by such of newer images by itself: ours, too, whatever hosts.toml says"
+    )
+    mend = host.ssh(shlex.join(["docker", "stop", watchtower.name])) + ", or WATCHTOWER_LABEL_ENABLE=true in it"
+    return Finding(f"takeover.beside.{watchtower.name}", "warn", text, watchtower.image, mend)
 
 
 def _nowhere(path: str) -> Finding:

@@ -435,6 +435,14 @@ def test_a_unit_that_starts_it_is_kept_under_another_name() -> None:
     assert "is there already, from an earlier day" in why_not(taking(seen(comfy()), *HAD, units=(unit,), places=there))
 
 
+def test_a_watchtower_beside_it_is_told_of() -> None:
+    tower = hand_made("comfy", name="tower", image="containrrr/watchtower:1.7", image_id="sha256:w", ports=())
+    (said,) = [f for f in taking(seen(comfy(), tower), *HAD).warnings if f.id == "takeover.beside.tower"]
+    assert "docker stop tower" in said.mend
+    asleep = replace(tower, state="exited")
+    assert not [f for f in taking(seen(comfy(), asleep), *HAD).warnings if f.id == "takeover.beside.tower"]
+
+
 def test_the_others_are_managed_with_the_environment_that_they_had() -> None:
     labels = {
         "com.docker.compose.project.environment_file": "/srv/prod.env",
