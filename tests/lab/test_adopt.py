@@ -335,6 +335,27 @@ class TestDockerRun:
         assert not lacks(before["base"], after["base"], None)
         assert not world.sh("ls -d /mnt/local/*/ai/*.pantheon* /mnt/local/*/ai/*/*.pantheon* 2>/dev/null || true")
 
+    def test_moved_and_then_all_of_it_taken_back(self, world: World, planted: Planted) -> None:
+        """hosts.toml names the new project to the end; a container that ended again and again does so again."""
+        stack, before = planted("run")
+        assert set(SERVICES) <= running(world)
+        world.inventory(project="house", stack_dir="/srv/stacks/house")
+        done = world.invoke("bringup", "--yes", timeout=150)
+        assert done.code == 0, done.seen
+        first = world.invoke("bringup", "--undo", "--yes")
+        assert first.code == 0, first.seen
+        assert "the takeover of" in first.all
+        assert set(SERVICES) <= running(world)
+        shown = world.invoke("bringup", "--undo", "--plan")
+        assert shown.code == 2, shown.seen
+        assert all(name in shown.all for name in stack.containers.values())
+        second = world.invoke("bringup", "--undo", "--yes")
+        assert second.code == 0, second.seen
+        answers(world, stack)
+        assert not {name for name in running(world) if name in SERVICES}
+        assert set(stack.containers.values()) <= running(world)
+        assert of_users(read(world, stack)) == of_users(before)
+
 
 class TestInPlace:
     """Already where ours is, with other owners."""

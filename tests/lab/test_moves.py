@@ -6,10 +6,11 @@ No service starts on an empty directory because a path has changed.
 from __future__ import annotations
 
 import json
+from functools import partial
 from typing import Any
 
 import pytest
-from conftest import SERVICES, World
+from conftest import SERVICES, World, until
 from test_adopt import Cut, copies, kill, lacks, models
 
 from lab import stacks
@@ -51,6 +52,7 @@ def used(world: World) -> Stack:
 
 def test_its_place_and_then_everything_moves(spare: World) -> None:
     world, stack = spare, used(spare)
+    (first,) = of_project(world)
     world.inventory(project="house", stack_dir="/srv/stacks/house")
     inodes = world.sh("stat -c %i " + " ".join(f"{OLD[root]}/{place}" for root, place in TREES.values()))
     done = world.invoke("bringup", "--yes", timeout=150)
@@ -91,6 +93,20 @@ def test_its_place_and_then_everything_moves(spare: World) -> None:
     assert world.invoke("validate").code == 0
     again = world.invoke("bringup", "--plan")
     assert again.code == 0, again.seen
+
+    # Back, one after the other: where it was under its second name, and where it was in the beginning.
+    for project, port in (("house", 3000), (first, 3000)):
+        back = world.invoke("bringup", "--undo", "--yes")
+        assert back.code == 0, back.seen
+        assert ("can be undone, too" in back.all) is (project == "house"), back.seen
+        assert of_project(world) == {project}
+        until(partial(stack.who, world.lab, port), what=f"a session on port {port}")
+        assert models(world) == [f"{stacks.MODEL}:latest"]
+    assert "nothing" in world.invoke("bringup", "--undo", "--yes").all
+    world.inventory()
+    again = world.invoke("bringup", "--plan")
+    assert again.code == 0, again.seen
+    assert world.invoke("validate").code == 0
 
 
 def of_project(world: World) -> set[str]:
