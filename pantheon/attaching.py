@@ -45,7 +45,7 @@ def plan(host: Host, facts: Facts, evidence: Evidence) -> SectionPlan:
         return SectionPlan(NAME, blocked=tuple(blocked))
     seen = evidence.sources
     return SectionPlan(
-        NAME, (*_fstab(roots, evidence, seen), *(_change(facts, root, evidence, seen) for root in roots))
+        NAME, (*_fstab(facts, roots, evidence, seen), *(_change(facts, root, evidence, seen) for root in roots))
     )
 
 
@@ -61,8 +61,9 @@ def _field(text: str) -> str:
     return "".join(f"\\{ord(c):03o}" if c in " \t\n\\#" else c for c in text)
 
 
-def _fstab(roots: list[Root], evidence: Evidence, seen: Sources) -> list[Change]:
-    """The lines that fstab is to have: for roots that the host itself does not mount yet."""
+def _fstab(facts: Facts, roots: list[Root], evidence: Evidence, seen: Sources) -> list[Change]:
+    """The lines that fstab is to have, for roots that the host itself does not mount yet, and the directories, without
+    which a line is faulty."""
     new = [
         (root, device) for root in roots if _known(evidence, root.path) is None and (device := seen.found[root.source])
     ]
@@ -70,22 +71,30 @@ def _fstab(roots: list[Root], evidence: Evidence, seen: Sources) -> list[Change]
         return []
     lines = [line(root.source, root.path, device.fstype) for root, device in new]
     arguments: dict[str, object] = {"lines": lines, "sha256": seen.fstab}
-    step = Mend("fstab", arguments, f"add to /etc/fstab: {'; '.join(lines)}", timeout_s=120)
+    steps: list[Step] = [step for root, _ in new for step in _directory(facts, root)]
+    steps.append(Mend("fstab", arguments, f"add to /etc/fstab: {'; '.join(lines)}", timeout_s=120))
     what = f"put {' and '.join(root.path for root, _ in new)} into /etc/fstab"
-    return [Change(what, "mounted at each boot; a boot goes on without (nofail)", (step,), sign="+")]
+    return [Change(what, "mounted at each boot; a boot goes on without (nofail)", tuple(steps), sign="+")]
+
+
+def _guard(facts: Facts, root: Root) -> Guard:
+    return Guard("mount", root.path, facts.reading("mount", root.path))
+
+
+def _directory(facts: Facts, root: Root) -> list[Run]:
+    if facts.paths.get(root.path) is not None:
+        return []
+    return [Run(("install", "-d", "-m0755", "-o0", "-g0", "--", root.path), guards=(_guard(facts, root),))]
 
 
 def _change(facts: Facts, root: Root, evidence: Evidence, seen: Sources) -> Change:
     device = seen.found[root.source]
     assert device is not None  # _obstacles would have said so
-    steps: list[Step] = []
-    guard = Guard("mount", root.path, facts.reading("mount", root.path))
-    if facts.paths.get(root.path) is None:
-        steps.append(Run(("install", "-d", "-m0755", "-o0", "-g0", "--", root.path), guards=(guard,)))
     known = _known(evidence, root.path)
+    steps = _directory(facts, root) if known else []
     what = f"mount {root.source} ({device.fstype}, {device.path}) at {root.path}"
     argv = ("systemctl", "start", known.unit) if known and known.unit else ("mount", root.path)
-    steps.append(Run(argv, guards=(guard,), timeout_s=MOUNT_S))
+    steps.append(Run(argv, guards=(_guard(facts, root),), timeout_s=MOUNT_S))
     how = f"as {known.unit or '/etc/fstab'} has it" if known else "nothing is formatted"
     return Change(what, f"the storage model (§3); {how}", tuple(steps), sign="+")
 

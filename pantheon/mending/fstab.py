@@ -37,7 +37,7 @@ def faults(path: str) -> list[str]:
     except (OSError, subprocess.TimeoutExpired):
         return []
     lines = done.stdout.decode("utf-8", "replace").splitlines()
-    return [line.strip() for line in lines if "[E]" in line or "parse error" in line]
+    return [line.strip() for line in lines if "[E]" in line or "parse error at" in line]  # and not how many there are
 
 
 def targets(text: str) -> list[str]:

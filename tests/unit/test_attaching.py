@@ -72,10 +72,12 @@ def test_both_disks_of_a_rebuilt_host() -> None:
     facts = rebuilt(NVME, SSD, gone=True)
     assert shown(seen(), facts) == [
         f"install -d -m0755 -o0 -g0 -- {NVME}",
-        f"mount {NVME}",
         f"install -d -m0755 -o0 -g0 -- {SSD}",
+        f"mount {NVME}",
         f"mount {SSD}",
     ]
+    first = attaching.plan(WANTED, facts, seen()).changes[0]
+    assert [type(step) for step in first.steps] == [Run, Run, Mend], "findmnt finds fault with a line without its place"
     (mend,) = [s for c in attaching.plan(WANTED, facts, seen()).changes for s in c.steps if isinstance(s, Mend)]
     assert mend.arguments == {
         "lines": [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -82,6 +83,19 @@ def test_a_link_is_left_alone(place: Path, tmp_path: Path) -> None:
     with pytest.raises(Failed, match="not a plain file"):
         fstab.put([LINE], "", str(link))
     assert place.read_text() == BEFORE
+
+
+def test_only_faults_count_and_not_how_many_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = """/mnt/x
+   [W] non-canonical target path (real: /mnt/y)
+   [E] unreachable on boot required source: LABEL=x
+findmnt: /etc/fstab: parse error at line 3 -- ignored
+
+0 parse errors, 1 error, 1 warning
+"""
+    done = subprocess.CompletedProcess([], 1, said.encode())
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: done)
+    assert [line.partition(" ")[0] for line in fstab.faults("/etc/fstab")] == ["[E]", "findmnt:"]
 
 
 def test_a_line_that_would_make_it_faulty(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
