@@ -218,9 +218,9 @@ class TestCutShort:
                     time.sleep(chance.uniform(0.0, 3.0))
                     fix.signal(9)
                     fix.end()
-                until(lambda: self._again(spare, entry), 60, f"fix.{entry} again")
+                again = until(lambda: self._again(spare, entry), 60, f"fix.{entry} again")
                 done = spare.invoke("diagnose")
-                assert done.code == 0, done.seen
+                assert done.code == 0, again.seen + done.seen
                 spare.wait_healthy(*SERVICES)
                 done = spare.invoke(f"fix.{entry}", "--yes")
                 assert done.code == 0, done.seen
@@ -229,11 +229,11 @@ class TestCutShort:
                 chosen.heal(spare.lab)
 
     @staticmethod
-    def _again(world: World, entry: str) -> bool:
+    def _again(world: World, entry: str) -> Ran | None:
         """Until the host has freed its lock the fix says that somebody is at work there."""
         done = world.invoke(f"fix.{entry}", "--yes", timeout=240)
         if done.code == 1 and "is being changed by" in done.err:
             time.sleep(0.5)
-            return False
+            return None
         assert done.code == 0, done.seen
-        return True
+        return done
