@@ -330,9 +330,9 @@ class _Reader:
             elif _is_beneath(root, host.stack_dir):
                 tell(("storage", key), f"must not lie beneath stack_dir ({grammar.show(host.stack_dir)})")
         for mount in host.atlas:
-            mine = (("storage.nvme", nvme), ("storage.ssd", ssd), ("stack_dir", host.stack_dir))
+            local = (("storage.nvme", nvme), ("storage.ssd", ssd), ("stack_dir", host.stack_dir))
             others = (("another mount of Atlas", one.mount) for one in host.atlas if one.mount != mount.mount)
-            for what, path in (*mine, *others):
+            for what, path in (*local, *others):
                 if _is_beneath(mount.mount, path):
                     text = f"{grammar.show(mount.mount)} must not lie in {what} ({grammar.show(path)})"
                     tell(("atlas",), f"{text}: nothing of the stack depends on Atlas, and no mount on another")
