@@ -56,6 +56,7 @@ DOING = (  # how apt's reports of dpkg's work begin
     ("unpacking", re.compile(r"Preparing|Unpacking|Installing")),
     ("triggers of", re.compile(r"Running post-installation trigger")),
 )
+EXPIRED = "its key has expired: rename the file that Signed-By names, and the same command again fetches it anew"
 FETCHING = re.compile(r"E: |Err:|W: (?:.*Failed to fetch|.*GPG error|An error occurred)")
 
 
@@ -189,7 +190,8 @@ def update(told: dict[str, Any]) -> None:
     need = [uri.replace("$(ARCH)", "").rstrip("/") for uri in told["need"]]
     missed = [uri for uri in need if any(uri in line for line in bad) or not any(uri in line for line in got)]
     if missed or (status and not got):
-        raise Failed(*errors(lines), *(f"nothing could be had from {uri}" for uri in missed))
+        old = [EXPIRED] if missed and any("EXPKEYSIG" in line for line in lines) else []
+        raise Failed(*errors(lines), *(f"nothing could be had from {uri}" for uri in missed), *old)
     for line in bad:
         say(f"another repository: {line}")
     with contextlib.suppress(OSError):  # the lists themselves keep their times where there was nothing new

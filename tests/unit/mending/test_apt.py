@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from pantheon.mending import apt
+from pantheon.mending.words import Failed
 from tests.unit import programs
 
 
@@ -477,3 +478,20 @@ def test_a_lock_that_cannot_be_made_is_nobodys() -> None:
         apt.errors([held, front])
     read_only = "E: Could not open lock file /var/lib/dpkg/lock-frontend - open (30: Read-only file system)"
     assert apt.errors([read_only, front]) == [read_only, front]
+
+
+def test_a_key_that_has_expired_is_fetched_anew_when_its_file_is_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(apt, "ROOT", str(tmp_path))
+    uri = "https://download.example.test/linux/ubuntu"
+    lines = [
+        "Hit:1 https://archive.example.test/ubuntu noble InRelease",
+        f"Err:2 {uri} noble InRelease",
+        "  The following signatures were invalid: EXPKEYSIG 7EA0A9C3F273FCD8 Docker Release (CE deb)",
+    ]
+    monkeypatch.setattr(apt, "run", lambda *_, **__: (0, lines))
+    with pytest.raises(Failed) as failed:
+        apt.update({"update_s": 9, "need": [uri]})
+    assert failed.value.args[-1] == apt.EXPIRED
+    apt.update({"update_s": 9, "need": []})
