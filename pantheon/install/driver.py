@@ -270,7 +270,7 @@ def blocked(host: Host, facts: Facts, evidence: Evidence, options: Options) -> l
     if not mends.install and not mends.again:
         return []
     offer = _offer(evidence)
-    if all(each.startswith("linux-headers-") for each in (*mends.install, *mends.again)):
+    if _is_headers((*mends.install, *mends.again)):
         return []
     found = [_held(host, evidence), _by_hand(host, library, evidence)]
     there = isinstance(library, str) and is_branch(host, library)
@@ -278,6 +278,10 @@ def blocked(host: Host, facts: Facts, evidence: Evidence, options: Options) -> l
     if offer and is_fresh(evidence) and package(host) in mends.install and not there and not offered:
         found.append(_not_offered(host, offer))
     return [finding for finding in found if finding]
+
+
+def _is_headers(names: tuple[str, ...]) -> bool:
+    return all(each.startswith("linux-headers-") for each in names)
 
 
 def _left(host: Host, facts: Facts, evidence: Evidence) -> list[Finding]:
@@ -401,7 +405,7 @@ def changes(host: Host, facts: Facts, evidence: Evidence, options: Options) -> l
     says = f"install {', '.join(names)}{' again' if mends.again else ''}: of branch {host.gpu.driver} or not at all"
     says += f"; and {', '.join(also)}, if apt has it" if also else ""
     pin = {"*nvidia*": f"{host.gpu.driver}.*"}
-    held = let_go(host, evidence)
+    held = () if _is_headers(names) else let_go(host, evidence)
     steps = [apt.unhold(held)] if held else []
     again = bool(mends.again)
     steps.append(apt.install(names, expect=expect, may_remove=OTHERS, says=says, pin=pin, also=also, again=again))

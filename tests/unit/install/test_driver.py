@@ -312,6 +312,16 @@ def test_how_the_next_kernel_gets_its_module(evidence: Evidence, expected: drive
     assert all(finding.mend and K in finding.text for finding in blocked)
 
 
+def test_headers_are_nothing_of_the_drivers() -> None:
+    """Packages of the driver that are held are not in their way."""
+    held = packages("nvidia-kernel-source-590-server", "nvidia-dkms-590-server", held=(DRIVER, LIBRARY))
+    evidence = seen(None, packages=held, dkms=(FOR_OLD,), offer=offer(HEADERS))
+    for host in (HOST, HOLDS):
+        assert driver.blocked(host, finished(), evidence, OPTIONS) == []
+        [change] = driver.changes(host, finished(), evidence, OPTIONS)
+        assert len(change.steps) == 1
+
+
 def test_what_dkms_has_left_in_front_is_named() -> None:
     there = packages(*UBUNTUS.installed, *KERNELS)
     evidence = seen("580.1", packages=there, offer=offer(ANY), dkms=(f"nvidia/580.1, {K}, x86_64: installed",))
