@@ -10,7 +10,7 @@ import time
 from dataclasses import replace
 from typing import Any, Protocol
 
-from pantheon import diagnosis, engine, fixes, foreign, reboot
+from pantheon import diagnosis, engine, fixes, foreign, reboot, service
 from pantheon.errors import ApplyError, Interrupted, NotAsItShouldBe
 from pantheon.evidence import Busy
 from pantheon.facts import Facts, Maybe, OsRelease, Unknown
@@ -81,6 +81,9 @@ def fix(host: Host, name: str, choices: Choices, *, options: Options, report: Re
         findings = [finding for finding in entry.diagnose(case) if finding.level != "ok"]
         section = entry.plan(case)
         steps = fixes.steps(entry, case)
+        if section.is_ready and all(finding.level == "warn" for finding in findings):
+            section, owed = _finished(case, section)
+            findings += owed
         took = time.monotonic() - began
         if all(finding.level == "warn" for finding in findings) and section.is_ready:
             if steps or findings:
@@ -112,6 +115,26 @@ def fix(host: Host, name: str, choices: Choices, *, options: Options, report: Re
         except ApplyError as failed:
             trouble = failed  # of this fault, or of another one that was there besides: the proof tells
         return _prove(connection, host, name, choices, plan, began=began, report=report, trouble=trouble)
+
+
+def _finished(case: Case, section: SectionPlan) -> tuple[SectionPlan, list[Finding]]:
+    """Where there is nothing to mend: the start that a run still owes which was cut short right after it had made a
+    container anew. Nobody else leaves one of ours made and never started."""
+    named = [foreign.named(case.facts, name) for name in SERVICES]
+    made = [c for c in named if c is not None and c.state == "created" and foreign.is_ours(case.host, c)]
+    findings = [
+        Finding(f"{section.name}.unfinished", "fail", f"{c.name} was made and never started", "a run was cut short")
+        for c in made
+    ]
+    for container in made:
+        start = service.plan(case.host, case.facts, container.name)
+        section = replace(
+            section,
+            changes=(*section.changes, *start.changes),
+            blocked=(*section.blocked, *start.blocked),
+            starts=(*section.starts, container.name),
+        )
+    return section, findings
 
 
 def _after(case: Case, name: str, section: SectionPlan, found: diagnosis.Diagnosis) -> SectionPlan:

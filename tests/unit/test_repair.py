@@ -24,7 +24,7 @@ from pantheon.plan import Change, Plan, Run, SectionPlan
 from pantheon.report.console import Console
 from pantheon.report.data import Json
 from tests.unit.test_engine import Recorder
-from tests.unit.world import HOST, case, finished
+from tests.unit.world import HOST, case, container, finished, having
 
 NAME = "comfy-ownership"
 MEND = f"invoke fix.{NAME} --host prometheus"
@@ -364,6 +364,40 @@ def test_what_a_fix_starts_is_watched_too(monkeypatch: pytest.MonkeyPatch) -> No
     world = World(monkeypatch, Entry([[WRONG], []], [plan, SectionPlan(NAME)]))
     assert fix(Seen(), yes=True) == 0
     assert list(world.watched[0]) == ["comfy", "ollama"]
+
+
+def test_what_a_run_that_was_cut_short_has_made_is_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same fix again finishes: the fault is mended, and the container that was made for it was never started."""
+    made = container(HOST, "comfy", state="created", health=None)
+    world = World(monkeypatch, Entry([[]]), facts=having(finished(), comfy=made))
+
+    def apply(connection: object, host: Host, plan: Plan, **given: Any) -> None:
+        world.applied.append(plan)
+        world.facts = finished()
+
+    monkeypatch.setattr("pantheon.remote.apply.apply", apply)
+    seen = Seen()
+    assert fix(seen, yes=True) == 0
+    (plan,) = world.applied
+    assert [change.what for change in plan.changes] == ["start (created, exit code 0)"]
+    assert [finding.text for finding in seen.entries[0][1]] == ["comfy was made and never started"]
+    assert list(world.watched[0]) == ["comfy"]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"state": "exited", "exit_code": 0}, {"state": "created", "labels": {}}],
+    ids=str,
+)
+def test_what_somebody_stopped_or_made_himself_is_left(
+    monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]
+) -> None:
+    facts = having(finished(), comfy=container(HOST, "comfy", **changes))
+    world = World(monkeypatch, Entry([[]]), facts=facts)
+    seen = Seen()
+    assert fix(seen, yes=True) == 0
+    assert world.applied == []
+    assert "nothing to fix" in seen.events
 
 
 LLAMA = Loaded("llama3:8b", 5120, 4800, "")
