@@ -107,7 +107,7 @@ class Containers:
             "finished_at": state.get("FinishedAt") or "",
             "user": config.get("User") or "",
             "ports": ports(found["NetworkSettings"].get("Ports"), host.get("PortBindings")),
-            "mounts": mounts_of(found.get("Mounts") or [], host.get("Tmpfs") or {}),
+            "mounts": mounts_of(found.get("Mounts") or [], host.get("Tmpfs") or {}, host.get("Mounts") or ()),
             "env": self.environment(pairs_of(config), found.get("Image") or "", config.get("Image") or ""),
             "labels": labels(config.get("Labels") or {}),
             "command": masked_argv(config.get("Cmd") or ()),
@@ -200,11 +200,13 @@ def ports(published: Json, bindings: Json) -> list[Object]:
     return out
 
 
-def mounts_of(mounts: Iterable[Object], tmpfs: Object) -> list[Object]:
+def mounts_of(mounts: Iterable[Object], tmpfs: Object, asked: Iterable[Object] = ()) -> list[Object]:
+    """facts.ContainerMount. Of a volume the engine tells where it lies, and not which part of it was asked for."""
+    parts = {mount.get("Target"): (mount.get("VolumeOptions") or {}).get("Subpath") for mount in asked}
     out = [
         {
             "type": mount.get("Type") or "",
-            "source": mount.get("Source") or "",
+            "source": "/".join(filter(None, (mount.get("Source"), parts.get(mount.get("Destination"))))),
             "target": mount.get("Destination") or "",
             "writable": bool(mount.get("RW")),
             "name": mount.get("Name") or "",

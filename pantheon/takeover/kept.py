@@ -15,9 +15,12 @@ def after(host: Host, facts: Facts, record: Record | None) -> list[Finding]:
     if record is None or record.stage != "ready":
         return []
     there = {c.id for c in facts.containers} if isinstance(facts.containers, tuple) else set()
-    names = [one.kept for one in record.containers if one.kept and one.id in there]
+    names = [one.kept for each in record.all() for one in each.containers if one.kept and one.id in there]
     sources = [
-        place.source for place in record.data if place.way == "copied" and not place.source.startswith("container:")
+        place.source
+        for each in record.all()
+        for place in each.data
+        if place.way == "copied" and not place.source.startswith("container:")
     ]
     sources = [one for one in sources if not any(one.startswith(f"{other}/") for other in sources)]
     found = []

@@ -251,7 +251,9 @@ def _record(
         ),
         data=_noted(judged),
         left=tuple(sorted({*found.left, *known_before} - {old.container.id for old in olds})),
-        strays=tuple(path for path in before.copies_left if path not in targets) if before else (),
+        strays=tuple(path for path in before.copies_left if not any(data.within(path, one) for one in targets))
+        if before
+        else (),
         earlier=before if before and before.stage == "ready" else None,
     )
 

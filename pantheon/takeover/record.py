@@ -119,6 +119,10 @@ class Record:
     def at(self, stage: str) -> Record:
         return replace(self, stage=stage)
 
+    def all(self) -> tuple[Record, ...]:
+        """This one and those before it that can be undone, too."""
+        return (self, *(self.earlier.all() if self.earlier else ()))
+
     def undone(self) -> Record:
         """The record once this one is undone."""
         if self.earlier is None:

@@ -169,3 +169,10 @@ def test_one_that_stops_while_it_is_looked_into_says_nothing_of_the_card(host: F
 )
 def test_what_else_a_container_was_given(given: dict[str, Any], expected: list[str]) -> None:
     assert containers.settings(given) == expected
+
+
+def test_a_part_of_a_volume() -> None:
+    mounts = [{"Type": "volume", "Name": "v", "Source": "/v/_data", "Destination": place, "RW": True} for place in "ab"]
+    asked: list[dict[str, Any]] = [{"Target": "a", "VolumeOptions": {"Subpath": "x/y"}}, {"Target": "b"}]
+    assert [mount["source"] for mount in containers.mounts_of(mounts, {}, asked)] == ["/v/_data/x/y", "/v/_data"]
+    assert containers.mounts_of([{"Source": "/", "Destination": "/host"}], {})[0]["source"] == "/"

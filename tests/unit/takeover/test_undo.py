@@ -269,6 +269,13 @@ def test_undone_it_gives_way_to_the_one_before() -> None:
     assert "invoke bringup --undo" in earlier.mend
 
 
+def test_what_the_one_before_keeps_is_named_too() -> None:
+    was = replace(KEPT, id=MOVED.id, name=MOVED.kept)
+    said = kept.after(HOST, there(MOVE, KEPT, was), MOVE)
+    assert said[0].text.endswith(f": {MOVED.kept}, {KEPT.name}")
+    assert said[-1].text.endswith(f": {TARGETS['comfy']}, /srv/run")
+
+
 def test_ours_make_room_by_whatever_name_hosts_toml_has_now() -> None:
     """The move is undone, and hosts.toml still names the new project and the new place."""
     host = replace(HOST, project="house", stack_dir="/srv/stacks/house")
