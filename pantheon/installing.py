@@ -18,7 +18,7 @@ from pantheon.errors import Interrupted, NotAsItShouldBe, NotReached, PantheonEr
 from pantheon.evidence import Evidence
 from pantheon.facts import Facts
 from pantheon.finding import Finding
-from pantheon.install import driver
+from pantheon.install import driver, remedy
 from pantheon.inventory import SERVICES, Host
 from pantheon.options import Options
 from pantheon.plan import Change, Plan, SectionPlan
@@ -108,9 +108,9 @@ def _evidence(connection: Any, host: Host, facts: Facts) -> Evidence:
 
     names = tuple(dict.fromkeys((*rooms.PARTS, *survival.PARTS)))
     library = facts.library_version
-    right = isinstance(library, str) and driver.is_branch(host, library)
+    right = isinstance(library, str) and remedy.is_branch(host, library)
     evidence = gather.parts(connection, host, *(name for name in names if name != "driver_offer" or not right))
-    if right and driver.wanted(host, facts, evidence):
+    if right and remedy.wanted(host, facts, evidence):
         evidence = replace(evidence, driver_offer=gather.parts(connection, host, "driver_offer").driver_offer)
     return evidence
 

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pantheon.evidence import Evidence
 from pantheon.facts import Facts, Unknown
 from pantheon.finding import Finding
-from pantheon.install import apt, daemon_json, docker, driver, toolkit
+from pantheon.install import apt, daemon_json, docker, driver, remedy, toolkit
 from pantheon.install.vendors import DOCKER, DOCKER_PACKAGES, TOOLKIT, VENDORS, Vendor
 from pantheon.inventory import Host
 from pantheon.options import Options
@@ -116,7 +116,7 @@ def _repositories(host: Host, facts: Facts, evidence: Evidence) -> list[Change]:
         found += apt.keys(host, facts, packages, vendor)
     for vendor in VENDORS:
         found += apt.sources(host, facts, packages, vendor, wanted=vendor in wanted)
-    if not wanted and not driver.needs_lists(host, facts, evidence) and not docker.missing(host, facts, evidence):
+    if not wanted and not remedy.needs_lists(host, facts, evidence) and not docker.missing(host, facts, evidence):
         return found
     if wanted and "ca-certificates" not in packages.installed:
         steps = (apt.update(), apt.install(("ca-certificates",)))
@@ -139,7 +139,7 @@ def _holds(host: Host, facts: Facts, evidence: Evidence) -> list[Change]:
         *docker.missing(host, facts, evidence),
         *toolkit.missing(host, facts, evidence),
         *(name for name in driver.holds(host, facts, evidence) if name not in there),
-        *(driver.let_go(host, evidence) if driver.missing(host, facts, evidence) else ()),
+        *(driver.let_go(host, evidence) if remedy.missing(host, facts, evidence) else ()),
     }
     todo = [name for name in dict.fromkeys(names) if name in coming or (name in there and not there[name].held)]
     if not todo:

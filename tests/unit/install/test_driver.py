@@ -11,7 +11,7 @@ import pytest
 from pantheon.circumstances import CdiSpec
 from pantheon.evidence import Evidence, Unit
 from pantheon.facts import Facts, Unknown
-from pantheon.install import driver, toolkit
+from pantheon.install import driver, remedy, toolkit
 from pantheon.inventory import Gpu, Host, Install
 from pantheon.kernels import Kernel, Kernels, Offer
 from pantheon.options import Options
@@ -74,7 +74,7 @@ HEADERS: dict[str, tuple[str, ...]] = {
     ("host", "package"), [(HOST, DRIVER), (OPEN, "nvidia-driver-590-open"), (PLAIN, "nvidia-driver-580")]
 )
 def test_the_variants(host: Host, package: str) -> None:
-    assert driver.package(host) == package
+    assert remedy.package(host) == package
 
 
 @pytest.mark.parametrize(
@@ -96,7 +96,7 @@ def test_the_variants(host: Host, package: str) -> None:
 )
 def test_a_fresh_host(versions: Mapping[str, tuple[str, ...]] | None, expected: tuple[str, ...]) -> None:
     evidence = seen(None, offer=offer(versions, lists_age_s=None))
-    assert driver.missing(HOST, bare(), evidence) == expected
+    assert remedy.missing(HOST, bare(), evidence) == expected
     assert driver.blocked(HOST, bare(), evidence, OPTIONS) == []
     [change] = driver.changes(HOST, bare(), evidence, OPTIONS)
     assert (change.sign, change.stops) == ("+", ())
@@ -125,7 +125,7 @@ def test_the_prebuilt_modules_own_version_is_the_kernels() -> None:
 def test_the_right_driver_plans_nothing() -> None:
     for facts in (finished(), with_driver("590.48.01", None)):  # not loaded: that is the reboot's
         for evidence in (seen(), seen(Unknown("no modinfo")), Evidence()):
-            assert driver.missing(HOST, facts, evidence) == ()
+            assert remedy.missing(HOST, facts, evidence) == ()
             assert driver.changes(HOST, facts, evidence, OPTIONS) == []
             assert driver.blocked(HOST, facts, evidence, OPTIONS) == []
 
@@ -143,9 +143,9 @@ def test_another_branch_is_changed_and_says_what_stops() -> None:
 
 
 def test_5901_is_not_590() -> None:
-    assert not driver.is_branch(HOST, "5901.1")
-    assert driver.is_branch(HOST, "590")
-    assert driver.upstream("3:590.48.01-0ubuntu0.24.04.1") == "590.48.01"
+    assert not remedy.is_branch(HOST, "5901.1")
+    assert remedy.is_branch(HOST, "590")
+    assert remedy.upstream("3:590.48.01-0ubuntu0.24.04.1") == "590.48.01"
 
 
 OTHER = offer(
@@ -170,7 +170,7 @@ def test_a_version_of_the_branch_that_apt_knows_too_is_taken() -> None:
     assert driver.changes(HOST, bare(), seen(None, offer=both), OPTIONS)
 
 
-@pytest.mark.parametrize("age", [None, Unknown("x"), 2 * driver.FRESH_S])
+@pytest.mark.parametrize("age", [None, Unknown("x"), 2 * remedy.FRESH_S])
 def test_lists_that_are_old_or_not_there_decide_nothing(age: Any) -> None:
     for versions in ({}, {DRIVER: ("595.45.04-0ubuntu1",)}):
         assert driver.blocked(HOST, bare(), seen(None, offer=offer(versions, lists_age_s=age)), OPTIONS) == []
@@ -227,12 +227,12 @@ def test_what_nothing_would_mend_is_said() -> None:
 
 def test_lists_that_are_too_old_to_tell_are_fetched_first() -> None:
     facts = with_driver("590.48.01", "590.48.01")
-    for age in (None, 2 * driver.FRESH_S):
+    for age in (None, 2 * remedy.FRESH_S):
         stale = seen(None, offer=offer({}, lists_age_s=age))
         assert driver.blocked(HOST, facts, stale, OPTIONS) == []
         assert driver.changes(HOST, facts, stale, OPTIONS) == []
-        assert driver.needs_lists(HOST, facts, stale)
-    assert not driver.needs_lists(HOST, facts, seen(None, offer=offer({})))
+        assert remedy.needs_lists(HOST, facts, stale)
+    assert not remedy.needs_lists(HOST, facts, seen(None, offer=offer({})))
 
 
 LIBRARY = "libnvidia-compute-590-server"
@@ -248,7 +248,7 @@ OPENS = {
     **{name.replace("590-server", "590-open"): versions for name, versions in FOLLOWING.items()},
     **FOLLOWING,
 }
-Remedy = driver.Remedy
+Remedy = remedy.Remedy
 
 
 @pytest.mark.parametrize(
@@ -302,10 +302,10 @@ Remedy = driver.Remedy
          "held back", "lost", "another version, lost", "another branch", "another branch in front", "open",
          "NVIDIA's repository", "NVIDIA's repository without dkms", "nothing to build with"],
 )  # fmt: skip
-def test_how_the_next_kernel_gets_its_module(evidence: Evidence, expected: driver.Remedy) -> None:
+def test_how_the_next_kernel_gets_its_module(evidence: Evidence, expected: remedy.Remedy) -> None:
     """Whatever is the matter with it: the command that a finding names does something about it, or says what to do."""
     facts = with_driver("590.48.01", "590.48.01")
-    assert driver.remedy(HOST, facts, evidence) == expected
+    assert remedy.remedy(HOST, facts, evidence) == expected
     blocked = driver.blocked(HOST, facts, evidence, OPTIONS)
     planned = driver.changes(HOST, facts, evidence, OPTIONS)
     assert bool(blocked) != bool(planned), "one or the other"
@@ -334,7 +334,7 @@ def test_what_dkms_has_left_in_front_is_named() -> None:
 
 def test_a_library_that_its_package_has_lost_is_put_back() -> None:
     there = seen(None, packages=packages(DRIVER, LIBRARY), offer=offer(FOLLOWING))
-    assert driver.remedy(HOST, bare(), there) == Remedy(again=(LIBRARY,))
+    assert remedy.remedy(HOST, bare(), there) == Remedy(again=(LIBRARY,))
     [change] = driver.changes(HOST, bare(), there, OPTIONS)
     [step] = change.steps
     assert isinstance(step, Mend)
@@ -347,7 +347,7 @@ def test_a_package_that_has_become_another_branch_is_taken_back() -> None:
     facts = replace(finished(), library_version="595.45.04", module_version="595.45.04")
     both = offer({**FOLLOWING, DRIVER: ("595.45.04-0ubuntu1", "590.48.01-0ubuntu1")})
     there = seen("595.45.04", packages=packages(DRIVER, LIBRARY, *KERNELS), offer=both)
-    assert driver.missing(HOST, facts, there) == (DRIVER,)
+    assert remedy.missing(HOST, facts, there) == (DRIVER,)
     assert driver.blocked(HOST, facts, there, OPTIONS) == []
     [change] = driver.changes(HOST, facts, there, OPTIONS)
     assert change.what == "driver 595.45.04 → 590"
@@ -383,7 +383,7 @@ def test_a_library_that_cannot_be_read_is_not_a_missing_one() -> None:
 def test_the_next_kernel_has_no_module() -> None:
     facts = finished()
     evidence = seen(None, offer=offer(FOLLOWING), packages=packages(DRIVER))
-    assert driver.missing(HOST, facts, evidence) == ("linux-modules-nvidia-590-server-generic",)
+    assert remedy.missing(HOST, facts, evidence) == ("linux-modules-nvidia-590-server-generic",)
     [change] = driver.changes(HOST, facts, evidence, OPTIONS)
     assert K in change.what
     assert driver.will_reboot(HOST, facts, evidence) == "", "what is loaded is right"
@@ -394,7 +394,7 @@ def test_the_next_kernel_has_no_module() -> None:
     assert isinstance(step, Run)
     assert step.argv == ("dkms", "install", "--force", "nvidia/590.48.01", "-k", K)
     other = seen("580.1", offer=offer(HEADERS), packages=packages(DRIVER))
-    assert driver.missing(HOST, facts, other)[0] == "nvidia-dkms-590-server"
+    assert remedy.missing(HOST, facts, other)[0] == "nvidia-dkms-590-server"
 
 
 @pytest.mark.parametrize(
@@ -441,10 +441,10 @@ def test_the_toolkit() -> None:
 def test_a_driver_without_nvidia_smi_gets_the_package_that_has_it() -> None:
     """nvidia-headless-590 is a driver, and has none."""
     without = replace(finished(), nvidia_smi=None)
-    assert driver.missing(HOST, without, seen()) == ("nvidia-utils-590-server",)
+    assert remedy.missing(HOST, without, seen()) == ("nvidia-utils-590-server",)
     there = seen(packages=packages("nvidia-utils-590-server"))
-    assert driver.remedy(HOST, without, there) == Remedy(again=("nvidia-utils-590-server",))
-    assert driver.missing(HOST, finished(), seen()) == ()
+    assert remedy.remedy(HOST, without, there) == Remedy(again=("nvidia-utils-590-server",))
+    assert remedy.missing(HOST, finished(), seen()) == ()
     assert not driver.will_reboot(HOST, without, seen())
 
 
