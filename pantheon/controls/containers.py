@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from pantheon import foreign, stack
 from pantheon.control import Control, Verdict
+from pantheon.controls.verdicts import remade
 from pantheon.facts import Container, Docker, Image, Unknown
 from pantheon.grammar import memory_bytes
 from pantheon.incident import Case
@@ -27,9 +28,8 @@ USUAL = {
 }
 
 
-def each(case: Case, says: Callable[[Container], str], good: str, mend: str) -> Verdict:
-    """A verdict on all containers: `says` gives what is wrong with one, "" for nothing. The mend of one that is not
-    ours is whoever's it is."""
+def each(case: Case, says: Callable[[Container], str], good: str) -> Verdict:
+    """A verdict on all containers: `says` gives what is wrong with one, "" for nothing."""
     found = case.facts.containers
     if isinstance(found, Unknown):
         return Verdict("unknown", found.reason, _diagnose(case))
@@ -37,9 +37,7 @@ def each(case: Case, says: Callable[[Container], str], good: str, mend: str) -> 
         return Verdict("not applicable", "there are no containers")
     wrong = [(c, text) for c in sorted(found, key=_place) if not c.unread and (text := says(c))]
     if wrong:
-        ours = any(foreign.is_ours(case.host, c) for c, _ in wrong)
-        by_hand = "make it again without that, by whatever it was made with"
-        return Verdict("fail", "\n".join(f"{c.name}: {text}" for c, text in wrong), mend if ours else by_hand)
+        return Verdict("fail", "\n".join(f"{c.name}: {text}" for c, text in wrong), remade(case, (c for c, _ in wrong)))
     unread = [f"{c.name}: {c.unread}" for c in found if c.unread]
     return Verdict("unknown", "\n".join(unread), _diagnose(case)) if unread else Verdict("pass", good)
 
@@ -51,10 +49,6 @@ def _place(container: Container) -> tuple[int, str]:
 
 def _diagnose(case: Case) -> str:
     return f"invoke diagnose --host {case.host.name}"
-
-
-def _bring_up(case: Case) -> str:
-    return f"invoke bringup --host {case.host.name}"
 
 
 def is_pinned(reference: str) -> bool:
@@ -90,7 +84,7 @@ def image_pinned(case: Case) -> Verdict:
 
 
 def log_rotation(case: Case) -> Verdict:
-    return each(case, _unbounded_log, "every container's log is bounded", _bring_up(case))
+    return each(case, _unbounded_log, "every container's log is bounded")
 
 
 def _unbounded_log(container: Container) -> str:
@@ -104,7 +98,7 @@ def _unbounded_log(container: Container) -> str:
 
 
 def restart(case: Case) -> Verdict:
-    return each(case, _does_not_return, "every running container comes back after a reboot", _bring_up(case))
+    return each(case, _does_not_return, "every running container comes back after a reboot")
 
 
 def _does_not_return(container: Container) -> str:
@@ -114,7 +108,7 @@ def _does_not_return(container: Container) -> str:
 
 
 def privileged(case: Case) -> Verdict:
-    return each(case, lambda c: "it runs privileged" if c.privileged else "", "none runs privileged", _bring_up(case))
+    return each(case, lambda c: "it runs privileged" if c.privileged else "", "none runs privileged")
 
 
 def capabilities(case: Case) -> Verdict:
@@ -125,7 +119,7 @@ def capabilities(case: Case) -> Verdict:
         more = sorted(set(container.cap_add) - allowed)
         return f"has {', '.join(more)}, which it was given besides" if more else ""
 
-    return each(case, added, "none has a capability that it was given besides", _bring_up(case))
+    return each(case, added, "none has a capability that it was given besides")
 
 
 def docker_socket(case: Case) -> Verdict:
@@ -134,7 +128,7 @@ def docker_socket(case: Case) -> Verdict:
         over = [s for s in sources if any(sock == s or sock.startswith(f"{s.rstrip('/')}/") for sock in SOCKETS)]
         return f"{over[0]} is mounted in it: whoever is in there is root here" if over else ""
 
-    return each(case, holds, "none has the engine's socket", _bring_up(case))
+    return each(case, holds, "none has the engine's socket")
 
 
 def namespaces(case: Case) -> Verdict:
@@ -149,7 +143,7 @@ def namespaces(case: Case) -> Verdict:
             names.insert(0, "network")
         return f"shares the host's {', '.join(names)}" if names else ""
 
-    return each(case, shares, "each has namespaces of its own", _bring_up(case))
+    return each(case, shares, "each has namespaces of its own")
 
 
 def no_new_privileges(case: Case) -> Verdict:
@@ -163,7 +157,7 @@ def no_new_privileges(case: Case) -> Verdict:
         given = any(re.fullmatch(r"no-new-privileges(?:[:=]true)?", option) for option in container.security_opt)
         return "" if given else "a setuid program in it can gain privileges"
 
-    return each(case, gains, "none can gain privileges", _bring_up(case))
+    return each(case, gains, "none can gain privileges")
 
 
 def _by_default(case: Case) -> bool:

@@ -15,6 +15,7 @@ from pantheon.controls.verdicts import (
     not_applicable,
     not_checkable,
     passed,
+    remade,
     unknown,
 )
 from pantheon.facts import Command, Mount, Unknown
@@ -194,10 +195,10 @@ def unused(case: Case) -> Verdict:
         known = foreign.repository(container.image) in foreign.REPOSITORIES
         if container.name in SERVICES or foreign.is_ours(case.host, container) or known:
             seen += 1
-            wrong += [f"{container.name}: {mount.source} at {mount.target}" for mount in container.mounts
-                      if f"{mount.source}/".startswith(roots)]  # fmt: skip
+            wrong += [(container, mount) for mount in container.mounts if f"{mount.source}/".startswith(roots)]
     if wrong:
-        return Verdict("fail", "\n".join(wrong), command(case, "bringup"))
+        told = "\n".join(f"{one.name}: {mount.source} at {mount.target}" for one, mount in wrong)
+        return Verdict("fail", told, remade(case, (one for one, _ in wrong)))
     return passed("no service of the stack has a directory of Atlas") if seen else not_applicable("no service is there")
 
 

@@ -15,6 +15,7 @@ from pantheon.controls.verdicts import (
     of,
     passed,
     place,
+    remade,
     unknown,
 )
 from pantheon.evidence import ComfyTree
@@ -77,10 +78,10 @@ def _bind(name: str) -> Callable[[Case], Verdict]:
         found = [f for f in exposed_ports.diagnose(case) if f.id in keys]
         if found:
             return of(case, found, *keys)
-        later = [f"{c.name} ({c.state}) will publish {place(p.address, p.port)}"
-                 for c in mine for p in c.ports if beyond(p.address)]  # fmt: skip
+        later = [(c, p) for c in mine for p in c.ports if beyond(p.address)]
         if later:
-            return Verdict("fail", "\n".join(later), command(case, "bringup"))
+            told = "\n".join(f"{c.name} ({c.state}) will publish {place(p.address, p.port)}" for c, p in later)
+            return Verdict("fail", told, remade(case, (c for c, _ in later)))
         if not mine:
             return not_applicable(f"there is no container of {NAMES[name]}")
         return passed("; ".join(f"{c.name}: {_ports(c)}" for c in mine))

@@ -6,9 +6,9 @@ import re
 import shlex
 from collections.abc import Callable
 
-from pantheon import attaching, foreign, layout
+from pantheon import attaching, layout
 from pantheon.control import Control, Severity, Verdict
-from pantheon.controls.verdicts import command, containers, missing, not_applicable, of, passed, unknown
+from pantheon.controls.verdicts import command, containers, missing, not_applicable, of, passed, remade, unknown
 from pantheon.evidence import FstabLine, Room
 from pantheon.facts import Container, Entry, Mount, Tree, Unknown
 from pantheon.fixes import disk_pressure, mounts_missing
@@ -136,9 +136,7 @@ def models_read_only(case: Case) -> Verdict:
     wrong = [(one, mount) for one, mount in at if mount.writable]
     if wrong:
         told = "\n".join(f"{one.name}: {mount.source} at {mount.target} is writable" for one, mount in wrong)
-        theirs = next((one for one, _ in wrong if not foreign.is_ours(case.host, one)), None)
-        by_hand = f"make {theirs.name} again with that mount read-only, by whatever it was made with" if theirs else ""
-        return Verdict("fail", told, by_hand or command(case, "bringup"))
+        return Verdict("fail", told, remade(case, (one for one, _ in wrong)))
     if not at:
         return not_applicable(f"no container has {path} mounted")
     return passed("no container can write to the shared models")
@@ -183,16 +181,17 @@ def state(case: Case) -> Verdict:
     if not mine:
         return not_applicable("there is no container of the stack")
     inside = tuple(f"{root}/ai/" for root in (case.host.storage.nvme, case.host.storage.ssd))
-    wrong = []
+    wrong: list[tuple[Container, str]] = []
     for container in mine:
         for mount in container.mounts:
             if mount.type == "volume":
                 what = f"volume {mount.name[:12]}" if mount.name else "a volume"
-                wrong.append(f"{container.name}: {mount.target} is {what}, in Docker's own directory")
+                wrong.append((container, f"{mount.target} is {what}, in Docker's own directory"))
             elif mount.type == "bind" and mount.writable and not f"{mount.source}/".startswith(inside):
-                wrong.append(f"{container.name}: {mount.target} is {mount.source}, outside the storage model")
+                wrong.append((container, f"{mount.target} is {mount.source}, outside the storage model"))
     if wrong:
-        return Verdict("fail", "\n".join(wrong), command(case, "bringup"))
+        told = "\n".join(f"{one.name}: {text}" for one, text in wrong)
+        return Verdict("fail", told, remade(case, (one for one, _ in wrong)))
     return passed("what the services write lies in the storage model")
 
 

@@ -80,6 +80,17 @@ def command(case: Case, name: str, *options: str) -> str:
     return " ".join(["invoke", name, *options, "--host", case.host.name])
 
 
+def remade(case: Case, wrong: Iterable[Container]) -> str:
+    """What makes these containers anew, as they should be: ours by a bring-up, a service's that is not ours by taking
+    it over; of any other it is whoever made it."""
+    these = list(wrong)
+    if any(foreign.is_ours(case.host, one) for one in these):
+        return command(case, "bringup")
+    if foreign.service_of(case.host, case.facts, these[0]):
+        return command(case, "bringup", "--adopt")
+    return f"make {these[0].name} again without that, by whatever it was made with"
+
+
 def containers(case: Case) -> tuple[Container, ...] | None:
     """All containers but those that are kept, stopped, from a takeover; none without a Docker; None where they are not
     known."""

@@ -80,7 +80,15 @@ def with_(name: str, **changes: Any) -> Facts:
 
 def also(name: str, **changes: Any) -> Facts:
     """A container of somebody else's besides."""
-    made = {"image": "nginx:1", "labels": {}, "ports": (), "mounts": (), "networks": ("bridge",), **changes}
+    made = {
+        "image": "nginx:1",
+        "image_id": "sha256:" + "9" * 64,
+        "labels": {},
+        "ports": (),
+        "mounts": (),
+        "networks": ("bridge",),
+        **changes,
+    }
     return having(facts(), **{name: replace(container(AUDITED, "ollama"), name=name, **made)})
 
 
@@ -524,7 +532,14 @@ def test_each(row: Row) -> None:
         ("hw.gpu", lambda: well(look=gpu(memory_total_mib=12282)), "[hosts.prometheus.gpu]: min_memory_mib = 12000"),
         ("hw.gpu", lambda: well(look=gpu(name="NVIDIA L4")), '[hosts.prometheus.gpu]: name = "NVIDIA L4"'),
         ("storage.models-read-only", lambda: well(look=also("x", mounts=(bind("/mnt/local/nvme/ai/models", "/m"),))),
-         "make x again with that mount read-only"),
+         "make x again without that"),
+        ("storage.models-read-only", lambda: well(look=also("x", image="ollama/ollama:1", mounts=(
+            bind("/mnt/local/nvme/ai/models", "/m"),))), "invoke bringup --adopt --host prometheus"),
+        ("storage.state", lambda: well(look=mounts("ollama", volume("v", "/data"))), "invoke bringup --host prome"),
+        ("nfs.unused", lambda: well(look=also("x", image="ollama/ollama:1", mounts=(bind("/mnt/atlas/o", "/m"),))),
+         "invoke bringup --adopt --host prometheus"),
+        ("stack.ollama-bind", lambda: well(look=also("x", image="ollama/ollama:1", state="exited", ports=(
+            Port("11434/tcp", "", 21434),))), "invoke bringup --adopt --host prometheus"),
         ("virt.cpu-mode", lambda: well(virtual=machine(name="a b", cpu_mode="")), "virsh edit 'a b'"),
         ("nfs.intent", lambda: well(replace(AUDITED, atlas=AS_PAGE.atlas[:3])),
          'export = "nas:/shared-media"\nmount = "/mnt/atlas/shared-media"\nmode = "ro"'),
