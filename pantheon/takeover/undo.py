@@ -16,7 +16,7 @@ from pantheon.facts import Container, Facts, Image, TextFile
 from pantheon.finding import Finding
 from pantheon.inventory import Host
 from pantheon.plan import Change, Guard, Mend, Run, SectionPlan, Step, Write
-from pantheon.takeover import neighbours
+from pantheon.takeover import moves, neighbours
 from pantheon.takeover.data import COMFY, ROOT
 from pantheon.takeover.old import UP
 from pantheon.takeover.record import FILE_SUFFIX, Kept, Moved, Record
@@ -67,7 +67,7 @@ def plan(host: Host, facts: Facts, record: Record | None, seen: Belongings) -> S
     ]
     undone = Write(layout.TAKEOVER, record.undone().text(), 0o600, before=record.text())
     changes.append(Change("note that it is back", "so that nothing is taken for ours", (undone,)))
-    return SectionPlan(NAME, tuple(changes), notes=_notes(record, gone))
+    return SectionPlan(NAME, tuple(changes), notes=_notes(host, record, gone))
 
 
 def started(record: Record) -> tuple[str, ...]:
@@ -264,23 +264,32 @@ def _again(one: Kept, record: Record) -> str:
     return f"{one.name} is made again, and starts without what it had: that is in {where}{there}"
 
 
-def _notes(record: Record, gone: list[Kept]) -> tuple[str, ...]:
+def _names_new(host: Host, record: Record) -> bool:
+    """Whether hosts.toml still has what was moved to, rather than what it was before."""
+    if record.kind != "move":
+        return False
+    there = set(moves.wanted(host).values())
+    projects = {kept.project for kept in record.containers if kept.kept}
+    folders = {kept.folder for kept in record.containers if kept.kept and kept.folder}
+    copied = any(place.way == "copied" and place.target in there for place in record.data)
+    return copied or bool(projects - {host.project}) or bool(folders - {host.stack_dir})
+
+
+def _notes(host: Host, record: Record, gone: list[Kept]) -> tuple[str, ...]:
     lines = [
         f"{kept.name}: as it was, on the data that it had"
         for kept in record.containers
         if kept.kept and kept not in gone
     ]
-    lines += [
-        f"{kept.name}: ours, stays where it is until hosts.toml is as before"
-        for kept in record.containers
-        if not kept.kept
-    ]
+    is_new = _names_new(host, record)
+    until = "stays where it is until hosts.toml is as before" if is_new else "the next bringup puts it on its old data"
+    lines += [f"{kept.name}: ours, {until}" for kept in record.containers if not kept.kept]
     lines += [_again(one, record) for one in gone]
     lines += [f"{target}: the copy stays, with what was written since" for target in record.targets]
     lines += [f"{moved.new}: stays" for moved in record.aside]
     units = [moved.old.rpartition("/")[2] for moved in record.files if moved.old.endswith(".service")]
     lines += [f"{name}: as it was, for the next boot; now the containers are started by themselves" for name in units]
-    if record.kind == "move":
+    if is_new:
         lines.append("hosts.toml still says the new place: change it back, or the next bringup moves again")
     concerned = _taken(record) | {kept.service for kept in record.containers}
     others = [name for name in ORDER if name not in concerned]

@@ -368,9 +368,12 @@ class TestInPlace:
         complete(world, stack, before)
         assert world.sh(f"stat -c %i {COMFY} {OLLAMA} {OUTPUTS} {WEBUI}") == inodes, "nothing was copied"
         assert world.sh("ls /opt/stacks/ai/docker-compose.yml.before-pantheon")
+        world.sh(f"install -d -o1024 -g1024 {OUTPUTS}/2027 && install -o1024 -g1024 /dev/null {OUTPUTS}/2027/new.png")
         back = world.invoke("bringup", "--undo", "--yes")
         assert back.code == 0, back.seen
         answers(world, stack)
         assert world.sh("ls /opt/stacks/ai/docker-compose.yml")
         now = of_users(read(world, stack))
         assert {name: now.get(name) for name in of_users(before)} == of_users(before), "owners and all"
+        made = world.sh(f"stat -c %u:%g {OUTPUTS}/2027 {OUTPUTS}/2027/new.png").split()
+        assert made == ["1000:1000"] * 2, "the old stack can go on in what ours has made"

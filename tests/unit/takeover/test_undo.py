@@ -8,6 +8,7 @@ from typing import Any
 from pantheon import layout, stack
 from pantheon.belongings import Belongings, Place
 from pantheon.facts import Container, Facts, TextFile
+from pantheon.inventory import Storage
 from pantheon.plan import Mend, Run, SectionPlan, Write
 from pantheon.takeover import kept, record, undo
 from pantheon.takeover.record import Kept, Moved, Record
@@ -308,6 +309,16 @@ def test_what_an_earlier_one_keeps_is_none_of_ours() -> None:
 def test_a_move_says_that_hosts_toml_still_has_the_new_place() -> None:
     it = noted(kind="move")
     assert any("hosts.toml still says" in line for line in undo.plan(HOST, there(it, KEPT), it, answer(it, HERE)).notes)
+    data = (record.Place("comfy", TARGETS["comfy"], "/srv/fast/ai/services/comfy-mnt", "copied"),)
+    ours = replace(MOVED, kept="", folder=HOST.stack_dir)
+    it = noted(kind="move", files=(), containers=(ours,), data=data)
+    said = undo.plan(HOST, there(it), it, answer(it)).notes
+    assert not [line for line in said if "hosts.toml still says" in line], "it is as before already"
+    assert "comfy: ours, the next bringup puts it on its old data" in said
+    away = replace(HOST, storage=Storage(nvme="/srv/fast", ssd="/srv/large"))
+    said = undo.plan(away, there(it), it, answer(it)).notes
+    assert "comfy: ours, stays where it is until hosts.toml is as before" in said
+    assert [line for line in said if "hosts.toml still says" in line]
 
 
 def test_steps_on_containers_are_guarded() -> None:
