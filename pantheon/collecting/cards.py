@@ -115,8 +115,10 @@ def mounted(root: str) -> dict[str, tuple[str, str, str]]:
 
 
 def block_of(root: str, device: str, source: str) -> str:
-    """The block device's folder in /sys; "" for what is none. btrfs has no number of its own, only a source."""
-    for path in (f"{root}/sys/dev/block/{device}", f"{root}/sys/class/block/{os.path.basename(source)}"):
+    """The block device's folder in /sys; "" for what is none. btrfs has no number of its own, only a source, which may
+    be LVM's name for it."""
+    name = os.path.basename(os.path.realpath(root + source) if source.startswith("/dev/") else source)
+    for path in (f"{root}/sys/dev/block/{device}", f"{root}/sys/class/block/{name}"):
         if os.path.isdir(path):
             return os.path.realpath(path)
     return ""

@@ -257,6 +257,15 @@ class TestDrives:
         host.write("/proc/self/mountinfo", "22 1 253:0 / / rw - ext4 /dev/mapper/v-r rw\n")
         assert cards.drives({}, str(host.root))[0]["kind"] == "hdd"
 
+    def test_btrfs_on_lvm(self, host: FakeHost) -> None:
+        """Its number is its own, and its source one of LVM's links."""
+        host.write("/sys/class/block/dm-0/queue/rotational", "0")
+        host.write("/dev/dm-0", "")
+        host.at("/dev/mapper").mkdir()
+        host.at("/dev/mapper/v-r").symlink_to("../dm-0")
+        host.write("/proc/self/mountinfo", "22 1 0:27 /@ / rw - btrfs /dev/mapper/v-r rw\n")
+        assert cards.drives({}, str(host.root))[0]["kind"] == "ssd"
+
     def test_a_network_is_never_touched(self, host: FakeHost) -> None:
         host.write("/proc/self/mountinfo", "22 1 0:50 / / rw - nfs4 nas:/x rw\n")
         assert cards.drives({}, str(host.root)) == [{"mount": "/", "device": "nas:/x", "kind": "network"}]
