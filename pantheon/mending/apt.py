@@ -250,9 +250,14 @@ def install(told: dict[str, Any]) -> None:
     options: tuple[str, ...] = ()
     told = {**told, "packages": [*told["packages"], *offered(told.get("also", {}))]}
     words = ("install", *(["--reinstall"] if told.get("again") else []), *parameters(told))
-    comes, goes = simulate(*words)
     there = {name: version for name, (state, _, version) in query(*told["packages"]).items() if state == "installed"}
-    wrong = unexpected(there | comes, told["expect"])
+    try:
+        comes, goes = simulate(*words)
+        wrong = unexpected(there | comes, told["expect"])
+    except Failed as failed:
+        if not told["pin"]:
+            raise
+        wrong = [*failed.args] or ["apt finds no way"]  # it keeps what is newer, of itself
     if wrong and told["pin"]:
         options = pinned(told["pin"])
         words = (words[0], "--allow-downgrades", *words[1:])

@@ -193,6 +193,24 @@ def test_a_newer_version_of_the_same_package_gives_way_to_the_branch(ready: Root
     assert ready.version("nvidia-driver-590") == ready.version("libnvidia-compute-590") == "590.48.01-0ubuntu1"
 
 
+def test_what_is_newer_is_in_the_way_of_apt_itself_alone(ready: Root) -> None:
+    """The module's package is asked for as well, and cannot be beside the newer driver that is installed."""
+    one = {"Provides": "dkms-kernel", "Conflicts": "dkms-kernel"}
+    ready.package("nvidia-dkms-590", "590.48.01-0ubuntu1", **one)
+    ready.package("nvidia-dkms-595", "595.71.05-0ubuntu1", **one)
+    ready.package("nvidia-driver-590", "590.48.01-0ubuntu1", Depends="nvidia-dkms-590")
+    ready.package("nvidia-driver-590", "595.71.05-0ubuntu1", Depends="nvidia-dkms-595")
+    ready.run("update")
+    assert ready.run("install", "nvidia-driver-590")[0] == 0
+    asked = {"expect": {"*nvidia*": "590."}, "pin": {"*nvidia*": "590.*"}, "may_remove": ["nvidia-dkms-*"]}
+    status, output = ready.run("install", "nvidia-driver-590", "nvidia-dkms-590", **asked)
+    assert status == 0, output
+    assert ready.version("nvidia-driver-590") == ready.version("nvidia-dkms-590") == "590.48.01-0ubuntu1"
+    status, output = ready.run("install", "nonesuch", **asked)
+    assert status == 1
+    assert "E: Unable to locate package nonesuch" in output
+
+
 def test_nothing_else_is_taken_back_with_it(ready: Root) -> None:
     """The older driver wants an older library of somebody else's, which others may need as it is."""
     ready.package("nvidia-driver-590", "590.48", Depends="common (= 1.0)")
