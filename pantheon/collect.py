@@ -81,6 +81,7 @@ PARTS: dict[str, Callable[[Object, str], Json]] = {
     "rooms": usage.rooms,
     "usage": usage.usage,
     "unfinished": history.unfinished,
+    "owed": history.owed,
     "webui": webui.settings,
     "login": webui.login,
     "comfy": comfy.tree,

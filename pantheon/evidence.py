@@ -316,6 +316,7 @@ class Evidence:
     rooms: Maybe[tuple[Room, ...]] = None
     usage: Maybe[tuple[Usage, ...]] = None  # largest first
     unfinished: Maybe[str] = None  # the last run of pantheon here, where it broke off or failed: `fix.mounts-missing`
+    owed: Maybe[tuple[str, ...]] = ()  # the services which that run would have stopped, or started again
     webui: Maybe[WebuiSettings] = None
     login: Maybe[LoginKey] = None
     comfy: Maybe[ComfyTree] = None

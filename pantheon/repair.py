@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from pantheon import diagnosis, engine, fixes, foreign, reboot, service
 from pantheon.errors import ApplyError, Interrupted, NotAsItShouldBe
 from pantheon.evidence import Busy
-from pantheon.facts import Facts, Maybe, OsRelease, Unknown
+from pantheon.facts import Container, Facts, Maybe, OsRelease, Unknown
 from pantheon.finding import Finding
 from pantheon.fixes import openwebui_logins
 from pantheon.fixes.wrong_version_number import https_to
@@ -118,23 +118,31 @@ def fix(host: Host, name: str, choices: Choices, *, options: Options, report: Re
 
 
 def _finished(case: Case, section: SectionPlan) -> tuple[SectionPlan, list[Finding]]:
-    """Where there is nothing to mend: the start that a run still owes which was cut short right after it had made a
-    container anew. Nobody else leaves one of ours made and never started."""
-    named = [foreign.named(case.facts, name) for name in SERVICES]
-    made = [c for c in named if c is not None and c.state == "created" and foreign.is_ours(case.host, c)]
-    findings = [
-        Finding(f"{section.name}.unfinished", "fail", f"{c.name} was made and never started", "a run was cut short")
-        for c in made
-    ]
-    for container in made:
-        start = service.plan(case.host, case.facts, container.name)
+    """Where there is nothing to mend: what the last run of this fix still owes, which broke off after it had stopped a
+    service, or taken its container away to make it anew."""
+    evidence, findings = case.evidence, []
+    owed = evidence.owed if evidence.unfinished == f"fix.{section.name}" and isinstance(evidence.owed, tuple) else ()
+    for name in owed:
+        found = case.facts.container(name)
+        if name not in SERVICES or not _is_down(case.host, found):
+            continue
+        is_there = f"{found.state}, exit code {found.exit_code}" if isinstance(found, Container) else "no container"
+        text = f"{name} was not started again: the last fix.{section.name} broke off"
+        findings.append(Finding(f"{section.name}.unfinished-{name}", "fail", text, is_there))
+        start = service.plan(case.host, case.facts, name)
         section = replace(
             section,
             changes=(*section.changes, *start.changes),
             blocked=(*section.blocked, *start.blocked),
-            starts=(*section.starts, container.name),
+            starts=(*section.starts, name),
         )
     return section, findings
+
+
+def _is_down(host: Host, found: Maybe[Container | None]) -> bool:
+    if isinstance(found, Container):
+        return foreign.is_ours(host, found) and found.state in ("exited", "created", "dead")
+    return found is None
 
 
 def _after(case: Case, name: str, section: SectionPlan, found: diagnosis.Diagnosis) -> SectionPlan:

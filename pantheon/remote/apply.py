@@ -49,6 +49,7 @@ def apply(
         "what": what,
         "version": __version__,
         "plan": plan.hash,
+        "services": list(dict.fromkeys((*plan.stops, *(name for part in plan.sections for name in part.starts)))),
         "project": host.project,
         "steps": [step_data(step, reveal=True) for _, step in steps],
         "state": {} if plan.ends else state,  # it ends something, and brings nothing up

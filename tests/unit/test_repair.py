@@ -366,10 +366,17 @@ def test_what_a_fix_starts_is_watched_too(monkeypatch: pytest.MonkeyPatch) -> No
     assert list(world.watched[0]) == ["comfy", "ollama"]
 
 
-def test_what_a_run_that_was_cut_short_has_made_is_started(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same fix again finishes: the fault is mended, and the container that was made for it was never started."""
-    made = container(HOST, "comfy", state="created", health=None)
-    world = World(monkeypatch, Entry([[]]), facts=having(finished(), comfy=made))
+DOWN = [None, {"state": "created", "health": None}, {"state": "exited", "exit_code": 137, "health": None}]
+CUT = {"unfinished": f"fix.{NAME}", "owed": ("comfy",)}
+
+
+@pytest.mark.parametrize("changes", DOWN, ids=str)
+def test_what_the_last_run_of_it_owes_is_started(
+    monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any] | None
+) -> None:
+    """The same fix again finishes: what was wrong is mended, and its service was never started again."""
+    down = container(HOST, "comfy", **changes) if changes else None
+    world = World(monkeypatch, Entry([[]]), facts=having(finished(), comfy=down), **CUT)
 
     def apply(connection: object, host: Host, plan: Plan, **given: Any) -> None:
         world.applied.append(plan)
@@ -379,21 +386,28 @@ def test_what_a_run_that_was_cut_short_has_made_is_started(monkeypatch: pytest.M
     seen = Seen()
     assert fix(seen, yes=True) == 0
     (plan,) = world.applied
-    assert [change.what for change in plan.changes] == ["start (created, exit code 0)"]
-    assert [finding.text for finding in seen.entries[0][1]] == ["comfy was made and never started"]
+    assert plan.changes[-1].what.startswith("start" if changes else "127.0.0.1:8188")
+    assert [f.text for f in seen.entries[0][1]] == [f"comfy was not started again: the last fix.{NAME} broke off"]
     assert list(world.watched[0]) == ["comfy"]
 
 
 @pytest.mark.parametrize(
-    "changes",
-    [{"state": "exited", "exit_code": 0}, {"state": "created", "labels": {}}],
+    ("changes", "evidence"),
+    [
+        ({"state": "exited"}, {}),
+        ({"state": "exited"}, {**CUT, "unfinished": "fix.gpu-lost"}),
+        ({"state": "exited"}, {**CUT, "owed": ("ollama", "nothing-of-ours")}),
+        ({"state": "exited"}, {**CUT, "owed": Unknown("not read")}),
+        ({"state": "exited", "labels": {}}, CUT),
+        ({}, CUT),
+    ],
     ids=str,
 )
-def test_what_somebody_stopped_or_made_himself_is_left(
-    monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]
+def test_what_it_does_not_owe_is_left(
+    monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], evidence: dict[str, Any]
 ) -> None:
     facts = having(finished(), comfy=container(HOST, "comfy", **changes))
-    world = World(monkeypatch, Entry([[]]), facts=facts)
+    world = World(monkeypatch, Entry([[]]), facts=facts, **evidence)
     seen = Seen()
     assert fix(seen, yes=True) == 0
     assert world.applied == []

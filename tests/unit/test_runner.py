@@ -71,6 +71,7 @@ class Apply:
             "what": "bringup",
             "version": "1",
             "plan": "abc",
+            "services": ["comfy"],
             "project": "ai",
             "steps": [plan.step_data(step, reveal=True) for step in steps],
             "state": {"remembered": True},

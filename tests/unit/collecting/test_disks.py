@@ -200,7 +200,10 @@ def test_unfinished(host: FakeHost, text: str | None, expected: str | None) -> N
 
 def test_a_run_that_died_left_its_word_in_the_lock(host: FakeHost, tmp_path: Path) -> None:
     host.write("/proc/locks", "")
-    host.write(history.LOCK, '{"what": "fix.mounts-missing", "pid": 4}')
+    host.write(history.LOCK, '{"what": "fix.mounts-missing", "pid": 4, "services": ["comfy", "x\\u001b"]}')
+    assert history.owed({}, str(host.root))[0] == "comfy"
+    assert "\x1b" not in history.owed({}, str(host.root))[1]
     assert history.unfinished({}, str(host.root)) == "fix.mounts-missing"
     host.write(history.LOCK, "")
+    assert history.owed({}, str(host.root)) == []
     assert history.unfinished({}, str(host.root)) is None
