@@ -62,9 +62,9 @@ class TestDesktop:
     def test_packages_by_name(self, host: FakeHost) -> None:
         there = ("ubuntu-desktop-minimal", "gdm3", "xfce4", "kubuntu-desktop", "task-gnome-desktop")
         fine = ("libgtk-3-0", "gnome-keyring", "xserver-common", "desktop-file-utils", "ubuntu-server", "x11-common")
-        fine += ("xserver-xorg-core", "xserver-xorg-video-nvidia-590-server", "xwayland")  # NVIDIA's driver has them
+        drivers = ("xserver-xorg-core", "xserver-xorg-video-nvidia-590-server", "xwayland")  # NVIDIA's has them
         gone = package("lightdm", "deinstall ok config-files")
-        host.write("/var/lib/dpkg/status", "".join(map(package, (*there, *fine))) + gone)
+        host.write("/var/lib/dpkg/status", "".join(map(package, (*there, *fine, *drivers))) + gone)
         found = decode(Desktop, desktop.desktop({}, str(host.root)), "desktop")
         assert isinstance(found, Desktop)
         assert found.packages == tuple(sorted(there))
