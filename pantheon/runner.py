@@ -190,7 +190,8 @@ def main(spec: dict[str, Any], stdin: IO[bytes], stdout: IO[str]) -> int:
 
 def _locked(spec: dict[str, Any], output: Output, client: Client) -> int:
     lock = Lock()
-    run = {key: spec[key] for key in ("who", "what", "version", "plan", "run", "services")} | {"steps": len(spec["steps"])}
+    said = ("who", "what", "version", "plan", "run", "services")
+    run = {key: spec[key] for key in said} | {"steps": len(spec["steps"])}
     holder = {**run, "since": _now(), "pid": os.getpid()}
     ended: dict[str, Any] = {}
     first = spec["steps"][0] if spec["steps"] else {}
