@@ -71,12 +71,14 @@ def _is_trial(plan: Plan) -> bool:
 
 
 def _unfinished(host: Host, seen: Atlas, left: list[str]) -> NotAsItShouldBe:
+    bad = [finding for finding in mounts.check(host, seen) if not finding.is_good]
     details = [f"still to do: {what}" for what in left]
-    details += [f"{f.text}: {f.evidence}" if f.evidence else f.text for f in mounts.check(host, seen) if not f.is_good]
+    details += [f"{finding.text}: {finding.evidence}" if finding.evidence else finding.text for finding in bad]
+    mends = [finding.mend for finding in bad if finding.mend]
     return NotAsItShouldBe(
         f"{host.name}: the changes were made, and there is still something to do",
         details=details,
-        next_commands=[f"invoke atlas --host {host.name}"],
+        next_commands=list(dict.fromkeys(mends)) or [f"invoke atlas --host {host.name}"],
     )
 
 

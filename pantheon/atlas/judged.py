@@ -149,11 +149,16 @@ def _mounted(host: Host, want: AtlasMount, share: Share, seen: Atlas) -> list[Fi
             out.append(_hides(host, want, share))
         if down:
             text = f"Atlas does not answer: {want.export} is not mounted at {path}"
+        elif share.failed:
+            text = f"{path} could not be mounted{whose}, though Atlas answers"
         elif share.waits:
             text = f"{path} is not mounted yet: at its first use"
         mend = host.ssh(f"sudo mount {shlex.quote(path)}") if by.by == "fstab" else None
         mend = look_at(host, want) if down else mend
-        return [*out, finding(host, path, "", "fail" if down or not share.waits else "warn", text, said, mend)]
+        if share.failed and not down:
+            mend = f"the export {want.export} on Atlas, or its line in hosts.toml; then invoke atlas --host {host.name}"
+        level = "fail" if down or share.failed or not share.waits else "warn"
+        return [*out, finding(host, path, "", level, text, said, mend)]
     if is_silent(share):
         text = f"{path} is mounted, and Atlas does not answer"
         said = share.answers.reason if isinstance(share.answers, Unknown) else ""

@@ -116,6 +116,8 @@ def _what(want: AtlasMount, todo: list[str], there: dict[str, UnitFile]) -> str:
 def _why(want: AtlasMount, share: Share) -> str:
     if is_stale(share):
         return "what is mounted there is dead"
+    if share.failed:
+        return f"the last attempt: {share.failed}"
     return f"hosts.toml names it; {'soft' if want.mode == 'ro' else 'hard'}, by automount, required by nothing"
 
 

@@ -288,8 +288,14 @@ def test_the_right_thing_mounted_by_hand_in_the_wrong_mode_is_said() -> None:
 
 def test_a_server_that_refuses_is_quoted() -> None:
     why = "mount.nfs4: access denied by server while mounting atlas:/appdata"
-    finding = worst(BOTH, seen(done(RW, rows=(), answers=None, failed=why), done(RO)))
-    assert (finding.text.partition(",")[0], finding.evidence) == (f"{RW.mount} is not mounted", why)
+    found = seen(done(RW, rows=(), waits=True, answers=None, failed=why), done(RO))
+    finding = worst(BOTH, found)
+    assert (finding.level, finding.text.partition(",")[0], finding.evidence) == (
+        "fail", f"{RW.mount} could not be mounted", why
+    )  # fmt: skip
+    assert "the export atlas:/appdata on Atlas" in finding.mend
+    (change,) = changes(BOTH, found)
+    assert change.why == f"the last attempt: {why}"
 
 
 def test_the_right_thing_mounted_by_hand_is_taken_over() -> None:
