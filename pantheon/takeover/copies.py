@@ -92,10 +92,24 @@ def group(data: Iterable[Datum], found: Belongings, record: Record | None) -> tu
     result = []
     for copy in copies:
         aside, problem = _free(copy, data, found, record)
+        problem = _entwined(copy, found) or problem
         if problem:
             blocked.append(problem)
         result.append(replace(copy, aside=aside))
     return result, blocked
+
+
+def _entwined(copy: Copy, found: Belongings) -> Finding | None:
+    """A directory cannot be copied into itself, nor out of itself."""
+    here = copy.place.real
+    for part in copy.parts:
+        place = found.places.get(part.piece.source.path)
+        real = place.real if isinstance(place, Place) and not part.piece.source.container else ""
+        if real and (within(here, real) or within(real, here)):
+            text = f"{part.piece.source.path} and {copy.target}, where it is to go, lie in each other"
+            mend = "give another storage root in hosts.toml, or start the old one on a directory beside it"
+            return Finding(f"takeover.target.{copy.target}", "fail", text, "nothing is moved", mend, "procedure §3")
+    return None
 
 
 def _free(

@@ -159,7 +159,8 @@ def _source(container: Container, inside: str) -> tuple[Source, ContainerMount |
     mount = max(over, key=lambda one: len(one.target), default=None)
     if mount is None:
         return Source(inside, container.id), None
-    return Source(mount.source.rstrip("/") + inside[len(mount.target.rstrip("/")) :]), mount
+    path = mount.source.rstrip("/") + inside[len(mount.target.rstrip("/")) :]
+    return Source(path or mount.source), mount
 
 
 def _cut(host: Host, old: Old, places: dict[str, str]) -> tuple[Piece, ...]:

@@ -91,3 +91,19 @@ def test_of_two_libraries_for_one_place_the_second_stays_where_it_is() -> None:
     made: list[Any] = [step.arguments["parts"] for step in steps if isinstance(step, Mend) and step.name == "copy_tree"]
     parts = [part for each in made for part in each]
     assert {part["source"] for part in parts if part["source"].startswith("/lib")} == {copied}, "ahead, and at the end"
+
+
+@pytest.mark.parametrize(
+    ("source", "real", "is_blocked"),
+    [
+        ("/mnt/local/nvme", "/mnt/local/nvme", True),
+        ("/", "/", True),
+        (f"{TARGETS['ollama']}/data", f"{TARGETS['ollama']}/data", True),
+        ("/srv/link", "/mnt/local/nvme/ai", True),
+        ("/mnt/local/nvme/ai/services/ollama-old", "/mnt/local/nvme/ai/services/ollama-old", False),
+    ],
+)
+def test_what_lies_in_each_other_cannot_be_copied(source: str, real: str, is_blocked: bool) -> None:
+    it = taking(seen(hand_made("ollama", bind(source, "/root/.ollama"))), place(source, GIB, real=real))
+    assert bool(it.blocked) is is_blocked
+    assert all("lie in each other" in finding.text for finding in it.blocked)
