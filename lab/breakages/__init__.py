@@ -36,7 +36,7 @@ class Breakage:
     """`plant` breaks a host on which the stack is up. `options` are for the fix (`--reboot`). `by_hand`: the fix says
     what a human must do (exit 2), and `heal` then does exactly that. `heal` runs at the end in any case and leaves the
     host as it was. `first` is what diagnose must name first where that is not the entry itself; `also`: the causes that
-    it may name besides. `slow`: not in the quick round."""
+    it may name besides. `slow`: left to the long round."""
 
     entry: str
     variant: str

@@ -71,6 +71,7 @@ BREAKAGES = (
             ),
             "403 Forbidden",
         ),
+        slow=True,
     ),
     Breakage(
         ENTRY,

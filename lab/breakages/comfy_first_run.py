@@ -89,6 +89,7 @@ BREAKAGES = (
         "ComfyUI/ is an empty directory",
         empty_clone,
         Proof(LOGS, "fatal: not a git repository (or any parent up to mount point /comfy)"),
+        slow=True,
     ),
     Breakage(
         ENTRY,
@@ -105,6 +106,7 @@ BREAKAGES = (
         other_cuda,
         Proof(LOGS, "were compiled with different CUDA major versions"),
         heal=without_old,
+        slow=True,
     ),
     Breakage(
         ENTRY,

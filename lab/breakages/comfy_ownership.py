@@ -106,6 +106,7 @@ BREAKAGES = (
         "root owns ComfyUI/.git and venv/lib",
         deep,
         Proof(LOGS, "fatal: detected dubious ownership in repository at '/comfy/mnt/ComfyUI'"),
+        slow=True,
     ),
     Breakage(
         ENTRY,
@@ -132,5 +133,6 @@ BREAKAGES = (
         Proof(LOGS, REFUSED),
         by_hand=True,
         heal=ours_again,
+        slow=True,
     ),
 )

@@ -70,5 +70,6 @@ BREAKAGES = (
         *("docker-down", "killed", "kill -9 of dockerd, which comes back without its containers", kill),
         Proof(("docker", "exec", "comfy", "true"), "is not running"),
         heal=back,
+        slow=True,
     ),
 )

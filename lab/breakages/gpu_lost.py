@@ -158,6 +158,7 @@ BREAKAGES = (
         Proof(ERROR, "unsatisfied condition: cuda>=13.1"),
         by_hand=True,
         heal=newer_driver,
+        slow=True,
     ),
     Breakage(
         "gpu-lost",

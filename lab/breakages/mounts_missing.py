@@ -68,6 +68,7 @@ BREAKAGES = (
         partial(faults.unmount, disk="nvme"),
         Proof(("sh", "-c", f"mountpoint {NVME}"), "is not a mountpoint"),
         heal=partial(heal, disk="nvme"),
+        slow=True,
     ),
     Breakage(
         *("mounts-missing", "written", "Open WebUI began anew where the SSD should be", written_beside),

@@ -63,6 +63,7 @@ BREAKAGES = (
         "the container was made by hand, with localhost for Ollama",
         wrong_in_the_environment,
         Proof(LOG, "Cannot connect to host localhost:11434 ssl:default"),
+        slow=True,
     ),
     Breakage(
         ENTRY,

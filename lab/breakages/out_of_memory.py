@@ -92,6 +92,7 @@ BREAKAGES = (
         fill_card,
         Proof(HAS_SAID, VRAM_TEXT),
         heal=forget_model,
+        slow=True,
     ),
     Breakage(
         "out-of-memory",

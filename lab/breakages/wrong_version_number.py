@@ -25,6 +25,7 @@ BREAKAGES = (
         "Open WebUI's settings have https for ComfyUI",
         https_in_the_database,
         Proof(("curl", "-sS", "https://127.0.0.1:8188"), "wrong version number"),
+        slow=True,
     ),
     Breakage(
         ENTRY,

@@ -1,6 +1,6 @@
 """Breakages of lab/breakages, from broken to repaired: what `invoke lab.drill` does, as tests.
 
-The gate takes those that are not slow: one to four for each entry, of different causes. PANTHEON_ALL_DRILLS=1 (`make
+The gate takes those that are not slow: one or two for each entry. PANTHEON_ALL_DRILLS=1 (`make
 drills`) takes all of them.
 """
 
