@@ -218,7 +218,7 @@ def test_a_disk_that_hosts_toml_names_is_mounted_and_kept(host: World) -> None:
         truncate -s 300M /var/lib/lab/ssd.img
         disk=$(losetup -f --show /var/lib/lab/ssd.img); ln -sf "$disk" /dev/lab-ssd
         cp -p /etc/fstab /etc/fstab.test; sed -i '\\,/mnt/local/ssd,d' /etc/fstab; systemctl daemon-reload
-        docker stop -t 1 comfy openwebui >/dev/null; umount /mnt/local/ssd
+        docker stop -t 1 comfy openwebui >/dev/null; umount /mnt/local/ssd; rmdir /mnt/local/ssd
         """
     )
     try:
