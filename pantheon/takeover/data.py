@@ -154,9 +154,14 @@ def _target(places: dict[str, str], inside: str) -> str:
     return places[known] + inside[len(known) :]
 
 
-def _source(container: Container, inside: str) -> tuple[Source, ContainerMount | None]:
+def mount_of(container: Container, inside: str) -> ContainerMount | None:
+    """The mount that a path inside a container lies on; None: its layer."""
     over = [mount for mount in container.mounts if within(inside, mount.target)]
-    mount = max(over, key=lambda one: len(one.target), default=None)
+    return max(over, key=lambda one: len(one.target), default=None)
+
+
+def _source(container: Container, inside: str) -> tuple[Source, ContainerMount | None]:
+    mount = mount_of(container, inside)
     if mount is None:
         return Source(inside, container.id), None
     path = mount.source.rstrip("/") + inside[len(mount.target.rstrip("/")) :]

@@ -8,7 +8,7 @@ from pantheon import foreign, layout, stack
 from pantheon.facts import Container, ContainerMount, Facts, Image
 from pantheon.finding import Finding
 from pantheon.inventory import Host, is_secret_name
-from pantheon.takeover.data import FLAGS, OWN_MOUNTS, Piece, within
+from pantheon.takeover.data import FLAGS, OWN_MOUNTS, Piece, mount_of, within
 from pantheon.takeover.old import Old
 
 # Carried over, or without a meaning in ours: where data lies, who the image runs as, the login key.
@@ -49,7 +49,11 @@ def findings(host: Host, facts: Facts, old: Old, pieces: tuple[Piece, ...]) -> l
 
 def _unknown_image(host: Host, old: Old, pieces: tuple[Piece, ...]) -> list[Finding]:
     """An image of another author may keep its data in places that nobody here knows."""
-    left = [m for m in old.container.mounts if m.type in ("bind", "volume") and m.writable and not _is_used(m, pieces)]
+    left = [
+        m
+        for m in old.container.mounts
+        if m.type in ("bind", "volume") and m.writable and not _is_used(old.container, m, pieces)
+    ]
     if old.service != "comfy" or foreign.is_known(old.container) or not left:
         return []
     text = f"{old.name}: what it has in {', '.join(mount.target for mount in left)} does not come along"
@@ -59,10 +63,10 @@ def _unknown_image(host: Host, old: Old, pieces: tuple[Piece, ...]) -> list[Find
     return [Finding(f"takeover.unknown.{old.name}", "warn", text, evidence, mend)]
 
 
-def _is_used(mount: ContainerMount, pieces: tuple[Piece, ...]) -> bool:
-    insides = [piece.inside for piece in pieces]
+def _is_used(container: Container, mount: ContainerMount, pieces: tuple[Piece, ...]) -> bool:
+    """Whether anything that has a place in ours comes from this very mount."""
     return mount.target in OWN_MOUNTS[1:] or any(
-        within(mount.target, inside) or within(inside, mount.target) for inside in insides
+        within(mount.target, piece.inside) or mount_of(container, piece.inside) == mount for piece in pieces
     )
 
 
@@ -106,7 +110,7 @@ def _flags(line: str) -> str:
 def _others(facts: Facts, container: Container, want: stack.Wanted, pieces: tuple[Piece, ...]) -> list[str]:
     found = []
     for mount in container.mounts:
-        if not _is_used(mount, pieces):
+        if not _is_used(container, mount, pieces):
             source = mount.name or mount.source or "memory"
             found.append(f"mount {source} on {mount.target}")
     for port in container.ports:

@@ -703,6 +703,12 @@ def test_the_comfyui_of_another_author_with_what_comes_along_and_what_does_not()
     assert "what it has in /cache does not come along" in unknown.text
 
 
+def test_a_mount_around_the_data_is_told_of() -> None:
+    around = hand_made("openwebui", bind("/srv/app", "/app"), bind("/srv/data", "/app/backend/data"))
+    (said,) = [f for f in taking(seen(around), place("/srv/data", 9)).warnings if f.id.startswith("takeover.settings")]
+    assert said.evidence.startswith("mount /srv/app on /app; ")
+
+
 def test_a_database_that_is_mounted_by_itself() -> None:
     file = bind("/srv/webui.db", "/app/backend/data/webui.db")
     it = taking(seen(hand_made("openwebui", file)), place("/srv/webui.db", 100, kind="file"))
