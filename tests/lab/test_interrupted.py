@@ -130,7 +130,8 @@ def nothing_left(world: World, since: float) -> float:
     try:
         until(is_tidy, GONE_S - (time.monotonic() - since))
     except AssertionError:
-        raise AssertionError(f"after {GONE_S} s there is still: {there[0]}") from None
+        what = world.sh("ps axo pid,ppid,stat,etimes,wchan:24,args --forest | grep -v '[]]$' | cut -c1-160")
+        raise AssertionError(f"after {GONE_S} s there is still: {there[0]}\n{what}") from None
     return time.monotonic() - since
 
 
