@@ -11,6 +11,7 @@ documentation. What is missing, and what brings it, is remedy.py's to say.
 
 from __future__ import annotations
 
+import shlex
 from fnmatch import fnmatchcase
 
 from pantheon import foreign
@@ -125,8 +126,12 @@ def _refused(host: Host, facts: Facts, evidence: Evidence) -> list[Finding]:
     kernel = kernels.next_kernel
     if kernel is None or not isinstance(kernel.module, str) or not kernels.refuses(kernel):
         return []
-    text = f"Secure Boot refuses the driver's module for kernel {kernel.release}: its key is not enrolled"
-    said = f"signer: {kernel.signer or 'none'}; {MOK} is not enrolled"
+    text = f"Secure Boot refuses the driver's module for kernel {kernel.release}"
+    if not kernel.signer:
+        again = shlex.join(("dkms", "install", "--force", dkms_source(evidence, kernel.module), "-k", kernel.release))
+        mend = host.ssh(f"sudo update-secureboot-policy --new-key && sudo {again}")
+        return [_finding("driver-signed", "fail", f"{text}: nobody has signed it", "signer: none", mend)]
+    text, said = f"{text}: its key is not enrolled", f"signer: {kernel.signer}; {MOK} is not enrolled"
     mend = f"{host.ssh(f'sudo mokutil --import {MOK}')}; then {_reboot(host)}, and at its console Enroll MOK"
     return [_finding("driver-signed", "fail", text, said, mend)]
 

@@ -361,7 +361,9 @@ def test_what_secure_boot_refuses_is_not_rebooted_for() -> None:
     [finding] = driver.blocked(HOST, facts, seen(**mine), OPTIONS)
     assert "mokutil --import /var/lib/shim-signed/mok/MOK.der" in finding.mend
     assert "invoke reboot --host prometheus" in finding.mend
-    assert driver.blocked(HOST, facts, seen(secure_boot=True, mok=True), OPTIONS), "nobody signed it"
+    [finding] = driver.blocked(HOST, facts, seen(secure_boot=True, mok=True, dkms=(FOR_NEXT,)), OPTIONS)
+    assert "nobody has signed it" in finding.text
+    assert f"sudo dkms install --force {SOURCE} -k {K}" in finding.mend
     for fine in (
         {**mine, "mok": True},
         {**mine, "mok": Unknown("mokutil: not there")},
