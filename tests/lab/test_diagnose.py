@@ -219,9 +219,9 @@ class TestCutShort:
                     fix.signal(9)
                     fix.end()
                 again = until(lambda: self._again(spare, entry), 60, f"fix.{entry} again")
+                spare.wait_healthy(*SERVICES)  # an engine that has just come up starts them
                 done = spare.invoke("diagnose")
                 assert done.code == 0, again.seen + done.seen
-                spare.wait_healthy(*SERVICES)
                 done = spare.invoke(f"fix.{entry}", "--yes")
                 assert done.code == 0, done.seen
                 assert "nothing to fix" in done.out, done.seen

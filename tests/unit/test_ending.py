@@ -94,7 +94,7 @@ def test_one_that_does_not_hear_is_killed_with_its_step(
     until(lambda: holder.process("", step) is None)
     log = [json.loads(line) for line in (tmp_path / "log/history.jsonl").read_text().splitlines()]
     assert log[0] == {
-        **dict.fromkeys(("version", "plan", "steps")),
+        **dict.fromkeys(("version", "plan", "steps", "services")),
         "run": "r0",
         "who": "ana@laptop",
         "what": "bringup",
