@@ -63,7 +63,7 @@ def plan(host: Host, facts: Facts, record: Record | None, seen: Belongings) -> S
         *_owners_back(record),
         *_databases_back(host, facts, record, seen),
         *(change for one, container in back if (change := _container_back(one, container))),
-        *(change for one in gone if (change := _made_again(one, record, seen))),
+        *(_made_again(one, seen) for one in gone),
     ]
     undone = Write(layout.TAKEOVER, record.undone().text(), 0o600, before=record.text())
     changes.append(Change("note that it is back", "so that nothing is taken for ours", (undone,)))
@@ -243,8 +243,7 @@ def _container_back(one: Kept, container: Container) -> Change | None:
     return Change(what, "as it was", tuple(steps))
 
 
-def _made_again(one: Kept, record: Record, seen: Belongings) -> Change | None:
-    del record
+def _made_again(one: Kept, seen: Belongings) -> Change:
     files = _files_of(one, seen)
     env = [path for path in one.env.split(",") if path]
     argv = neighbours.compose(one.project, one.folder, files, env, "up", "-d", "--no-deps", one.label)
