@@ -19,6 +19,7 @@ from pantheon.collecting.holder import Process
 from pantheon.looks import system
 from pantheon.looks.files import read_text
 
+STOPPED = "Tt"  # the second while it is traced
 KILLED_S = 5.0  # from SIGKILL to the end of a process that can be ended at all
 
 
@@ -38,7 +39,8 @@ def end_run(about: dict[str, Any], say: Callable[[str], None], root: str = "") -
         return {}, False
     target = holder.process(root, about["pid"])
     assert target is not None
-    below = holder.descendants(holder.processes(root), target)
+    table = holder.processes(root)
+    below, above = holder.descendants(table, target), holder.ancestors(table, target)
     say(f"asking process {target.pid} to end")
     _signal(root, target, signal.SIGTERM)
     _signal(root, target, signal.SIGCONT)  # one that is stopped hears nothing else
@@ -51,6 +53,10 @@ def end_run(about: dict[str, Any], say: Callable[[str], None], root: str = "") -
         for one in (target, *below):
             if not _gone(root, one, KILLED_S) and (one == target or one.pid in holder.openers(root)):
                 raise Stuck(*_stuck(root, one))
+    for one in above:
+        now = holder.process(root, one.pid)
+        if now and now.state in STOPPED:
+            _signal(root, one, signal.SIGCONT)  # sudo stops with what it runs, and would stay so for ever
     return said, killed
 
 

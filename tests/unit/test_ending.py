@@ -104,6 +104,37 @@ def test_one_that_does_not_hear_is_killed_with_its_step(
     }
 
 
+# As sudo does: it stops when what it runs is stopped, and goes on when it is told to.
+SUDO = """
+import os, signal, subprocess, sys
+child = subprocess.Popen([sys.executable, "-c", *sys.argv[1:]])
+print(child.pid, flush=True)
+while True:
+    _, status = os.waitpid(child.pid, os.WUNTRACED)
+    if not os.WIFSTOPPED(status):
+        break
+    os.kill(os.getpid(), signal.SIGSTOP)
+"""
+
+
+def test_the_sudo_above_it_does_not_stay(start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan, "END_S", 0.3)
+    (tmp_path / "run").mkdir()
+    argv = [sys.executable, "-c", SUDO, DEAF, str(tmp_path / "run/lock")]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as sudo:
+        try:
+            assert sudo.stdout
+            runner, step = sorted(int(sudo.stdout.readline()) for _ in range(2))
+            os.kill(runner, signal.SIGSTOP)
+            until(lambda: getattr(holder.process("", sudo.pid), "state", "") == "T")
+            status, frames = start(end_of(runner, "r0"), who="bo@desk").end()
+            assert status == 0, frames
+            assert sudo.wait(5) == 0
+            assert holder.process("", step) is None
+        finally:
+            sudo.kill()
+
+
 @pytest.mark.parametrize("wrong", ["started", "run", "pid"])
 def test_another_than_the_one_that_was_shown_is_left_alone(
     start: Start, tmp_path: Path, deaf: tuple[subprocess.Popen[str], int], wrong: str
