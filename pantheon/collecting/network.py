@@ -10,6 +10,7 @@ import glob
 import json
 import os
 import re
+import time
 from fnmatch import fnmatchcase
 
 from pantheon.collecting import netplan
@@ -19,6 +20,7 @@ from pantheon.looks.system import container_of
 from pantheon.looks.text import Json, Object, Unread, plain, shown
 
 COMMAND_S = 3.0
+PASSING_S = 0.5  # a program that asks somewhere has its answer by then, or asks from another port
 MOST = 200
 LEASES = (
     *("/run/systemd/netif/leases/*", "/run/systemd/netif/links/*", "/var/lib/dhcp/*.leases", "/var/lib/dhcp/*.lease"),
@@ -218,15 +220,24 @@ def datagrams(spec: Object, root: str) -> Json:
     del spec
     if not which("ss"):
         raise Unread("ss (iproute2): not there")
+    words = (read_text(root + PORTS) or "32768 60999").split()
+    passing = range(int(words[0]), int(words[1]) + 1)
+    kept = {key: row for key, row in _datagrams(root).items() if not (row["process"] and row["port"] in passing)}
+    if any(row["port"] in passing for row in kept.values()):
+        # The kernel's own, or one of a program that had gone when its name was looked up.
+        time.sleep(PASSING_S)
+        again = _datagrams(root)
+        there = {key for key, row in again.items() if not row["process"]}
+        kept = {key: row for key, row in kept.items() if row["port"] not in passing or key in there}
+    return [kept[key] for key in sorted(kept, key=lambda key: (key[1], key[0], key[2]))][:MOST]
+
+
+def _datagrams(root: str) -> dict[tuple[str, int, str], Object]:
     done = work.command(["ss", "-H", "-u", "-l", "-n", "-p"], COMMAND_S, limit=4 << 20)
     if done["status"]:
         raise Unread(f"ss: exit {done['status']}: {done['output'].strip()[:200]}")
-    words = (read_text(root + PORTS) or "32768 60999").split()
-    passing = range(int(words[0]), int(words[1]) + 1)
     rows = [datagram(root, found) for found in map(UDP.fullmatch, done["output"].splitlines()) if found]
-    kept = {(row["address"], row["port"], row["device"]): row for row in rows
-            if not (row["process"] and row["port"] in passing)}  # fmt: skip
-    return [kept[key] for key in sorted(kept, key=lambda key: (key[1], key[0], key[2]))][:MOST]
+    return {(row["address"], row["port"], row["device"]): row for row in rows}
 
 
 def datagram(root: str, found: re.Match[str]) -> Object:

@@ -198,6 +198,15 @@ def test_datagrams(at: FakeHost) -> None:
     )
 
 
+def test_a_program_that_has_gone_meanwhile_is_not_the_kernel(at: FakeHost) -> None:
+    """Its socket was listed, and when its name was looked up there was nobody any more."""
+    for name, port in (("first", 60867), ("second", 40000)):
+        text = f"UNCONN 0 0 *:{port} *:*\nUNCONN 0 0 0.0.0.0:51820 0.0.0.0:*\nUNCONN 0 0 0.0.0.0:161 0.0.0.0:*\n"
+        at.write(f"/{name}", text)
+    at.tool("ss", f"cat {at.root}/first; cp {at.root}/second {at.root}/first")
+    assert [row["port"] for row in network.datagrams({}, str(at.root))] == [161, 51820]
+
+
 def test_no_ss_is_not_known(at: FakeHost, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(at.bin))
     with pytest.raises(Unread, match="not there"):
