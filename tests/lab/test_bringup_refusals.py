@@ -138,6 +138,12 @@ def by_hand(world: World, directory: str, text: str, *, project: str) -> Iterato
 
 
 class TestStacksOfOthers:
+    @pytest.fixture(autouse=True)
+    def without_their_images(self, untouched: World) -> Iterator[None]:
+        """A host that has them has less to pull than a fresh one."""
+        yield
+        untouched.docker("image", "prune", "-af")
+
     def test_another_style_is_recognised_and_left_alone(self, untouched: World) -> None:
         """Project `ai`, containers ai-comfyui-1 and ai-ollama-1, in a home: named with the file, for each section."""
         with by_hand(untouched, "/home/ops/ai", HAND_MADE, project="ai") as file:
