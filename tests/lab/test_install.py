@@ -157,7 +157,7 @@ class TestFromBare:
         """As after a power cut in the middle of dpkg; and unattended-upgrades is at work when one goes on."""
         host.sh("apt-get purge -qq -y nvidia-container-toolkit >/dev/null")
         with install_faults.slow_dpkg(host.lab, 2), host.running("prereqs", "--install", "--yes") as running:
-            until(lambda: host.sh("pgrep -f 'dpkg .*--status-fd'", check=False), 40, "dpkg at work")
+            until(lambda: host.sh("pgrep -f '[d]pkg .*--status-fd'", check=False), 40, "dpkg at work")
             host.sh("pkill -KILL -x apt-get; pkill -KILL -x dpkg", check=False)
             killed = running.end(40)
         assert killed.code == 1, killed
