@@ -126,44 +126,47 @@ def broken(world: World, *names: str) -> Iterator[None]:
 
 
 class TestTwoAtOnce:
-    def test_a_wrong_owner_and_an_open_port(self, spare: World) -> None:
-        with broken(spare, "exposed-ports.published"):
-            spare.sh(f"chown -R 0:0 {COMFY_MNT}/ComfyUI && docker restart -t 1 comfy >/dev/null", check=False)
-            until(lambda: set(entries(spare.invoke("diagnose", "--json"))) >= {"exposed-ports", "comfy-ownership"}, 30)
-            found = entries(spare.invoke("diagnose", "--json"))
+    def test_a_wrong_owner_and_an_open_port(self, brought_up: World) -> None:
+        with broken(brought_up, "exposed-ports.published"):
+            brought_up.sh(f"chown -R 0:0 {COMFY_MNT}/ComfyUI && docker restart -t 1 comfy >/dev/null", check=False)
+            until(
+                lambda: set(entries(brought_up.invoke("diagnose", "--json"))) >= {"exposed-ports", "comfy-ownership"},
+                30,
+            )
+            found = entries(brought_up.invoke("diagnose", "--json"))
             assert found == ["exposed-ports", "comfy-ownership"]
-            shown = spare.invoke("diagnose")
+            shown = brought_up.invoke("diagnose")
             assert re.search(r"^1 ✗ exposed-ports: ", shown.out, re.MULTILINE), shown.seen
             assert re.search(r"^2 ✗ comfy-ownership: ", shown.out, re.MULTILINE), shown.seen
             assert shown.out.rstrip().splitlines()[-1] == "Next: invoke fix.exposed-ports --host lab", shown.seen
-            mended(spare, *found)
+            mended(brought_up, *found)
 
-    def test_an_unmounted_disk_and_a_lost_gpu(self, spare: World) -> None:
-        with broken(spare, "mounts-missing", "gpu-lost.container"):
-            found = entries(spare.invoke("diagnose", "--json"))
+    def test_an_unmounted_disk_and_a_lost_gpu(self, brought_up: World) -> None:
+        with broken(brought_up, "mounts-missing", "gpu-lost.container"):
+            found = entries(brought_up.invoke("diagnose", "--json"))
             assert found[0] == "mounts-missing", found
-            mended(spare, *found)
-            assert "gpu-lost" in found or spare.invoke("validate").code == 0
+            mended(brought_up, *found)
+            assert "gpu-lost" in found or brought_up.invoke("validate").code == 0
 
-    def test_what_it_names_next_is_enough(self, spare: World) -> None:
+    def test_what_it_names_next_is_enough(self, brought_up: World) -> None:
         """The engine down and the disk gone: each time the one command that a diagnosis ends with is typed."""
-        with broken(spare, "mounts-missing"):
-            faults.stop_engine(spare.lab)
+        with broken(brought_up, "mounts-missing"):
+            faults.stop_engine(brought_up.lab)
             try:
-                assert entries(spare.invoke("diagnose", "--json")) == ["mounts-missing", "docker-down"]
+                assert entries(brought_up.invoke("diagnose", "--json")) == ["mounts-missing", "docker-down"]
                 for _ in range(6):
-                    done = spare.invoke("diagnose")
+                    done = brought_up.invoke("diagnose")
                     if done.code == 0:
                         break
                     command = re.findall(r"^Next: invoke (\S+) --host lab$", done.out, re.MULTILINE)
                     assert len(command) == 1, done.seen
-                    fixed = spare.invoke(command[0], "--yes", timeout=240)
+                    fixed = brought_up.invoke(command[0], "--yes", timeout=240)
                     assert fixed.code in (0, 2), fixed.seen
                 assert done.code == 0, done.seen
-                checked = spare.invoke("validate")
+                checked = brought_up.invoke("validate")
                 assert checked.code == 0, checked.seen
             finally:
-                faults.start_engine(spare.lab)
+                faults.start_engine(brought_up.lab)
 
 
 class TestLooksLikeAnother:
@@ -189,13 +192,13 @@ class TestLooksLikeAnother:
             found = spare.invoke("diagnose", "--json")
         assert entries(found) == ["docker-down"], found.seen
 
-    def test_a_container_that_somebody_stopped_is_no_incident_of_an_entry(self, spare: World) -> None:
-        spare.docker("stop", "-t", "1", "ollama")
-        found = spare.invoke("diagnose", "--json")
+    def test_a_container_that_somebody_stopped_is_no_incident_of_an_entry(self, brought_up: World) -> None:
+        brought_up.docker("stop", "-t", "1", "ollama")
+        found = brought_up.invoke("diagnose", "--json")
         causes: list[dict[str, Any]] = found.json["causes"]
         assert [cause["entry"] for cause in causes if cause["entry"]] in ([], ["openwebui-ollama"]), found.seen
         assert causes[0]["mend"] in ("invoke ollama --host lab", "invoke fix.openwebui-ollama --host lab"), found.seen
-        assert spare.invoke("bringup", "--yes").code == 0
+        assert brought_up.invoke("bringup", "--yes").code == 0
 
 
 # ---- a fix that was cut short
@@ -206,27 +209,27 @@ CUTS = 3
 
 class TestCutShort:
     @pytest.mark.parametrize("entry", ["comfy-ownership", "docker-down"])
-    def test_a_fix_whose_client_is_killed_can_be_run_again(self, spare: World, entry: str) -> None:
+    def test_a_fix_whose_client_is_killed_can_be_run_again(self, brought_up: World, entry: str) -> None:
         """kill -9 of the client at a moment that a seed decides: the host ends by itself, and the same fix finishes."""
         chance = random.Random(f"{entry} cut short")
         chosen = breakages.get(entry)
         for _ in range(CUTS):
             try:
-                chosen.plant(spare.lab)
-                with spare.running(f"fix.{entry}", "--yes") as fix:
+                chosen.plant(brought_up.lab)
+                with brought_up.running(f"fix.{entry}", "--yes") as fix:
                     fix.wait_for("Stops ", 30)
                     time.sleep(chance.uniform(0.0, 3.0))
                     fix.signal(9)
                     fix.end()
-                again = until(lambda: self._again(spare, entry), 60, f"fix.{entry} again")
-                spare.wait_healthy(*SERVICES)  # an engine that has just come up starts them
-                done = spare.invoke("diagnose")
+                again = until(lambda: self._again(brought_up, entry), 60, f"fix.{entry} again")
+                brought_up.wait_healthy(*SERVICES)  # an engine that has just come up starts them
+                done = brought_up.invoke("diagnose")
                 assert done.code == 0, again.seen + done.seen
-                done = spare.invoke(f"fix.{entry}", "--yes")
+                done = brought_up.invoke(f"fix.{entry}", "--yes")
                 assert done.code == 0, done.seen
                 assert "nothing to fix" in done.out, done.seen
             finally:
-                chosen.heal(spare.lab)
+                chosen.heal(brought_up.lab)
 
     @staticmethod
     def _again(world: World, entry: str) -> Ran | None:
