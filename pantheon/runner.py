@@ -52,7 +52,7 @@ LOG_DIR = "/var/log/pantheon"
 HISTORY = LOG_DIR + "/history.jsonl"
 COMMANDS = LOG_DIR + "/commands.jsonl"
 
-SILENCE_S = 15.0  # without a heartbeat for so long the client counts as gone
+SILENCE_S = 20.0  # without a heartbeat for so long the client counts as gone
 GRACE_S = 3.0  # between SIGTERM and SIGKILL
 MEND_S, CALM_S = 6.0, 3.0  # how long names are mended at most; how long none must have been odd
 ENDING_S, SILENT_S = 15.0, 1.0  # how long a run waits for one that is being ended; for one that does not say who it is

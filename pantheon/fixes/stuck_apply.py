@@ -16,7 +16,7 @@ RISK = (
     "What it had half done stays so until the command that it ran is run again."
 )
 
-SELF_END_S = 30.0  # runner.py: SILENCE_S + GRACE_S + MEND_S, with some to spare
+SELF_END_S = 30.0  # runner.py: SILENCE_S + GRACE_S + MEND_S
 STOPPED = "Tt"  # the second while it is traced
 
 
