@@ -230,12 +230,12 @@ class Lab:
 
 
 READY_SCRIPT = """
-until s=$(systemctl is-system-running 2>/dev/null); [ "$s" = running ] || [ "$s" = degraded ]; do sleep 0.05; done
+until s=$(systemctl is-system-running 2>/dev/null); [ "$s" = running ] || [ "$s" = degraded ]; do sleep 0.2; done
 # A bare host has no engine until one is installed; what a fault keeps from starting is not waited for.
 if [ ! -e /var/lib/lab-vendors ] || systemctl is-enabled -q docker.service 2>/dev/null; then
     until docker version >/dev/null 2>&1; do
         if [ -e /var/lib/lab-vendors ] && systemctl is-failed -q docker.service; then break; fi
-        sleep 0.05
+        sleep 0.2
     done
 fi
 until curl -fsS -o /dev/null https://registry-1.docker.io/v2/ 2>/dev/null; do sleep 0.05; done

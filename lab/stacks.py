@@ -297,7 +297,7 @@ def _wait_ready(lab: Lab, stack: Stack) -> None:
             if time.monotonic() > deadline:
                 log = lab.exec("docker", "logs", "--tail=20", stack.containers[name], check=False)
                 raise LabError(f"the hand-made {name} on lab {lab.name} does not answer: {log.stdout}{log.stderr}")
-            time.sleep(0.1)
+            time.sleep(0.5)
 
 
 # What a year of use leaves: workflows, pictures, models, links, names with blanks and worse.

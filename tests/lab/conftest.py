@@ -127,14 +127,16 @@ class Ran:
 
 
 def until(question: Callable[[], Any], deadline_s: float = 20, what: str = "") -> Any:
-    """The first answer that is true. Fails when there is none in time."""
+    """The first answer that is true. Fails when there is none in time. What costs something is asked less often: asking
+    a host means a process there and several here."""
     end = time.monotonic() + deadline_s
     while True:
+        began = time.monotonic()
         answer = question()
         if answer:
             return answer
         assert time.monotonic() < end, f"not within {deadline_s} s: {what or question}"
-        time.sleep(0.05)
+        time.sleep(max(0.05, 2 * (time.monotonic() - began)))
 
 
 class Running:
