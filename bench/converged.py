@@ -6,8 +6,8 @@
 
 The two take turns in one run, so that a busy machine slows both. Plain ssh gets a cold connection and the probe's own
 text on stdin (`sudo -n python3 -I -`), as an operator would do it without pantheon; that both see the same is checked
-first. A second round adds 20 ms to the round trip (labs only, over the container's own address), and `invoke --list`
-stands against that of a bare collection.
+first. A second round adds 20 ms to the round trip (labs only, over the container's own address), `invoke diagnose` and
+`invoke audit` stand against the bring-up, and `invoke --list` against that of a bare collection.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +78,14 @@ def main() -> int:
                     times=options.times,
                     aim=1.2,
                 )
+        for verb in (["diagnose"], ["audit", "--fail-on", "high"]):
+            argv = [str(INVOKE), *verb, "--host", host.name]
+            pair(
+                (f"invoke {verb[0]}", partial(once, argv)),
+                ("invoke bringup, converged", partial(converged, bringup)),
+                times=options.times,
+                aim=4.0,
+            )
         (folder / "tasks.py").write_text(BARE)
         pair(
             ("invoke --list", lambda: once([str(INVOKE), "--list"])),
