@@ -51,7 +51,9 @@ def follow(name: str, watched: Watched, frame: dict[str, Any], *, late: bool) ->
     words = _last_words(container)
     fatal = progress if progress.fatal or name != "comfy" else firstrun.read(words)
     trouble, reason, mend = "", words[-1] if words else last, f"invoke {name}"
-    if (state == "restarting" and restarts >= base + 2) or (restarts >= base + 5 and not ready):
+    # What it died of is worth a moment: Docker waits longer before each next start.
+    enough = base + (2 if words or "words" not in container else 4)
+    if (state == "restarting" and restarts >= enough) or (restarts >= base + 5 and not ready):
         trouble = f"it restarts over and over ({restarts} times, last exit code {container.get('exit_code')})"
     elif state in ("exited", "dead", "missing"):
         trouble = (

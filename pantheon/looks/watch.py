@@ -112,16 +112,20 @@ class Watch:
 
     def last_words(self, name: str, found: Object) -> list[str]:
         """What it said last before its newest end: one that fails at once is between two starts most of the time, and
-        the stream that `follow` reads may not have come that far. [] where it has not ended yet."""
+        the stream that `follow` reads may not have come that far. [] where it has not ended yet, or nobody saw it."""
         runs, since = found["State"].get("Status") == "running", start_of_log(found["State"])
-        which = f"{start_id(found)} {runs}"
+        which, words = self.words.get(name, ("", []))
         if not since or (runs and not found.get("RestartCount")):
             return []
-        if self.words.get(name, ("", []))[0] != which:
-            with suppress(Unread, Missing):
-                end = time.monotonic() + WORDS_S
-                words = last_lines(self.engine, found, keep=WORDS, end=end, until=since if runs else 0)
-                self.words[name] = (which, words)
+        with suppress(Unread, Missing):
+            end = time.monotonic() + WORDS_S
+            if runs and not which:  # it had begun before anybody looked
+                self.words[name] = ("?", last_lines(self.engine, found, keep=WORDS, end=end, until=since))
+            elif not runs and which != start_id(found):
+                words = last_lines(self.engine, found, keep=WORDS, end=end)
+                now = self.engine.get(f"/containers/{quoted(name)}/json")
+                if start_id(now) == start_id(found):  # else the next start may have spoken already
+                    self.words[name] = (start_id(found), words)
         return self.words.get(name, ("", []))[1]
 
     def note_start(self, name: str, found: Object | None) -> None:

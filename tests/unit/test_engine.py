@@ -227,6 +227,12 @@ WATCH: list[tuple[str, list[dict[str, Any]], bool, str]] = [
     ("openwebui", [frame("openwebui", 0, state="restarting", restarts=0, log=["a banner"]),
                    frame("openwebui", 0, state="restarting", restarts=3, exit_code=1, words=["a banner", "no port"])],
      False, "restarts over and over (3 times, last exit code 1): no port"),
+    # It is not known yet; and of one that says nothing it never will be.
+    ("openwebui", [frame("openwebui", 0, state="restarting", restarts=0, words=[]),
+                   frame("openwebui", 0, state="restarting", restarts=3, words=[], log=["a banner"])], False, ""),
+    ("openwebui", [frame("openwebui", 0, state="restarting", restarts=0, words=[]),
+                   frame("openwebui", 0, state="restarting", restarts=4, exit_code=1, words=[])],
+     False, "restarts over and over (4 times, last exit code 1)"),
     ("ollama", [frame("ollama", 0, state="running", restarts=0),
                 frame("ollama", 0, state="running", restarts=5, exit_code=1, words=["why"], log=["up I come"])],
      False, "restarts over and over (5 times, last exit code 1): why"),

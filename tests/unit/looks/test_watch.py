@@ -108,8 +108,41 @@ def test_what_it_died_of_is_said_whatever_the_stream_has_read(host: FakeHost, do
     for key in (ID, "openwebui"):
         docker.routes[f"/containers/{key}/json"] = (200, {**again, "State": {**again["State"], **running}})
     watched.until(lambda frame: frame["containers"]["openwebui"]["state"] == "running")
+    frame = watched.until(lambda frame: frame["containers"]["openwebui"]["state"] == "running")
+    assert frame["containers"]["openwebui"]["words"] == ["a banner", "ValueError: ***"]
+    watched.close()
+
+
+def test_who_looks_in_the_middle_of_a_start_sees_what_stood_before_it(host: FakeHost, docker: FakeDocker) -> None:
+    state = {"Status": "running", "StartedAt": "2026-11-21T20:09:05Z", "FinishedAt": "2026-11-21T20:09:01Z"}
+    inspect = docker.container("openwebui", number=ID, log=(200, framed(b"why\n")), State=state)
+    for key in (ID, "openwebui"):
+        docker.routes[f"/containers/{key}/json"] = (200, {**inspect, "RestartCount": 3})
+    watched = Watched(host, {"containers": ["openwebui"], "deadline_s": 20, "log": True, "http": {}})
+    frame = watched.until(lambda frame: "openwebui" in frame["containers"])
+    assert frame["containers"]["openwebui"]["words"] == ["why"]
     watched.close()
     assert any("until=1795291744.7" in asked for asked in docker.asked), docker.asked
+
+
+def test_the_next_start_s_first_words_are_not_the_last_ones(host: FakeHost, docker: FakeDocker) -> None:
+    """It started again while its log was read."""
+    state = {"Status": "restarting", "StartedAt": "2026-11-21T20:09:00Z", "FinishedAt": "2026-11-21T20:09:01Z"}
+    inspect = docker.container("openwebui", number=ID, State=state)
+    again = {"StartedAt": "2026-11-21T20:09:05Z", "Status": "running"}
+
+    def log(handler: Handler) -> None:
+        for key in (ID, "openwebui"):
+            now = {**inspect, "RestartCount": 4, "State": {**inspect["State"], **again}}
+            docker.routes[f"/containers/{key}/json"] = (200, now)
+        handler.reply(200, framed(b"why\n", b"a banner\n"))
+
+    for key in (ID, "openwebui"):
+        docker.routes[f"/containers/{key}/logs"] = log
+    watched = Watched(host, {"containers": ["openwebui"], "deadline_s": 20, "log": True, "http": {}})
+    frame = watched.until(lambda frame: "openwebui" in frame["containers"])
+    assert frame["containers"]["openwebui"]["words"] == []
+    watched.close()
 
 
 def test_ports_are_those_of_now(host: FakeHost, docker: FakeDocker) -> None:
