@@ -10,12 +10,13 @@ import re
 import shlex
 
 from pantheon import layout, stack
-from pantheon.facts import Container, Entry, Facts, Image, Listener, TextFile, Unknown
+from pantheon.facts import Container, Entry, Facts, Image, Listener, Maybe, TextFile, Unknown
 from pantheon.finding import Finding
 from pantheon.inventory import SERVICES, Host
 from pantheon.takeover import record
 
 UP = ("running", "restarting", "paused")
+DOWN = ("exited", "created", "dead")
 # Repositories by which a hand-made container is known, whatever it is called.
 REPOSITORIES = {
     "mmartial/comfyui-nvidia-docker": "comfy",
@@ -30,6 +31,14 @@ def named(facts: Facts, name: str) -> Container | None:
     """The container of that name. None also where containers are unknown: that is a finding of its own."""
     found = facts.container(name)
     return found if isinstance(found, Container) else None
+
+
+def is_down(host: Host, found: Maybe[Container | None]) -> bool:
+    """Whether a service of ours does not run: its container is not there, or is ours and stands still. Not where it is
+    somebody else's, or not known."""
+    if isinstance(found, Container):
+        return is_ours(host, found) and found.state in DOWN
+    return found is None
 
 
 def is_ours(host: Host, container: Container) -> bool:

@@ -12,6 +12,11 @@ from pantheon.facts import Maybe
 HALF_WAY = ("half-installed", "unpacked", "half-configured", "triggers-awaited", "triggers-pending")
 
 
+def upstream(version: str) -> str:
+    """The program's own version in a package's: 590.48.01 of 590.48.01-0ubuntu0.24.04.1, 29.1.3 of 5:29.1.3-1."""
+    return version.rpartition(":")[2].partition("-")[0]
+
+
 @dataclass(frozen=True)
 class Package:
     """A package that dpkg has. `status`: installed, or one of HALF_WAY; `held`: it is kept from being upgraded."""

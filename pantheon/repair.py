@@ -124,7 +124,7 @@ def _finished(case: Case, section: SectionPlan) -> tuple[SectionPlan, list[Findi
     owed = evidence.owed if evidence.unfinished == f"fix.{section.name}" and isinstance(evidence.owed, tuple) else ()
     for name in owed:
         found = case.facts.container(name)
-        if name not in SERVICES or not _is_down(case.host, found):
+        if name not in SERVICES or not foreign.is_down(case.host, found):
             continue
         is_there = f"{found.state}, exit code {found.exit_code}" if isinstance(found, Container) else "no container"
         text = f"{name} was not started again: the last fix.{section.name} broke off"
@@ -137,12 +137,6 @@ def _finished(case: Case, section: SectionPlan) -> tuple[SectionPlan, list[Findi
             starts=(*section.starts, name),
         )
     return section, findings
-
-
-def _is_down(host: Host, found: Maybe[Container | None]) -> bool:
-    if isinstance(found, Container):
-        return foreign.is_ours(host, found) and found.state in ("exited", "created", "dead")
-    return found is None
 
 
 def _after(case: Case, name: str, section: SectionPlan, found: diagnosis.Diagnosis) -> SectionPlan:

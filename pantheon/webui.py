@@ -110,9 +110,7 @@ def broke_off(case: Case, entry: str) -> Finding | None:
     found, containers = foreign.named(case.facts, NAME), case.facts.containers
     if case.evidence.unfinished != f"fix.{entry}" or not isinstance(containers, tuple):
         return None
-    if found is not None and (
-        not foreign.is_ours(case.host, found) or found.state not in ("exited", "created", "dead")
-    ):
+    if not foreign.is_down(case.host, found):
         return None
     evidence = f"{found.state}, exit code {found.exit_code}" if found else "there is no container"
     text = f"openwebui was not started again: the last fix.{entry} broke off"

@@ -223,7 +223,7 @@ def _failed(case: Case, good: list[Disk]) -> list[tuple[Container, str]]:
     out = []
     for container in _ours(case):
         found = NO_SOURCE.search(container.error)
-        if container.state not in ("exited", "created", "dead") or not places:
+        if container.state not in foreign.DOWN or not places:
             continue
         if found and f"{found[1]}/".startswith(places) and isinstance(case.facts.paths.get(found[1]), Entry):
             out.append((container, container.error[-300:]))
@@ -333,7 +333,7 @@ def _concerned(case: Case, wrong: list[Disk], good: list[Disk]) -> tuple[list[st
         uses = any(f"{mount.source}/".startswith(away) for mount in container.mounts) if away else False
         if container.state in ("running", "restarting") and (uses or container.name in beside):
             restart.append(container.name)
-        elif container.name in failed or (uses and container.state in ("exited", "created", "dead")):
+        elif container.name in failed or (uses and container.state in foreign.DOWN):
             start.append(container.name)  # Docker notes no error where it refuses a start at once
     return restart, start
 

@@ -29,7 +29,7 @@ from pantheon.install.vendors import (
 )
 from pantheon.inventory import Host
 from pantheon.options import Options
-from pantheon.packages import Packages
+from pantheon.packages import Packages, upstream
 from pantheon.plan import Change, Step
 from pantheon.sections import prereqs
 from pantheon.sections.prereqs import MIN_COMPOSE, MIN_ENGINE
@@ -136,7 +136,7 @@ def _version(facts: Facts, packages: Packages) -> str:
     if isinstance(facts.docker, Docker) and isinstance(facts.docker.engine, str):
         return facts.docker.engine
     engine = _engine(packages)
-    return packages.installed[engine].version.rpartition(":")[2].partition("-")[0] if engine else ""
+    return upstream(packages.installed[engine].version) if engine else ""
 
 
 def _compose(facts: Facts, packages: Packages) -> tuple[str, ...]:

@@ -34,13 +34,12 @@ from pantheon.install.remedy import (
     package,
     perhaps,
     remedy,
-    upstream,
     wanted,
 )
 from pantheon.inventory import Host
 from pantheon.kernels import Kernels, Offer
 from pantheon.options import Options
-from pantheon.packages import Packages
+from pantheon.packages import Packages, upstream
 from pantheon.plan import Change, Run
 
 SOURCE = "procedure §2"

@@ -32,11 +32,6 @@ def package(host: Host) -> str:
     return f"nvidia-driver-{name(host)}"
 
 
-def upstream(version: str) -> str:
-    """The driver's version in a package's: 590.48.01 of 590.48.01-0ubuntu0.24.04.1."""
-    return version.partition(":")[2].partition("-")[0] if ":" in version else version.partition("-")[0]
-
-
 def is_branch(host: Host, version: str) -> bool:
     return version == host.gpu.driver or version.startswith(f"{host.gpu.driver}.")
 

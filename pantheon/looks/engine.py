@@ -75,9 +75,14 @@ class Engine:
         except ValueError:
             raise Unread(f"Docker's answer is not JSON ({path})") from None
 
-    def log(self, name: str, *, since: float, tail: int, end: float, lines: LogLines, follow: bool = False) -> None:
-        """Feeds the log since `since` (seconds, 0: all of it), at most the last `tail` lines, to `lines`."""
+    def log(
+        self, name: str, *, since: float = 0, until: float = 0, tail: int, end: float, lines: LogLines,
+        follow: bool = False,
+    ) -> None:  # fmt: skip
+        """Feeds the log from `since` to `until` (seconds since 1970, 0: from its beginning, to its end), of that at
+        most the last `tail` lines, to `lines`."""
         query = f"stdout=1&stderr=1&tail={tail}" + (f"&since={since:.9f}" if since > 0 else "")
+        query += f"&until={until:.9f}" if until > 0 else ""
         query += "&follow=1" if follow else ""
         self.ask("GET", f"/containers/{quoted(name)}/logs?{query}", end=end, sink=lines.feed)
 

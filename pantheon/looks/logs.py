@@ -8,7 +8,6 @@ import time
 
 from pantheon.looks.engine import Engine, LogLines, pairs_of
 from pantheon.looks.files import read_bytes
-from pantheon.looks.http import quoted
 from pantheon.looks.text import SECRET_NAME, Object, Unread, seconds, unknown, without
 
 LOG_S = 2.0
@@ -67,8 +66,7 @@ def last_lines(engine: Engine, found: Object, *, keep: int, end: float, until: f
     """The last `keep` lines of the log of the container that was inspected as `found`, those before `until` (seconds
     since 1970; 0: to its end). Secrets are masked. Raises Unread and Missing."""
     lines = LogLines(tty=bool(found["Config"].get("Tty")), keep=keep, most=NEWEST_BYTES)
-    query = f"stdout=1&stderr=1&tail={NEWEST_LINES}" + (f"&until={until:.9f}" if until else "")
-    engine.ask("GET", f"/containers/{quoted(found['Id'])}/logs?{query}", end=end, sink=lines.feed)
+    engine.log(found["Id"], until=until, tail=NEWEST_LINES, end=end, lines=lines)
     lines.finish()
     secrets = secrets_of(found["Config"])
     return [without(line, secrets) for line in lines.tail]

@@ -338,6 +338,20 @@ class World:
         changed += [f"+ {line}" for line in after if line not in set(before)]
         assert not changed, "the host was changed:\n" + "\n".join(changed)
 
+    @contextlib.contextmanager
+    def counting(self) -> Iterator[list[str]]:
+        """What sshd itself says meanwhile: its lines are in the list at the end."""
+        said: list[str] = []
+        self.sh("printf 'LogLevel VERBOSE\\n' >/etc/ssh/sshd_config.d/00-count.conf; systemctl restart ssh")
+        try:
+            self.lab.wait_ready()
+            self.sh("journalctl --sync; journalctl -n0 --show-cursor | sed -n 's/^-- cursor: //p' >/var/tmp/cursor")
+            yield said
+            said += self.sh('journalctl --sync; journalctl --after-cursor "$(cat /var/tmp/cursor)" -o cat').splitlines()
+        finally:
+            self.sh("rm -f /etc/ssh/sshd_config.d/00-count.conf /var/tmp/cursor; systemctl restart ssh")
+            self.lab.wait_ready()
+
     def commands(self) -> list[dict[str, Any]]:
         """The steps that ran on the host, as its own record has them."""
         text = self.sh("cat /var/log/pantheon/commands.jsonl 2>/dev/null || true")

@@ -19,21 +19,6 @@ SPREAD = True
 COMFY_MNT = "/mnt/local/nvme/ai/services/comfy-mnt"
 
 
-@contextmanager
-def counting(world: World) -> Iterator[list[str]]:
-    """What sshd itself says meanwhile: its lines are in the list at the end."""
-    said: list[str] = []
-    world.sh("printf 'LogLevel VERBOSE\\n' >/etc/ssh/sshd_config.d/00-count.conf; systemctl restart ssh")
-    try:
-        world.lab.wait_ready()
-        world.sh("journalctl --sync; journalctl -n0 --show-cursor | sed -n 's/^-- cursor: //p' >/var/tmp/cursor")
-        yield said
-        said += world.sh('journalctl --sync; journalctl --after-cursor "$(cat /var/tmp/cursor)" -o cat').splitlines()
-    finally:
-        world.sh("rm -f /etc/ssh/sshd_config.d/00-count.conf /var/tmp/cursor; systemctl restart ssh")
-        world.lab.wait_ready()
-
-
 def entries(done: Ran) -> list[str]:
     """The causes that a diagnosis names, in its order."""
     assert done.code == 2, done.seen
@@ -52,7 +37,7 @@ def mended(world: World, *names: str) -> None:
 class TestHealthy:
     def test_one_connection_two_execs_and_nothing_written(self, brought_up: World) -> None:
         brought_up.invoke("diagnose")
-        with counting(brought_up) as said, brought_up.unchanged():
+        with brought_up.counting() as said, brought_up.unchanged():
             done = brought_up.invoke("diagnose")
         assert done.code == 0, done.seen
         assert re.fullmatch(r"✓ lab +nothing found \([\d.]+ s\)\n", done.out), done.seen

@@ -15,7 +15,7 @@ from pantheon.install import driver, remedy, toolkit
 from pantheon.inventory import Gpu, Host, Install
 from pantheon.kernels import Kernel, Kernels, Offer
 from pantheon.options import Options
-from pantheon.packages import Package, Packages
+from pantheon.packages import Package, Packages, upstream
 from pantheon.plan import Mend, Run
 from tests.unit.world import HOST, finished, fresh
 
@@ -145,7 +145,7 @@ def test_another_branch_is_changed_and_says_what_stops() -> None:
 def test_5901_is_not_590() -> None:
     assert not remedy.is_branch(HOST, "5901.1")
     assert remedy.is_branch(HOST, "590")
-    assert remedy.upstream("3:590.48.01-0ubuntu0.24.04.1") == "590.48.01"
+    assert upstream("3:590.48.01-0ubuntu0.24.04.1") == "590.48.01"
 
 
 OTHER = offer(
